@@ -1,0 +1,1 @@
+"""How the embedded model was made: data, autoencoder, diffusion model, measurements."""
