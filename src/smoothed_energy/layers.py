@@ -295,7 +295,10 @@ def _check_form(term: str) -> re.Match[str] | None:
 
 
 def _matches(layers: tuple[SelfAttentionLayer, ...], term: str) -> list[SelfAttentionLayer]:
-    code = _check_form(term)
+    try:
+        code = _check_form(term)
+    except LayerError as error:
+        raise LayerError(f"{error}; there are {_summary(layers)}") from None
     if code is not None:
         return _matches_code(layers, term, code)
     if term == "all":
