@@ -1,0 +1,458 @@
+"""Guidance attached to a pipeline or a denoiser, and taken off again without a trace.
+
+A pipeline that guidance is attached to becomes, until it is detached, an instance of a subclass of
+its own class that differs in `__call__` alone: it marks the beginning and the end of a run. The
+denoiser is patched only while such a run lasts, and only calls that belong to the run are guided,
+so another pipeline that shares the denoiser never notices, in whatever thread it runs.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Attachment", "GuidanceWarning", "RunSummary", "attach"]
+
+import functools
+import inspect
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from .denoiser import DenoiserCall, GuidedDenoiser, Plan
+from .patching import patched
+from .pipelines import batch_layout, find_denoiser, has_learned_variance, refuse_own_guidance
+from .rows import BatchLayout
+from .steps import StepPosition, Steps, schedule_position
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .guidance import Guidance
+
+
+class GuidanceWarning(UserWarning):
+    """A run that was to be guided was not."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one attached guidance did in one run.
+
+    Args:
+        calls: How often the denoiser was called.
+        guided_calls: How many of these calls had a second pass of this guidance.
+        layers: The names of the layers that were perturbed.
+    """
+
+    calls: int = 0
+    guided_calls: int = 0
+    layers: frozenset[str] = frozenset()
+
+
+class Attachment:
+    """A guidance attached to a pipeline or a denoiser.
+
+    It is a context manager that detaches when it closes.
+
+    Attributes:
+        guidance: The guidance.
+        last_run: What it did in the last finished run of the pipeline (None before the first), or
+            since it was attached to a bare denoiser.
+    """
+
+    def __init__(self, guidance: Guidance, session: _Session, *, replay: bool) -> None:
+        self.guidance = guidance
+        self.last_run: RunSummary | None = None
+        self._session = session
+        self._replay = replay
+
+    @property
+    def attached(self) -> bool:
+        """Whether the guidance still acts."""
+        return self in self._session.attachments
+
+    def detach(self) -> None:
+        """Take the guidance off; the target is as it was before. Doing it again does nothing."""
+        if self.attached:
+            self._session.remove(self)
+
+    def step(
+        self,
+        index: int,
+        count: int,
+        *,
+        conditional_rows: int | None = None,
+        sigma: float | None = None,
+        rescale_scale: float | None = None,
+    ) -> None:
+        """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
+
+        Args:
+            index: The number of the denoising step, from 0.
+            count: The number of steps.
+            conditional_rows: How many rows of the batch, the last ones, are conditional. The rest
+                must be as many, or an integer multiple (CFG stacks `[u, c]`), and the correction is
+                added to each group, so that $u + g (c - u)$ gains exactly the correction. None:
+                every row is guided by itself.
+            sigma: The noise level (noise over signal), needed if `steps` selects by it.
+            rescale_scale: CFG's $g$ if the loop rescales by the statistics of the conditional
+                rows, which then stay as they are.
+
+        Raises:
+            TypeError: If this guidance is attached to a pipeline, which knows all of this itself.
+            ValueError: If `index` is not in `[0, count)` or `conditional_rows` is not positive.
+        """
+        self._session.set_step(StepPosition(index, count, sigma), conditional_rows, rescale_scale)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "attached to" if self.attached else "detached from"
+        return f"<{self.guidance!r} {state} {self._session.target_name}>"
+
+
+def attach(guidance: Guidance, target: Any, *, replay: bool = True) -> Attachment:
+    """Attach a guidance to a pipeline or a denoiser; see `Guidance.attach`."""
+    bare = isinstance(target, nn.Module)
+    guidance.select(target if bare else find_denoiser(target))  # layers exist, or it says so now
+    session = _denoiser_session(target) if bare else _pipeline_session(target)
+    if any(other.guidance == guidance for other in session.attachments):
+        raise RuntimeError(
+            f"{guidance!r} is attached to this {session.target_name} already; "
+            "detach it first, or raise its scale to guide more"
+        )
+    attachment = Attachment(guidance, session, replay=replay)
+    session.add(attachment)
+    return attachment
+
+
+class _Run:
+    """The calls of one denoiser, from first to last, and what happened in them."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self.denoiser = denoiser
+        self.guided = GuidedDenoiser(denoiser)
+        self._plans: dict[Attachment, Plan] = {}
+        self._calls = 0
+        self._guided_calls: Counter[Attachment] = Counter()
+        self._reached: defaultdict[Attachment, set[str]] = defaultdict(set)
+
+    def call(
+        self,
+        attachments: Iterable[Attachment],
+        position: Callable[[], StepPosition],
+        layout: Callable[[int], BatchLayout],
+        learned_variance: bool,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """One call of the denoiser, corrected by those attachments that are active.
+
+        `position` and `layout` (of a number of rows) are asked only if the answer matters.
+        """
+        self._calls += 1
+        active = [item for item in attachments if _is_active(item.guidance, position)]
+        if not active:
+            return forward(*args, **kwargs)
+        for item in active:
+            if item not in self._plans:
+                self._plans[item] = item.guidance.plan(self.denoiser, replay=item._replay)
+        plans = {item: self._plans[item] for item in active}
+        rows = self.guided.argument("sample", args, kwargs).shape[0]
+        call = DenoiserCall(tuple(plans.values()), layout(rows), learned_variance)
+        with self.guided.patches(call.plans):
+            output, reached = self.guided.run(call, forward, args, kwargs)
+        for item, plan in plans.items():
+            self._guided_calls[item] += 1
+            self._reached[item] |= reached[plan]
+        return output
+
+    def summary(self, attachment: Attachment) -> RunSummary:
+        """What `attachment` did so far."""
+        return RunSummary(
+            self._calls, self._guided_calls[attachment], frozenset(self._reached[attachment])
+        )
+
+
+def _is_active(guidance: Guidance, position: Callable[[], StepPosition]) -> bool:
+    if guidance.is_off:
+        return False
+    # Guidance at all steps works with schedules that can't tell where they are.
+    return guidance.steps == _ALL_STEPS or guidance.steps.active(position())
+
+
+_ALL_STEPS = Steps()
+
+
+class _Session(ABC):
+    """The attachments of one target."""
+
+    target_name: str
+
+    def __init__(self) -> None:
+        self.attachments: list[Attachment] = []
+
+    def add(self, attachment: Attachment) -> None:
+        """Let `attachment` act."""
+        if not self.attachments:
+            self._open()
+        self.attachments.append(attachment)
+
+    def remove(self, attachment: Attachment) -> None:
+        """End what `attachment` does."""
+        self.attachments.remove(attachment)
+        if not self.attachments:
+            self._close()
+
+    def set_step(
+        self, position: StepPosition, conditional_rows: int | None, rescale_scale: float | None
+    ) -> None:
+        """See `Attachment.step`."""
+        raise TypeError(
+            "step() is for guidance on a bare denoiser; "
+            f"a {self.target_name} knows its steps and rows itself"
+        )
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Put in place what the first attachment needs."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Take away what `_open` put in place."""
+
+
+# The run or session that a call of a patched denoiser belongs to: that of the pipeline that is
+# running in this thread, or that of the denoiser itself.
+_Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+_pipeline_run: ContextVar[tuple[nn.Module, _Handler] | None] = ContextVar(
+    "smoothed_energy_pipeline_run", default=None
+)
+_denoiser_sessions: WeakKeyDictionary[nn.Module, _DenoiserSession] = WeakKeyDictionary()
+
+
+def _route_denoiser(
+    module: nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    current = _pipeline_run.get()
+    if current is not None and current[0] is module:
+        return current[1](forward, args, kwargs)
+    session = _denoiser_sessions.get(module)
+    if session is not None:
+        return session.call(forward, args, kwargs)
+    return forward(*args, **kwargs)
+
+
+class _PipelineSession(_Session):
+    """Guidance on a pipeline: it acts in the runs of this one pipeline."""
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        self.target_name = type(pipeline).__name__
+        self._running = threading.Lock()
+
+    def _open(self) -> None:
+        vars(self.pipeline)[_SESSION] = self
+        object.__setattr__(self.pipeline, "__class__", _marking_runs(type(self.pipeline)))
+
+    def _close(self) -> None:
+        object.__setattr__(self.pipeline, "__class__", type(self.pipeline).__base__)
+        del vars(self.pipeline)[_SESSION]
+
+    @contextmanager
+    def run(self, arguments: Mapping[str, Any]) -> Iterator[None]:
+        """One call of the pipeline with these arguments."""
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError(
+                f"this {self.target_name} is generating already; a pipeline's scheduler holds the "
+                "state of one run, so use one pipeline a thread (they may share the denoiser)"
+            )
+        try:
+            denoiser = find_denoiser(self.pipeline)
+            if denoiser in _denoiser_sessions:
+                raise RuntimeError(
+                    f"the {type(denoiser).__name__} of this {self.target_name} has guidance of its "
+                    "own attached; attach to the pipeline or to the denoiser, not to both"
+                )
+            run = _Run(denoiser)
+            handler = functools.partial(self._call, run, arguments)
+            with patched([denoiser], _route_denoiser), _set(_pipeline_run, (denoiser, handler)):
+                yield
+        finally:
+            self._running.release()
+        for attachment in self.attachments:
+            attachment.last_run = run.summary(attachment)
+            _warn_if_idle(attachment)
+
+    def _call(
+        self,
+        run: _Run,
+        arguments: Mapping[str, Any],
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        pipeline = self.pipeline
+        refuse_own_guidance(pipeline)
+        return run.call(
+            self.attachments,
+            lambda: schedule_position(
+                pipeline.scheduler, run.guided.argument("timestep", args, kwargs)
+            ),
+            lambda rows: batch_layout(pipeline, arguments),
+            has_learned_variance(pipeline),
+            forward,
+            args,
+            kwargs,
+        )
+
+
+_SESSION = "_smoothed_energy_session"
+
+
+def _pipeline_session(pipeline: Any) -> _PipelineSession:
+    session = vars(pipeline).get(_SESSION)
+    if session is None or session.pipeline is not pipeline:
+        session = _PipelineSession(pipeline)
+    return session
+
+
+def _marking_runs(cls: type) -> type:
+    """A subclass of a pipeline's class, of the same name, whose calls are runs of its session."""
+    original = cls.__call__
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = vars(self).get(_SESSION)
+        if session is None or session.pipeline is not self:
+            return original(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        with session.run(bound.arguments):
+            return original(self, *args, **kwargs)
+
+    # Saving writes the class's name, and other pipelines are built by it.
+    same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(cls.__name__, (cls,), {"__call__": __call__, **same})
+
+
+def _warn_if_idle(attachment: Attachment) -> None:
+    guidance, done = attachment.guidance, attachment.last_run
+    if guidance.is_off or done is None or not done.calls:
+        return
+    if not done.guided_calls:
+        warnings.warn(
+            f"none of the {done.calls} denoising steps of this run was in "
+            f"steps={str(guidance.steps)!r}, so the result is unguided",
+            GuidanceWarning,
+            stacklevel=4,
+        )
+    elif not done.layers:
+        warnings.warn(
+            f"no layer of layers={guidance.layers!r} was reached in "
+            f"{done.guided_calls} guided steps, so the result is unguided",
+            GuidanceWarning,
+            stacklevel=4,
+        )
+
+
+class _DenoiserSession(_Session):
+    """Guidance on a bare denoiser: it acts in every call, as its owner's loop describes it."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.target_name = type(denoiser).__name__
+        self._run = _Run(denoiser)
+        self._patches = ExitStack()
+        self._position: StepPosition | None = None
+        self._conditional_rows: int | None = None
+        self._rescale_scale: float | None = None
+
+    def _open(self) -> None:
+        self._patches.enter_context(patched([self.denoiser], _route_denoiser))
+        _denoiser_sessions[self.denoiser] = self
+
+    def _close(self) -> None:
+        del _denoiser_sessions[self.denoiser]
+        self._patches.close()
+
+    def set_step(
+        self, position: StepPosition, conditional_rows: int | None, rescale_scale: float | None
+    ) -> None:
+        """See `Attachment.step`."""
+        if conditional_rows is not None and conditional_rows < 1:
+            raise ValueError(
+                f"conditional_rows={conditional_rows!r} is not a number of rows; expected 1 or "
+                "more, or None if all rows are guided by themselves"
+            )
+        self._position = position
+        self._conditional_rows = conditional_rows
+        self._rescale_scale = rescale_scale
+
+    def call(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """One call of the denoiser by whoever calls it."""
+        output = self._run.call(
+            self.attachments, self._here, self._layout, False, forward, args, kwargs
+        )
+        for attachment in self.attachments:
+            attachment.last_run = self._run.summary(attachment)
+        return output
+
+    def _here(self) -> StepPosition:
+        if self._position is None:
+            raise RuntimeError(
+                "guidance on a bare denoiser can't know the denoising step; "
+                'call step(index, count) of the attachment before the denoiser, or use steps="all"'
+            )
+        return self._position
+
+    def _layout(self, rows: int) -> BatchLayout:
+        size = self._conditional_rows
+        if size is None:
+            return BatchLayout()
+        if rows % size:
+            raise ValueError(
+                f"conditional_rows={size} does not divide the batch of {rows} rows; expected the "
+                "last rows to be conditional, and as many, or a multiple, to be unconditional"
+            )
+        groups = rows // size
+        return BatchLayout(groups, conditional=groups - 1, rescale_scale=self._rescale_scale)
+
+
+def _denoiser_session(denoiser: nn.Module) -> _DenoiserSession:
+    return _denoiser_sessions.get(denoiser) or _DenoiserSession(denoiser)
+
+
+@contextmanager
+def _set(variable: ContextVar[Any], value: object) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)

@@ -1,0 +1,143 @@
+r"""The interception point: attention as the softmax sees it.
+
+A perturbation must act on the query, key and value *as they enter*
+$\operatorname{softmax}(Q K^\top / \sqrt{d})\, V$: after the head split, the query norm and the
+rotary embedding. `torch.nn.functional.scaled_dot_product_attention` is the one call in which all
+attention processors of `diffusers` meet, so it is intercepted there, and only while a chosen layer
+runs: other layers, other threads and the unperturbed pass never see it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AttentionBackendError", "ScaledDotProduct", "attend_with"]
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+# Processors that compute softmax(QK^T)V without the native function, by the processor of the
+# same mathematics that does use it.
+_NATIVE_TWINS = {
+    "AttnProcessor": "AttnProcessor2_0",
+    "SlicedAttnProcessor": "AttnProcessor2_0",
+    "XFormersAttnProcessor": "AttnProcessor2_0",
+    "AttnProcessorNPU": "AttnProcessor2_0",
+    "XLAFlashAttnProcessor2_0": "AttnProcessor2_0",
+    "AttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
+    "SlicedAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
+    "XFormersAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
+}
+
+
+class AttentionBackendError(RuntimeError):
+    """A chosen layer ran without a `scaled_dot_product_attention` call to perturb."""
+
+
+class ScaledDotProduct(Protocol):
+    """What replaces one call of `scaled_dot_product_attention`.
+
+    It gets query `(B, heads, T, d)`, key and value `(B, heads, S, d)`, the other arguments of the
+    call by name in `options`, and `native`, the function itself, and returns `(B, heads, T, d)`.
+    """
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        options: Mapping[str, Any],
+        native: Callable[..., Tensor],
+    ) -> Tensor:
+        """Attention of `query` to `key` and `value`."""
+        ...
+
+
+class _Interception(TorchFunctionMode):
+    """Hand every scaled dot-product attention in the block to `replacement`."""
+
+    def __init__(self, replacement: ScaledDotProduct) -> None:
+        super().__init__()
+        self.replacement = replacement
+        self.calls = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        self.calls += 1
+        options = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | kwargs
+        query, key, value = (options.pop(name) for name in ("query", "key", "value"))
+        return self.replacement(query, key, value, options, func)
+
+
+def attend_with(
+    replacement: ScaledDotProduct,
+    module: nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    name: str,
+) -> Any:
+    """One forward pass of an attention module with its softmax attention replaced.
+
+    Args:
+        replacement: Called in place of `scaled_dot_product_attention`.
+        module: The attention module (a `diffusers` `Attention` or one that calls the function).
+        forward: The module's own forward function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        name: The module's full name, for messages.
+
+    Returns:
+        What the module returns.
+
+    Raises:
+        AttentionBackendError: If the module never called `scaled_dot_product_attention`.
+    """
+    twin = _native_twin(module)
+    with _Interception(replacement) as interception:
+        if twin is None:
+            output = forward(*args, **kwargs)
+        else:
+            output = twin(module, *args, **_accepted(twin, kwargs))
+    if interception.calls == 0:
+        processor = type(getattr(module, "processor", module)).__name__
+        raise AttentionBackendError(
+            f"layer {name!r} computes attention with {processor}, which never calls "
+            "torch.nn.functional.scaled_dot_product_attention, so it can't be perturbed; use a "
+            "native processor, for example "
+            "pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()),"
+            " or choose other layers"
+        )
+    return output
+
+
+def _native_twin(module: nn.Module) -> Callable[..., Any] | None:
+    """The native processor to use in place of the module's own, or None to use its own."""
+    processor = getattr(module, "processor", None)
+    name = _NATIVE_TWINS.get(type(processor).__name__)
+    if name is None:
+        return None
+    from diffusers.models import attention_processor
+
+    twin: Callable[..., Any] = getattr(attention_processor, name)()
+    return twin
+
+
+def _accepted(processor: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments `processor` takes, as `Attention.forward` filters them."""
+    parameters = inspect.signature(processor).parameters
+    return {name: value for name, value in kwargs.items() if name in parameters}

@@ -1,0 +1,303 @@
+r"""The second pass: a denoiser whose prediction is corrected at the active steps.
+
+At an active step the denoiser runs as it is and gives the clean prediction $s$; then the rows that
+need it run again with the perturbation in the chosen layers and give $\tilde s$; the corrections
+$\delta = \gamma\,(s - \tilde s)$ of all guidances are added up. At other steps nothing but the
+denoiser's own pass happens.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DenoiserCall", "GuidedDenoiser", "Plan"]
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .attention import attend_with
+from .grid import token_grid
+from .layers import SelfAttentionLayer, unwrap_denoiser
+from .patching import patched
+from .perturbation import Perturbation
+from .rows import BatchLayout, Formulation, take_rows
+from .stem import Stem, stem_candidates
+
+
+class _Pass(Protocol):
+    """What happens inside the denoiser while it runs once."""
+
+    def call(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any: ...
+
+
+_current_pass: ContextVar[_Pass | None] = ContextVar("smoothed_energy_pass", default=None)
+
+
+def _route_inside(
+    module: nn.Module,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    current = _current_pass.get()
+    if current is None:
+        return forward(*args, **kwargs)
+    return current.call(module, forward, args, kwargs)
+
+
+@contextmanager
+def _running(current: _Pass) -> Iterator[None]:
+    token = _current_pass.set(current)
+    try:
+        yield
+    finally:
+        _current_pass.reset(token)
+
+
+def _is_compiled(denoiser: nn.Module) -> bool:
+    return unwrap_denoiser(denoiser) is not denoiser or any(
+        vars(module).get("_compiled_call_impl") is not None for module in denoiser.modules()
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What one guidance does to one denoiser.
+
+    Args:
+        perturbation: The change of attention in the second pass.
+        scale: $\\gamma$, the factor of the difference of predictions.
+        formulation: Which prediction is perturbed: the conditional or the unconditional one.
+        layers: The self-attention layers in which attention is perturbed.
+        replay: Whether the second pass takes over what was computed before the first layer.
+    """
+
+    perturbation: Perturbation
+    scale: float
+    formulation: Formulation
+    layers: tuple[SelfAttentionLayer, ...]
+    replay: bool = True
+    names: dict[nn.Module, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", {layer.module: layer.name for layer in self.layers})
+
+
+@dataclass(frozen=True)
+class DenoiserCall:
+    """What one call of the denoiser is to do.
+
+    Args:
+        plans: The guidances that are active at this step.
+        layout: The meaning of the rows of the batch.
+        learned_variance: Whether the second half of the prediction's channels may be a variance,
+            which is not corrected.
+    """
+
+    plans: Sequence[Plan]
+    layout: BatchLayout
+    learned_variance: bool = False
+
+
+@dataclass
+class _CleanPass:
+    """Records the stems of all plans."""
+
+    stems: list[Stem]
+
+    def call(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        for stem in self.stems:
+            stem.before(module)
+        output = forward(*args, **kwargs)
+        for stem in self.stems:
+            stem.after(module, output)
+        return output
+
+
+@dataclass
+class _PerturbedPass:
+    """Replays the stem of one plan, and perturbs attention in its layers."""
+
+    plan: Plan
+    stem: Stem | None
+    rows: slice
+    batch: int
+    grid_of: Callable[[int], tuple[int, ...]]
+    reached: set[str] = field(default_factory=set)
+
+    def call(
+        self,
+        module: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if self.stem is not None:
+            found, output = self.stem.replay(module, self.rows, self.batch)
+            if found:
+                return output
+        name = self.plan.names.get(module)
+        if name is None:
+            return forward(*args, **kwargs)
+        self.reached.add(name)
+        return attend_with(self._attend, module, forward, args, kwargs, name)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, options: Any, native: Any
+    ) -> Tensor:
+        grid = self.grid_of(query.shape[-2])
+        return self.plan.perturbation.attend(query, key, value, options, native, grid)
+
+
+class GuidedDenoiser:
+    """A denoiser with the machinery of the second pass around it.
+
+    Args:
+        denoiser: A `diffusers` denoiser, possibly wrapped by `torch.compile`.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self.denoiser = denoiser
+        self.model = unwrap_denoiser(denoiser)
+        self.compiled = _is_compiled(denoiser)
+        self._parameters = tuple(inspect.signature(type(self.model).forward).parameters)[1:]
+        self._candidates: dict[Plan, frozenset[nn.Module]] = {}
+
+    def argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An argument of the denoiser's forward function, however it was passed."""
+        if name in kwargs:
+            return kwargs[name]
+        return args[self._parameters.index(name)]
+
+    def modules_of(self, plan: Plan) -> set[nn.Module]:
+        """The modules that must be patched while `plan` is used."""
+        return set(plan.names) | self._stem_candidates(plan)
+
+    def _stem_candidates(self, plan: Plan) -> frozenset[nn.Module]:
+        if not plan.replay or self.compiled:
+            return frozenset()
+        if plan not in self._candidates:
+            self._candidates[plan] = stem_candidates(self.model, set(plan.names))
+        return self._candidates[plan]
+
+    def run(
+        self,
+        call: DenoiserCall,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[Any, dict[Plan, set[str]]]:
+        """One corrected call of the denoiser.
+
+        The modules of all plans must be patched, unless the denoiser is compiled.
+
+        Args:
+            call: What to do.
+            forward: The denoiser's own forward function.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            What the denoiser returns, corrected, and for each plan the names of the layers that
+            were perturbed.
+        """
+        # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so the second
+        # pass needs its own.
+        kept_args, kept_kwargs = _copied(args), _copied(kwargs)
+        stems = {
+            plan: Stem(candidates, plan.names)
+            for plan in call.plans
+            if (candidates := self._stem_candidates(plan))
+        }
+        if stems:
+            with _running(_CleanPass(list(stems.values()))):
+                output = forward(*args, **kwargs)
+        else:
+            output = forward(*args, **kwargs)
+        prediction = _prediction(output)
+        batch = prediction.shape[0]
+        sample = self.argument("sample", args, kwargs)
+        grids: dict[int, tuple[int, ...]] = {}
+
+        def grid_of(tokens: int) -> tuple[int, ...]:
+            if tokens not in grids:
+                grids[tokens] = token_grid(self.model, sample.shape, tokens)
+            return grids[tokens]
+
+        deltas: list[Tensor] = []
+        reached: dict[Plan, set[str]] = {}
+        for plan in call.plans:
+            rows = call.layout.rows(plan.formulation, batch)
+            second = _PerturbedPass(plan, stems.pop(plan, None), rows, batch, grid_of)
+            with self._second_pass(plan, second):
+                perturbed = _prediction(
+                    self._perturbed_forward(forward)(
+                        *take_rows(kept_args, rows, batch),
+                        **take_rows(kept_kwargs, rows, batch),
+                    )
+                )
+            deltas.append(plan.scale * (prediction[rows] - perturbed))
+            reached[plan] = second.reached
+        delta = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
+        channels = sample.shape[1]
+        if call.learned_variance and prediction.shape[1] == 2 * channels:
+            delta[:, channels:] = 0
+        return _with_prediction(output, call.layout.corrected(prediction, delta)), reached
+
+    @contextmanager
+    def _second_pass(self, plan: Plan, second: _PerturbedPass) -> Iterator[None]:
+        # A compiled first pass must not trace the patches, so they are there only now.
+        patches: AbstractContextManager[None] = (
+            patched(plan.names, _route_inside) if self.compiled else nullcontext()
+        )
+        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        with patches, eager, _running(second):
+            yield
+
+    def _perturbed_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        return self.model.forward if self.model is not self.denoiser else forward
+
+    def patches(self, plans: Sequence[Plan]) -> AbstractContextManager[None]:
+        """A block in which `run` can be used with `plans`."""
+        if self.compiled:
+            return nullcontext()
+        modules = set().union(*(self.modules_of(plan) for plan in plans)) if plans else set()
+        return patched(modules, _route_inside)
+
+
+def _copied(value: Any) -> Any:
+    """New containers, same tensors."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
+def _prediction(output: Any) -> Tensor:
+    prediction = output[0] if isinstance(output, tuple) else output.sample
+    assert isinstance(prediction, Tensor)
+    return prediction
+
+
+def _with_prediction(output: Any, prediction: Tensor) -> Any:
+    if isinstance(output, tuple):
+        return (prediction, *output[1:])
+    return type(output)(**{**output, "sample": prediction})

@@ -1,0 +1,81 @@
+"""What guidance must know of the pipeline it is attached to."""
+
+from __future__ import annotations
+
+__all__ = ["batch_layout", "find_denoiser", "has_learned_variance", "refuse_own_guidance"]
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from .rows import BatchLayout
+
+_DENOISERS = ("unet", "transformer")
+
+
+def find_denoiser(pipeline: Any) -> nn.Module:
+    """The denoiser of a `diffusers` pipeline.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    for name in _DENOISERS:
+        denoiser = getattr(pipeline, name, None)
+        if isinstance(denoiser, nn.Module):
+            return denoiser
+    raise TypeError(
+        f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
+        f"a {' or a '.join(_DENOISERS)}, or a denoiser itself"
+    )
+
+
+def batch_layout(pipeline: Any, arguments: Mapping[str, Any]) -> BatchLayout:
+    """The rows of the denoiser's batch, as the pipeline uses them at this moment.
+
+    It is asked anew at every step, since callbacks may change the guidance scale in mid-run.
+
+    Args:
+        pipeline: The running pipeline.
+        arguments: The arguments of its `__call__`, for pipelines that don't keep them.
+    """
+
+    def setting(name: str, default: Any) -> Any:
+        value = getattr(pipeline, name, None)
+        return arguments.get(name, default) if value is None else value
+
+    scale = setting("guidance_scale", 1.0)
+    if not setting("do_classifier_free_guidance", scale is not None and scale > 1.0):
+        return BatchLayout()
+    rescaled = (setting("guidance_rescale", 0.0) or 0.0) > 0.0
+    rescale_scale = float(scale) if rescaled else None
+    if "InstructPix2Pix" in type(pipeline).__name__:
+        # [text, image, nothing], unless the image does not guide.
+        if (setting("image_guidance_scale", 1.5) or 0.0) < 1.0:
+            return BatchLayout()
+        return BatchLayout(3, conditional=0, unconditional=2, rescale_scale=rescale_scale)
+    return BatchLayout(2, conditional=1, unconditional=0, rescale_scale=rescale_scale)
+
+
+def has_learned_variance(pipeline: Any) -> bool:
+    """Whether the scheduler reads a variance from the second half of a prediction's channels."""
+    variance = getattr(pipeline.scheduler.config, "variance_type", None)
+    return variance in ("learned", "learned_range")
+
+
+def refuse_own_guidance(pipeline: Any) -> None:
+    """Refuse pipelines whose own attention guidance takes another kind of batch.
+
+    Raises:
+        RuntimeError: If the pipeline runs PAG or SAG by itself.
+    """
+    name = type(pipeline).__name__
+    if getattr(pipeline, "do_perturbed_attention_guidance", False):
+        raise RuntimeError(
+            f"{name} runs perturbed-attention guidance in the same batch; attach to the pipeline "
+            "without PAG, or pass pag_scale=0"
+        )
+    if "SAG" in name:
+        raise RuntimeError(
+            f"{name} runs self-attention guidance by itself; attach to the pipeline without SAG"
+        )
