@@ -196,7 +196,7 @@ def _is_active(guidance: Guidance, position: Callable[[], StepPosition]) -> bool
     if guidance.is_off:
         return False
     # Guidance at all steps works with schedules that can't tell where they are.
-    return guidance.steps == _ALL_STEPS or guidance.steps.active(position())
+    return guidance.steps == _ALL_STEPS or guidance.is_active(position())
 
 
 _ALL_STEPS = Steps()
@@ -332,11 +332,16 @@ class _PipelineSession(_Session):
 _SESSION = "_smoothed_energy_session"
 
 
-def _pipeline_session(pipeline: Any) -> _PipelineSession:
+def _existing_session(pipeline: Any) -> _PipelineSession | None:
     session = vars(pipeline).get(_SESSION)
-    if session is None or session.pipeline is not pipeline:
-        session = _PipelineSession(pipeline)
-    return session
+    # A copy of a pipeline carries the attribute, but the attachments are not its own.
+    if isinstance(session, _PipelineSession) and session.pipeline is pipeline:
+        return session
+    return None
+
+
+def _pipeline_session(pipeline: Any) -> _PipelineSession:
+    return _existing_session(pipeline) or _PipelineSession(pipeline)
 
 
 def _marking_runs(cls: type) -> type:
@@ -345,9 +350,9 @@ def _marking_runs(cls: type) -> type:
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        session = vars(self).get(_SESSION)
-        if session is None or session.pipeline is not self:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = _existing_session(self)
+        if session is None:
             return original(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
@@ -356,7 +361,7 @@ def _marking_runs(cls: type) -> type:
 
     # Saving writes the class's name, and other pipelines are built by it.
     same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls.__name__, (cls,), {"__call__": __call__, **same})
+    return type(cls.__name__, (cls,), {"__call__": call, **same})
 
 
 def _warn_if_idle(attachment: Attachment) -> None:

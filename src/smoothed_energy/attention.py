@@ -15,7 +15,6 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode

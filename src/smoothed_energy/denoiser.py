@@ -73,11 +73,11 @@ def _is_compiled(denoiser: nn.Module) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What one guidance does to one denoiser.
+    r"""What one guidance does to one denoiser.
 
     Args:
         perturbation: The change of attention in the second pass.
-        scale: $\\gamma$, the factor of the difference of predictions.
+        scale: $\gamma$, the factor of the difference of predictions.
         formulation: Which prediction is perturbed: the conditional or the unconditional one.
         layers: The self-attention layers in which attention is perturbed.
         replay: Whether the second pass takes over what was computed before the first layer.

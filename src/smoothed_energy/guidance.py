@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from torch import nn
 
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Guidance(ABC):
-    """What all methods share: layers, steps, scale and formulation.
+    r"""What all methods share: layers, steps, scale and formulation.
 
     Args:
-        scale: $\\gamma \\ge 0$, the factor of the difference of predictions.
+        scale: $\gamma \ge 0$, the factor of the difference of predictions.
         layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
         steps: The denoising steps that are guided; see `smoothed_energy.steps`.
         formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
@@ -59,7 +59,7 @@ class Guidance(ABC):
     _: KW_ONLY
     scale: float = 3.0
     layers: LayerSelection = "mid"
-    steps: StepSelection = cast(StepSelection, "all")
+    steps: StepSelection | str | Sequence[str] = "all"
     formulation: Formulation = "conditional"
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class Guidance(ABC):
 
     def is_active(self, position: StepPosition) -> bool:
         """Whether the step at `position` is guided."""
-        return not self.is_off and self.steps.active(position)
+        return not self.is_off and as_steps(self.steps).active(position)
 
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """The layers of `denoiser` that are perturbed, in the order in which they run.
@@ -193,7 +193,8 @@ class SmoothedEnergyGuidance(Guidance):
 
     The second pass computes $\operatorname{softmax}(B Q K^\top / \sqrt d)\, V$ in the chosen
     layers: a blur $B$ of the queries over space, which flattens the energy
-    $E = -\sum \operatorname{lse}(Q K^\top)$ of which attention is a gradient step (paper, section 3).
+    $E = -\sum \operatorname{lse}(Q K^\top)$ of which attention is a gradient step (section 3 of
+    the paper).
 
     Args:
         blur: The operator $B$: a `Smoothing`, or its text form such as `"gaussian:10"`. The
@@ -211,7 +212,7 @@ class SmoothedEnergyGuidance(Guidance):
 
     method: ClassVar[str] = "seg"
 
-    blur: Smoothing = GaussianBlur(math.inf)  # noqa: RUF009 - immutable
+    blur: Smoothing | str = GaussianBlur(math.inf)  # noqa: RUF009 - immutable
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,4 +221,4 @@ class SmoothedEnergyGuidance(Guidance):
     @property
     def perturbation(self) -> BlurQueries:
         """Attention with blurred queries."""
-        return BlurQueries(self.blur)
+        return BlurQueries(as_smoothing(self.blur))
