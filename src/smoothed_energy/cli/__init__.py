@@ -1,1 +1,79 @@
-"""Placeholder."""
+"""The command ``smoothed-energy``.
+
+Modules here import torch and diffusers only inside the functions that need them, so that ``--help``
+and mistakes in the options are answered at once.
+"""
+
+from __future__ import annotations
+
+__all__ = ["app", "main"]
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import generate, layers
+
+# A command line mistake; Typer brings its own copy of Click or uses the installed one, by version.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="smoothed-energy",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("generate")(generate.command)
+app.command("layers")(layers.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smoothed-energy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Sample diffusion models with smoothed energy guidance (SEG), which needs no training."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    A mistake of the user's is one line on standard error and exit code 2. Anything else is a
+    defect of this program and keeps its traceback.
+
+    Args:
+        arguments: The arguments; by default those the process was started with.
+    """
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except _UsageError as error:
+        show = getattr(error, "format_message", error.__str__)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(show())
+            return 0
+        return _fail(show())
+    except ValueError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("stopped", err=True)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str) -> int:
+    line = " ".join(message.split())
+    typer.echo(f"error: {line}", err=True)
+    return 2

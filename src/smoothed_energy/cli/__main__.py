@@ -1,0 +1,7 @@
+"""``python -m smoothed_energy.cli``."""
+
+import sys
+
+from smoothed_energy.cli import main
+
+sys.exit(main())

@@ -1,0 +1,365 @@
+"""``smoothed-energy generate``: pictures, with and without guidance."""
+
+from __future__ import annotations
+
+__all__ = ["command"]
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from .settings import (
+    DEFAULT_MODEL,
+    DEFAULTS,
+    DTYPES,
+    Settings,
+    output_paths,
+    parse_size,
+    resolve_settings,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..guidance import SmoothedEnergyGuidance
+
+
+def _default(name: str) -> str:
+    """A default as the help tells it, for the embedded model and for others."""
+    own, other = DEFAULTS[DEFAULT_MODEL][name], DEFAULTS[""][name]
+    if own == other:
+        return f"Default: {own}."
+    return f"Default: {own} for {DEFAULT_MODEL}, else {other}."
+
+
+_GUIDANCE, _SAMPLING, _OUTPUT = "Guidance", "Sampling", "Output"
+
+
+def command(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What to draw. Without it the model draws unconditionally."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A model of this package, a folder, or an id of the Hugging Face hub. "
+            f"Default: {DEFAULT_MODEL}.",
+        ),
+    ] = None,
+    blur: Annotated[
+        str | None,
+        typer.Option(
+            help="How queries are smoothed: gaussian:SIGMA, gaussian:inf, box:SIZE, ema:DECAY. "
+            + _default("blur"),
+            rich_help_panel=_GUIDANCE,
+        ),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            help="Guidance scale; 0 is no guidance. " + _default("scale"), rich_help_panel=_GUIDANCE
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Which self-attention layers: down, mid, up, all, d4, m0.7, u0-u5, ... "
+            "`smoothed-energy layers` lists them. " + _default("layers"),
+            rich_help_panel=_GUIDANCE,
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Which steps are guided: all, begin, mid, end, 0.2:0.7, every:2, ... "
+            + _default("steps"),
+            rich_help_panel=_GUIDANCE,
+        ),
+    ] = None,
+    formulation: Annotated[
+        str | None,
+        typer.Option(
+            help="Which prediction is perturbed: conditional, or unconditional (the paper's "
+            "equation 10). Default: conditional.",
+            rich_help_panel=_GUIDANCE,
+        ),
+    ] = None,
+    cfg: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of classifier-free guidance, 1 is off. "
+            + _default("cfg")[:-1]
+            + "; without a prompt 1.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    num_inference_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Denoising steps. " + _default("num_inference_steps"),
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option(help="What not to draw; needs --cfg above 1.", rich_help_panel=_SAMPLING),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Seed of the first image; the next ones count up from it. Default: 0.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many images. Default: 1.", rich_help_panel=_SAMPLING),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Height and width in pixels. Default: the model's.",
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images drawn at once; does not change them. " + _default("batch_size"),
+            rich_help_panel=_SAMPLING,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(DTYPES)}. Default: auto.", rich_help_panel=_SAMPLING),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, mps, ... Default: the best.", rich_help_panel=_SAMPLING),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the images.", rich_help_panel=_OUTPUT)
+    ] = Path("out"),
+    compare: Annotated[
+        bool | None,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Draw every seed without and with guidance, and both on one sheet.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="IMAGE",
+            help="Repeat the run that wrote this image or sheet; other options override it.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace images that exist already.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
+) -> None:
+    """Draw images with smoothed energy guidance, each a PNG that remembers its settings."""
+    stored: dict[str, Any] = {}
+    if source is not None:
+        from ..report.png import read_settings
+
+        stored = read_settings(source)
+        stored.pop("made_with", None)
+    given = {
+        "model": model,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "blur": blur,
+        "scale": scale,
+        "layers": layers,
+        "steps": steps,
+        "formulation": formulation,
+        "cfg": cfg,
+        "num_inference_steps": num_inference_steps,
+        "seed": seed,
+        "count": count,
+        "size": None if size is None else parse_size(size),
+        "compare": compare,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "device": device,
+    }
+    settings = resolve_settings(given, stored)
+    paths = output_paths(settings, out)
+    if not overwrite:
+        for path in paths.values():
+            if path.exists():
+                raise ValueError(
+                    f"{path} exists already; choose another --out, or --overwrite to replace it"
+                )
+    _generate(settings, paths)
+
+
+def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> None:
+    from ..guidance import SmoothedEnergyGuidance
+    from ..report import save_image
+    from .opening import open_pipeline
+    from .progress import ImageProgress
+
+    guidance = SmoothedEnergyGuidance(
+        blur=settings.blur,
+        scale=settings.scale,
+        layers=settings.layers,
+        steps=settings.steps,
+        formulation=cast(Any, settings.formulation),  # checked there
+    )
+    pipeline = open_pipeline(settings)
+    arguments = _call_arguments(pipeline, settings)
+    with guidance.attach(pipeline):
+        pass  # what does not fit the model shows now, and not after the unguided images
+
+    modes = sorted({key[1] for key in paths if isinstance(key, tuple)})
+    images: dict[tuple[int, bool], Image.Image] = {}
+    made_with = _versions()
+    with ImageProgress(len(settings.seeds) * len(modes), settings.num_inference_steps) as advance:
+        for seeds in _batches(settings.seeds, settings.batch_size):
+            for guided in modes:
+                attached: AbstractContextManager[Any] = (
+                    guidance.attach(pipeline) if guided else nullcontext()
+                )
+                with attached:
+                    drawn = _draw(pipeline, arguments, seeds, advance)
+                for seed, image in zip(seeds, drawn, strict=True):
+                    images[seed, guided] = image
+                    remembered = settings.of_image(seed, guided=guided).to_dict()
+                    path = paths[seed, guided]
+                    save_image(image, path, {**remembered, "made_with": made_with})
+
+    if "sheet" in paths:
+        sheet = _compare_sheet(settings, guidance, images)
+        save_image(sheet, paths["sheet"], {**settings.to_dict(), "made_with": made_with})
+        typer.echo(paths["sheet"])
+    else:
+        for path in paths.values():
+            typer.echo(path)
+
+
+def _call_arguments(pipeline: Any, settings: Settings) -> dict[str, Any]:
+    """The arguments of every call of the pipeline, apart from seeds and what depends on them.
+
+    Raises:
+        ValueError: If the pipeline has no such argument.
+    """
+    accepted = inspect.signature(pipeline.__call__).parameters
+    name = type(pipeline).__name__
+    arguments: dict[str, Any] = {"num_inference_steps": settings.num_inference_steps}
+    if "prompt" in accepted:
+        arguments["prompt"] = settings.prompt
+        if settings.negative_prompt:
+            arguments["negative_prompt"] = settings.negative_prompt
+        arguments["guidance_scale"] = settings.cfg
+    elif settings.prompt:
+        raise ValueError(f"{settings.model} is a {name}, which takes no prompt; leave it out")
+    if settings.size is not None:
+        if not {"height", "width"} <= accepted.keys():
+            raise ValueError(f"{settings.model} is a {name}, which has one size; leave --size out")
+        arguments["height"], arguments["width"] = settings.size
+    for argument in arguments:
+        if argument not in accepted:
+            raise ValueError(
+                f"{settings.model} is a {name}, which has no {argument}; "
+                "expected a pipeline from text to images, or from nothing to images"
+            )
+    return arguments
+
+
+def _draw(
+    pipeline: Any,
+    arguments: dict[str, Any],
+    seeds: Sequence[int],
+    advance: Callable[[float], None],
+) -> list[Image.Image]:
+    """One batch of images, one seed each."""
+    import torch
+
+    accepted = inspect.signature(pipeline.__call__).parameters
+    # Noise is drawn on the CPU and for each image by itself, so that a seed means the same picture
+    # on every device and in every batch.
+    call: dict[str, Any] = dict(arguments)
+    call["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    for text in ("prompt", "negative_prompt"):
+        if text in call:
+            call[text] = [call[text]] * len(seeds)
+    if "prompt" not in call:
+        call["batch_size"] = len(seeds)
+
+    done = 0.0
+    if "callback_on_step_end" in accepted:
+
+        def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
+            nonlocal done
+            now = len(seeds) * (step + 1) / max(pipe.num_timesteps, step + 1)
+            advance(now - done)
+            done = now
+            return tensors
+
+        call["callback_on_step_end"] = on_step_end
+    drawn: list[Image.Image] = pipeline(**call).images
+    advance(len(seeds) - done)
+    return drawn
+
+
+def _batches(seeds: range, size: int) -> Iterator[range]:
+    return (seeds[start : start + size] for start in range(0, len(seeds), size))
+
+
+def _compare_sheet(
+    settings: Settings,
+    guidance: SmoothedEnergyGuidance,
+    images: dict[tuple[int, bool], Image.Image],
+) -> Image.Image:
+    from ..report import Series, contact_sheet
+
+    seeds = settings.seeds
+    detail = (
+        f"{guidance.blur}   scale {settings.scale:g}   layers {settings.layers}   "
+        f"steps {settings.steps}"
+    )
+    if settings.formulation != "conditional":
+        detail += f"   {settings.formulation}"
+    facts = [settings.model, f"{settings.num_inference_steps} steps"]
+    facts.append(f"cfg {settings.cfg:g}" if settings.cfg > 1 else "no cfg")
+    if settings.negative_prompt:
+        facts.append(f"without “{settings.negative_prompt}”")
+    return contact_sheet(
+        [
+            Series("unguided", [images[seed, False] for seed in seeds]),
+            Series("guided", [images[seed, True] for seed in seeds], detail),
+        ],
+        columns=[f"seed {seed}" for seed in seeds],
+        title=f"“{settings.prompt}”" if settings.prompt else "No prompt",
+        subtitle="  ·  ".join(facts),
+    )
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+    import torch
+
+    from .. import __version__
+
+    return {
+        "smoothed-energy": __version__,
+        "diffusers": diffusers.__version__,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,109 @@
+"""``smoothed-energy layers``: every self-attention layer of a model, with its codes."""
+
+from __future__ import annotations
+
+__all__ = ["command"]
+
+import json
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .settings import DEFAULT_MODEL, parse_size
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def command(
+    model: Annotated[
+        str,
+        typer.Argument(help="A model of this package, a folder, or an id of the Hugging Face hub."),
+    ] = DEFAULT_MODEL,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Image size for the grids. Default: the model's."),
+    ] = None,
+    select: Annotated[
+        str, typer.Option(help="Only these layers, as for `generate --layers`.")
+    ] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List a model's self-attention layers: codes, token grid, heads and width.
+
+    Only the model's configuration is read, not its weights.
+    """
+    pixels = None if size is None else parse_size(size)
+
+    from ..grid import layer_grid
+    from ..layers import select_layers
+    from .opening import open_shape
+
+    denoiser, factor = open_shape(model)
+    if pixels is None:
+        pixels = _own_size(denoiser, factor)
+    if pixels[0] % factor or pixels[1] % factor:
+        raise ValueError(f"--size {size}: expected multiples of {factor} for {model}")
+    latents = (pixels[0] // factor, pixels[1] // factor)
+
+    rows: list[dict[str, Any]] = []
+    for layer in select_layers(denoiser, select):
+        grid = layer_grid(denoiser, layer, (1, 1, *latents))
+        rows.append(
+            {
+                "code": layer.code,
+                "dotted": layer.dotted,
+                "part": layer.part,
+                "module": layer.name,
+                "grid": list(grid),
+                "tokens": prod(grid),
+                "heads": layer.heads,
+                "width": layer.width,
+            }
+        )
+    if as_json:
+        listing = {
+            "model": model,
+            "denoiser": type(denoiser).__name__,
+            "size": list(pixels),
+            "layers": rows,
+        }
+        typer.echo(json.dumps(listing, indent=2))
+    else:
+        _print_table(f"{model} at {pixels[0]}x{pixels[1]}", rows)
+
+
+def _own_size(denoiser: nn.Module, factor: int) -> tuple[int, int]:
+    size: Any = getattr(denoiser.config, "sample_size", None)
+    if size is None:
+        raise ValueError("the model does not tell its image size; give one with --size HxW")
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * factor, width * factor
+
+
+def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in ("layer", "dotted", "module"):
+        table.add_column(name, no_wrap=name != "module", overflow="fold")
+    for name in ("grid", "tokens", "heads", "width"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, row in enumerate(rows):
+        height, width = row["grid"]
+        table.add_row(
+            row["code"],
+            row["dotted"],
+            row["module"],
+            f"{height}x{width}",
+            *(str(row[name]) for name in ("tokens", "heads", "width")),
+            end_section=number + 1 < len(rows) and rows[number + 1]["part"] != row["part"],
+        )
+    console = Console()
+    if not console.is_terminal:
+        # A pipe or a file has no width; a row should stay a line.
+        console = Console(width=160)
+    console.print(table)

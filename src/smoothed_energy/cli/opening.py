@@ -1,0 +1,81 @@
+"""Models by name: whole pipelines, or only the shape of their denoiser."""
+
+from __future__ import annotations
+
+__all__ = ["open_pipeline", "open_shape"]
+
+from typing import TYPE_CHECKING, Any
+
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def open_pipeline(settings: Settings) -> Any:
+    """The pipeline of a run, ready and quiet.
+
+    Raises:
+        ValueError: If there is no such model, or it cannot be loaded safely.
+    """
+    _quiet()
+    from ..models import load
+
+    options: dict[str, Any] = {}
+    if settings.dtype != "auto":
+        import torch
+
+        options["dtype"] = getattr(torch, settings.dtype)
+    if settings.device != "auto":
+        options["device"] = settings.device
+    pipeline = load(settings.model, **options)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def open_shape(model: str) -> tuple[nn.Module, int]:
+    """A model's denoiser without weights, and how many pixels are behind one of its inputs' cells.
+
+    Raises:
+        ValueError: If there is no such model, or its denoiser is not of diffusers.
+    """
+    _quiet()
+    import diffusers
+    import torch
+
+    from ..models import find
+
+    folder = find(model)
+    try:
+        parts = diffusers.DiffusionPipeline.load_config(folder)
+        for name in ("unet", "transformer"):
+            library, class_name = parts.get(name) or (None, None)
+            if library is not None:
+                break
+        else:
+            raise ValueError(f"{model} has no denoiser; its parts are {_parts(parts)}")
+        cls = getattr(diffusers, str(class_name), None)
+        if library != "diffusers" or cls is None:
+            raise ValueError(f"{model}: the denoiser {class_name} is not a class of diffusers")
+        config = cls.load_config(folder, subfolder=name)
+        factor = 1
+        if parts.get("vae"):
+            vae = diffusers.AutoencoderKL.load_config(folder, subfolder="vae")
+            factor = 2 ** (len(vae.get("block_out_channels", (0,))) - 1)
+    except OSError as error:
+        raise ValueError(f"{model}: {error}") from None
+    with torch.device("meta"):
+        denoiser = cls.from_config(config)
+    return denoiser, factor
+
+
+def _parts(config: dict[str, Any]) -> str:
+    return ", ".join(name for name in config if not name.startswith("_")) or "none"
+
+
+def _quiet() -> None:
+    """Keep the libraries' own progress bars and advice out of this program's output."""
+    from diffusers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,180 @@
+"""What ``generate`` was asked for: options, defaults, and what an image remembers of them."""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULTS", "DEFAULT_MODEL", "Settings", "parse_size", "resolve_settings"]
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+DEFAULT_MODEL = "avatars"
+
+#: What is used where neither the command line nor ``--from`` says anything, by model. The entry
+#: ``""`` is for every model that has no entry of its own.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "": {
+        "blur": "gaussian:10",
+        "scale": 3.0,
+        "layers": "mid",
+        "steps": "begin",
+        "num_inference_steps": 30,
+        "cfg": 5.0,
+        "batch_size": 1,
+    },
+    "avatars": {
+        "blur": "gaussian:10",
+        "scale": 3.0,
+        "layers": "mid",
+        "steps": "all",
+        "num_inference_steps": 30,
+        "cfg": 3.0,
+        "batch_size": 8,
+    },
+}
+
+#: Classifier-free guidance is off without a prompt: there is no condition to strengthen.
+CFG_WITHOUT_PROMPT = 1.0
+
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what ``generate`` draws.
+
+    The names are those of the options. ``size`` is height and width in pixels, None the model's
+    own. ``batch_size`` and ``device`` change the speed and not the picture.
+    """
+
+    model: str
+    prompt: str
+    negative_prompt: str
+    blur: str
+    scale: float
+    layers: str
+    steps: str
+    formulation: str
+    cfg: float
+    num_inference_steps: int
+    seed: int
+    count: int
+    size: tuple[int, int] | None
+    compare: bool
+    dtype: str
+    batch_size: int = 1
+    device: str = "auto"
+
+    @property
+    def seeds(self) -> range:
+        """One seed for each image."""
+        return range(self.seed, self.seed + self.count)
+
+    def of_image(self, seed: int, *, guided: bool) -> Settings:
+        """The settings that draw one image alone."""
+        scale = self.scale if guided else 0.0
+        return replace(self, seed=seed, count=1, compare=False, scale=scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What an image should remember, as JSON values."""
+        settings = asdict(self)
+        del settings["batch_size"], settings["device"]
+        return settings
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width from ``HEIGHTxWIDTH``.
+
+    Raises:
+        ValueError: If the text is not a size, or diffusers' pipelines could not draw it.
+    """
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip())
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if min(size) == 0 or size[0] % 8 or size[1] % 8:
+        raise ValueError(
+            f"--size {text}: expected HEIGHTxWIDTH in pixels, both multiples of 8, such as 768x512"
+        )
+    return size
+
+
+def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Settings:
+    """What is given on the command line, else what an image remembers, else the defaults.
+
+    Args:
+        given: The options of the command line; those that were left out are None.
+        stored: The settings of the image of ``--from``, or nothing.
+
+    Raises:
+        ValueError: If an image's settings are not those of this program, or contradict the given.
+    """
+    names = [field.name for field in fields(Settings)]
+    for name in stored:
+        if name not in names:
+            raise ValueError(f"--from: the image has an unknown setting {name!r}")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    merged = {**stored, **chosen}
+
+    model = merged.get("model", DEFAULT_MODEL)
+    merged["model"] = model
+    merged.setdefault("prompt", "")
+    if bool(merged["prompt"]) != bool(stored.get("prompt", "")) and "cfg" not in chosen:
+        merged.pop("cfg", None)  # a prompt came or went, and with it the use of CFG
+    if not merged["prompt"]:
+        merged.setdefault("cfg", CFG_WITHOUT_PROMPT)
+    merged = {**DEFAULTS.get(model, DEFAULTS[""]), **merged}
+    for name, value in {
+        "negative_prompt": "",
+        "formulation": "conditional",
+        "seed": 0,
+        "count": 1,
+        "size": None,
+        "compare": False,
+        "dtype": "auto",
+        "device": "auto",
+    }.items():
+        merged.setdefault(name, value)
+    if merged["size"] is not None:
+        merged["size"] = (int(merged["size"][0]), int(merged["size"][1]))
+
+    settings = Settings(**merged)
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    if settings.dtype not in DTYPES:
+        raise ValueError(f"--dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")
+    if not 0 <= settings.cfg < float("inf"):
+        raise ValueError(f"--cfg {settings.cfg}: expected a finite number >= 0 (1 is off)")
+    if settings.negative_prompt and settings.cfg <= 1:
+        raise ValueError(
+            f"--negative-prompt has no effect with --cfg {settings.cfg:g}; expected a --cfg above 1"
+        )
+
+
+def image_stem(settings: Settings) -> str:
+    """How the files of a run begin: the prompt in a few words."""
+    words = re.findall(r"[^\W_]+", settings.prompt.lower())
+    stem = ""
+    for word in words:
+        if len(stem) + len(word) > 40:
+            break
+        stem = f"{stem}-{word}" if stem else word
+    return stem or ("prompt" if settings.prompt else "no-prompt")
+
+
+def output_paths(settings: Settings, folder: Path) -> dict[tuple[int, bool] | str, Path]:
+    """Every file of a run: images by seed and whether guided, and ``"sheet"`` if there is one."""
+    stem = image_stem(settings)
+    paths: dict[tuple[int, bool] | str, Path] = {}
+    for seed in settings.seeds:
+        if settings.compare:
+            paths[seed, False] = folder / f"{stem}-seed{seed}-unguided.png"
+            paths[seed, True] = folder / f"{stem}-seed{seed}-guided.png"
+        else:
+            paths[seed, settings.scale > 0] = folder / f"{stem}-seed{seed}.png"
+    if settings.compare:
+        paths["sheet"] = folder / f"{stem}-compare.png"
+    return paths
