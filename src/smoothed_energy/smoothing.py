@@ -40,6 +40,7 @@ import functools
 import math
 import operator
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -51,7 +52,7 @@ PADDINGS = ("reflect", "symmetric", "replicate", "circular", "zeros")
 
 | name | left of `a` | note |
 |---|---|---|
-| `reflect` | `.. c b` | the border token is not repeated; torch's `reflect`, the reference's choice |
+| `reflect` | `.. c b` | the border token is not repeated; torch's and the reference's `reflect` |
 | `symmetric` | `.. b a` | the border token is repeated; $B$ is doubly stochastic |
 | `replicate` | `.. a a` | |
 | `circular` | `.. b c` | $B$ is doubly stochastic |
@@ -95,7 +96,7 @@ class Smoothing(abc.ABC):
             identity. Differentiable in `tokens`.
 
         Raises:
-            ValueError: If the grid is not of two or three positive sizes, or does not hold T tokens.
+            ValueError: If the grid is not two or three positive sizes, or does not hold T tokens.
             TypeError: If the tokens are not of a real floating-point dtype.
         """
 
@@ -131,20 +132,23 @@ class Smoothing(abc.ABC):
         values = dict(values)
         kind = values.pop("kind", None)
         if kind == Compose.kind:
-            return Compose(*(Smoothing.from_dict(part) for part in values["operators"]))
+            return Compose(*(Smoothing.from_dict(part) for part in values.get("operators", ())))
         if kind not in _KINDS:
             raise ValueError(
                 f"unknown smoothing kind {kind!r}; the kinds are "
                 f"{', '.join([*map(repr, _KINDS), repr(Compose.kind)])}"
             )
         cls = _KINDS[kind]
-        known = [field.name for field in dataclasses.fields(cls)]
+        first, *_ = known = [field.name for field in dataclasses.fields(cls)]
+        if first not in values:
+            raise ValueError(f"{kind} smoothing needs the parameter {first!r}")
         for name in values:
             if name not in known:
                 raise ValueError(
                     f"{kind} smoothing has no parameter {name!r}; it has {', '.join(known)}"
                 )
-        return cls(**{name: _from_json(value) for name, value in values.items()})
+        parameters: dict[str, Any] = {name: _from_json(value) for name, value in values.items()}
+        return cls(**parameters)
 
     @staticmethod
     def parse(text: str) -> Smoothing:
@@ -198,6 +202,7 @@ class _Parametric(Smoothing):
         return ",".join([f"{self.kind}:{head}", *(f"{name}={value}" for name, value in rest)])
 
     def to_dict(self) -> dict[str, Any]:
+        """See `Smoothing.to_dict`."""
         values: dict[str, Any] = {"kind": self.kind}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -221,29 +226,30 @@ class _Separable(_Parametric):
         return math.prod(_check_grid(grid)) == 1
 
     def is_identity(self, grid: tuple[int, ...]) -> bool:
+        """See `Smoothing.is_identity`."""
         return all(factor is None for factor in _cached_factors(self, _check_grid(grid), *_EXACT))
 
     def matrix(self, grid: tuple[int, ...]) -> Tensor:
+        """See `Smoothing.matrix`."""
         grid = _check_grid(grid)
-        factors = self._factors(grid)
         product = torch.ones(1, 1, **_FLOAT64)
-        for size, factor in zip(grid, factors, strict=True):
+        for size, factor in zip(grid, self._factors(grid), strict=True):
             axis = torch.eye(size, **_FLOAT64) if factor is None else factor
             product = torch.kron(product, axis)
         mix = self._mix()
         return mix * product + (1 - mix) * torch.eye(len(product), **_FLOAT64)
 
     def apply(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """See `Smoothing.apply`."""
         grid = _check_tokens(tokens, grid)
-        factors = _cached_factors(self, grid, tokens.dtype, tokens.device)
+        working = _working_dtype(tokens)
+        factors = _cached_factors(self, grid, working, tokens.device)
         if all(factor is None for factor in factors):
             return tokens
-        rows, shape = _rows(tokens)
-        with torch.autocast(tokens.device.type, enabled=False):
-            smoothed = _apply_factors(rows, grid, factors)
-            if self._mix() != 1.0:
-                smoothed = torch.lerp(rows, smoothed, self._mix())
-        return _unrows(smoothed, tokens, shape)
+        rows, shape = _rows(tokens.to(working))
+        with _without_autocast(tokens.device):
+            smoothed = _apply_factors(rows, grid, factors, self._mix())
+        return _unrows(smoothed.to(tokens.dtype), tokens.shape, shape)
 
 
 @dataclass(frozen=True, repr=False)
@@ -251,8 +257,8 @@ class GaussianBlur(_Separable):
     r"""Gaussian blur over the token grid (paper, section 3; the reference's `gaussian_blur_2d`).
 
     The kernel has weights $\propto \exp(-x^2 / (2 \sigma^2))$ at $x = -(k-1)/2, \dots, (k-1)/2$,
-    normalised to sum 1, on each axis. An infinite sigma is the uniform operator: every token becomes
-    the mean of its frame. sigma = 0 is the identity.
+    normalised to sum 1, on each axis. An infinite sigma is the uniform operator: every token
+    becomes the mean of its frame. sigma = 0 is the identity.
 
     `padding="reflect"` is the reference's choice, but does not preserve the mean: for 32 tokens and
     sigma = 10 the columns of $B$ sum to between 0.52 and 1.04, and its largest singular value is
@@ -263,8 +269,8 @@ class GaussianBlur(_Separable):
     Args:
         sigma: Standard deviation in tokens, in [0, inf]. Above 9999 it counts as infinite.
         kernel_size: Number of taps, positive and odd. By default the reference's rule,
-            `ceil(6 sigma)` made odd by adding 1 to an even one. Either way it is limited on each axis
-            to the axis length, or to that plus 1 if the length is even.
+            `ceil(6 sigma)` made odd by adding 1 to an even one. Either way it is limited on each
+            axis to the axis length, or to that plus 1 if the length is even.
         padding: One of `PADDINGS`.
         temporal_sigma: Blur over the frames of a grid `(F, H, W)` too, by this sigma (its kernel
             size follows the default rule). None: frames are not mixed.
@@ -314,17 +320,19 @@ class GaussianBlur(_Separable):
         )
 
     def apply(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-        grid = _check_tokens(tokens, grid)
-        frames, spatial = _split(grid)
-        if self.is_identity(grid) or self.sigma < math.inf:
+        """See `Smoothing.apply`."""
+        if self.sigma < math.inf:
             return super().apply(tokens, grid)
-        if self.temporal_sigma not in (None, math.inf) and frames > 1:
+        frames, _ = _split(_check_tokens(tokens, grid))
+        if self.temporal_sigma not in (None, math.inf) or self.is_identity(grid):
             return super().apply(tokens, grid)
         # A mean is one pass over memory, where matrix products are two.
-        split = frames if self.temporal_sigma is None else 1
-        frame = tokens.unflatten(-2, (split, len_ := tokens.shape[-2] // split))
-        mean = frame.mean(dim=-2, keepdim=True)
-        return mean.expand(*mean.shape[:-2], len_, mean.shape[-1]).flatten(-3, -2).contiguous()
+        groups = frames if self.temporal_sigma is None else 1
+        *batch, length, width = tokens.shape
+        mean = tokens.reshape(*batch, groups, length // groups, width).mean(dim=-2, keepdim=True)
+        spread = mean.expand(*batch, groups, length // groups, width)
+        # An expanded view would have all tokens share their memory.
+        return spread.reshape(tokens.shape).contiguous()
 
     def _factors(self, grid: tuple[int, ...]) -> tuple[Tensor | None, ...]:
         sigmas = [self.sigma] * len(grid)
@@ -440,26 +448,30 @@ class EMASmoothing(_Parametric):
         return math.prod(_check_grid(grid)) == 1
 
     def is_identity(self, grid: tuple[int, ...]) -> bool:
+        """See `Smoothing.is_identity`."""
         _, spatial = _split(_check_grid(grid))
         return math.prod(spatial) == 1 or (self.decay == 0 and not self.end_decay)
 
     def matrix(self, grid: tuple[int, ...]) -> Tensor:
+        """See `Smoothing.matrix`."""
         frames, spatial = _split(_check_grid(grid))
         decays = self._decays(math.prod(spatial))
-        one_frame = _transitions(decays) * _input_weights(decays)
-        return torch.kron(torch.eye(frames, **_FLOAT64), one_frame)
+        weights = 1 - decays
+        weights[0] = 1
+        return torch.kron(torch.eye(frames, **_FLOAT64), _transitions(decays) * weights)
 
     def apply(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-        grid = _check_tokens(tokens, grid)
+        """See `Smoothing.apply`."""
+        frames, spatial = _split(_check_tokens(tokens, grid))
         if self.is_identity(grid):
             return tokens
-        frames, _ = _split(grid)
-        rows, shape = _rows(tokens)
-        rows = rows.unflatten(1, (frames, -1)).flatten(0, 1)
-        tables = _cached_ema(self, rows.shape[1], tokens.dtype, tokens.device)
-        with torch.autocast(tokens.device.type, enabled=False):
+        working = _working_dtype(tokens)
+        rows, shape = _rows(tokens.to(working))
+        rows = rows.reshape(len(rows) * frames, math.prod(spatial), rows.shape[-1])
+        tables = _cached_ema(self, math.prod(spatial), working, tokens.device)
+        with _without_autocast(tokens.device):
             smoothed = _apply_ema(rows, *tables)
-        return _unrows(smoothed, tokens, shape)
+        return _unrows(smoothed.to(tokens.dtype), tokens.shape, shape)
 
     def _decays(self, length: int) -> Tensor:
         """The decay at each of `length` tokens, float64."""
@@ -477,14 +489,14 @@ class EMASmoothing(_Parametric):
 class Compose(Smoothing):
     """Several operators one after the other, the first applied first.
 
-    The matrix of `Compose(a, b)` is `b.matrix(grid) @ a.matrix(grid)`; `b @ a` is the same operator.
-    Compositions inside a composition are unfolded.
+    The matrix of `Compose(a, b)` is `b.matrix(grid) @ a.matrix(grid)`, and `b @ a` is the same
+    operator. Compositions inside a composition are unfolded.
 
     Args:
-        operators: At least one smoothing.
+        operators: At least two smoothings.
 
     Raises:
-        ValueError: If there is no operator.
+        ValueError: If there are fewer than two.
         TypeError: If something else than a `Smoothing` is given.
     """
 
@@ -498,8 +510,8 @@ class Compose(Smoothing):
             if not isinstance(part, Smoothing):
                 raise TypeError(f"Compose takes smoothings; got {part!r}")
             flat.extend(part.operators if isinstance(part, Compose) else [part])
-        if not flat:
-            raise ValueError("Compose needs at least one smoothing")
+        if len(flat) < 2:
+            raise ValueError(f"Compose needs at least two smoothings; got {len(flat)}")
         object.__setattr__(self, "operators", tuple(flat))
 
     def __repr__(self) -> str:
@@ -509,6 +521,7 @@ class Compose(Smoothing):
         return " then ".join(map(str, self.operators))
 
     def to_dict(self) -> dict[str, Any]:
+        """See `Smoothing.to_dict`."""
         return {"kind": self.kind, "operators": [part.to_dict() for part in self.operators]}
 
     def is_uniform(self, grid: tuple[int, ...]) -> bool:
@@ -518,9 +531,11 @@ class Compose(Smoothing):
         )
 
     def is_identity(self, grid: tuple[int, ...]) -> bool:
+        """See `Smoothing.is_identity`."""
         return all(part.is_identity(grid) for part in self.operators)
 
     def matrix(self, grid: tuple[int, ...]) -> Tensor:
+        """See `Smoothing.matrix`."""
         return functools.reduce(
             lambda product, part: part.matrix(grid) @ product,
             self.operators[1:],
@@ -528,6 +543,7 @@ class Compose(Smoothing):
         )
 
     def apply(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """See `Smoothing.apply`."""
         for part in self.operators:
             tokens = part.apply(tokens, grid)
         return tokens
@@ -627,13 +643,6 @@ def _transitions(decays: Tensor) -> Tensor:
     return steps.cumprod(dim=-2).tril()
 
 
-def _input_weights(decays: Tensor) -> Tensor:
-    """The weight `1 - a_t` of each token where it enters; 1 for the first."""
-    weights = 1 - decays
-    weights[0] = 1
-    return weights
-
-
 @functools.lru_cache(maxsize=128)
 def _cached_factors(
     smoothing: _Separable, grid: tuple[int, ...], dtype: torch.dtype, device: torch.device
@@ -653,10 +662,10 @@ def _cached_ema(
     r"""What `_apply_ema` needs for sequences of `length` tokens in chunks of c.
 
     Returns:
-        `within` of shape `(n, c, c)`, the average within each chunk from a zero start; `carry`
-        `(n, c, 1)`, the weight of the value before the chunk; `across` `(n, n + 1)`, from the first
-        token and the chunks' last values to the value before each chunk. n is the number of chunks
-        (and the first size of `within` and `carry` is 1 when all chunks are alike).
+        `within` of shape `(n, c, c)`, the average within each of the n chunks from a zero start;
+        `carry` `(n, c, 1)`, the weight of the value before the chunk; `across` `(n, n)`, from the
+        first token and the chunks' last values so far to the value before each chunk. The
+        first size of `within` and `carry` is 1 if all chunks are alike.
     """
     with torch.inference_mode(False), torch.no_grad():
         chunk = _chunk_length(length)
@@ -690,8 +699,25 @@ def cache_info() -> dict[str, tuple[int, int]]:
 # --- applying them ------------------------------------------------------------------------------
 
 
-def _rows(tokens: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Tokens as `(N, T, D)` without a copy where their memory layout allows one.
+def _working_dtype(tokens: Tensor) -> torch.dtype:
+    """The dtype to multiply in: the tokens' own, but float32 for float16 on a CPU.
+
+    Matrix products in float16 take a hundred times as long there, two casts hardly any time.
+    """
+    if tokens.dtype == torch.float16 and tokens.device.type == "cpu":
+        return torch.float32
+    return tokens.dtype
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast would compute, and return, another dtype than the tokens'."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def _rows(tokens: Tensor) -> tuple[Tensor, torch.Size]:
+    """Tokens as `(N, T, D)` without a copy where their memory layout allows one, and its shape.
 
     Queries usually arrive as `(B, T, heads, d)` in memory, seen as `(B, heads, T, d)`. There the
     heads are columns: `(B, T, heads d)`.
@@ -704,37 +730,47 @@ def _rows(tokens: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return tokens.reshape(-1, *tokens.shape[-2:]), tokens.shape
 
 
-def _unrows(rows: Tensor, tokens: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Undo `_rows`."""
-    rows = rows.reshape(shape)
-    if rows.shape == tokens.shape:
+def _unrows(rows: Tensor, shape: torch.Size, folded: torch.Size) -> Tensor:
+    """Undo `_rows`: back to the tokens' shape, from the one that `_rows` folded them to."""
+    rows = rows.reshape(folded)
+    if folded == shape:
         return rows
-    return rows.unflatten(-1, (tokens.shape[-3], tokens.shape[-1])).transpose(-3, -2)
+    *batch, heads, length, width = shape
+    return rows.reshape(*batch, length, heads, width).transpose(-3, -2)
 
 
 def _apply_factors(
-    rows: Tensor, grid: tuple[int, ...], factors: tuple[Tensor | None, ...]
+    rows: Tensor, grid: tuple[int, ...], factors: tuple[Tensor | None, ...], mix: float
 ) -> Tensor:
-    """Multiply each axis of the grid by its matrix; rows `(N, T, D)`."""
+    """`mix B rows + (1 - mix) rows`, one axis of the grid at a time; rows `(N, T, D)`."""
     count, length, width = rows.shape
-    # The last axis first: it reads strided input as it is, the others want merged columns.
+    last = min(axis for axis, factor in enumerate(factors) if factor is not None)
+    result = rows
     after = 1
-    for size, factor in zip(reversed(grid), reversed(factors), strict=True):
+    # The last axis first: it reads strided rows as they are, the others need merged columns.
+    for axis in reversed(range(len(grid))):
+        factor = factors[axis]
         if factor is not None:
-            before = length // (size * after)
-            columns = rows.reshape(count * before, size, after * width)
-            rows = torch.matmul(factor, columns).reshape(count, length, width)
-        after *= size
-    return rows
+            batch = count * length // (grid[axis] * after)
+            columns = result.reshape(batch, grid[axis], after * width)
+            repeated = factor.expand(batch, *factor.shape)
+            if axis == last and mix != 1:
+                # Mixing inside the product saves a pass over memory.
+                original = rows.reshape(columns.shape)
+                result = torch.baddbmm(original, repeated, columns, beta=1 - mix, alpha=mix)
+            else:
+                result = torch.bmm(repeated, columns)
+        after *= grid[axis]
+    return result
 
 
 def _chunk_length(length: int) -> int:
     """About the square root of the length, dividing it if possible (no padding needed then)."""
     root = math.isqrt(length)
-    for chunk in range(root, max(root // 2, 1), -1):
+    for chunk in range(root, root // 2, -1):
         if length % chunk == 0:
             return chunk
-    return max(root, 1)
+    return root
 
 
 def _apply_ema(rows: Tensor, within: Tensor, carry: Tensor, across: Tensor) -> Tensor:
@@ -744,11 +780,12 @@ def _apply_ema(rows: Tensor, within: Tensor, carry: Tensor, across: Tensor) -> T
     x = rows
     if count * chunk > length:
         x = torch.nn.functional.pad(rows, (0, 0, 0, count * chunk - length))
-    x = x.unflatten(1, (count, chunk))
-    y = torch.matmul(within, x)
+    within = within.expand(number, count, chunk, chunk).reshape(number * count, chunk, chunk)
+    y = torch.bmm(within, x.reshape(number * count, chunk, width))
+    y = y.reshape(number, count, chunk, width)
     starts = torch.cat([rows[:, :1], y[:, :-1, -1]], dim=1)
-    before = torch.matmul(across, starts)
-    y = torch.addcmul(y, carry, before[:, :, None, :])
+    before = torch.bmm(across.expand(number, count, count), starts)
+    y.addcmul_(carry, before[:, :, None, :])
     return y.reshape(number, count * chunk, width)[:, :length]
 
 
