@@ -1,1 +1,19 @@
-"""Models."""
+"""Pipelines ready for use: the embedded model, folders and hub ids."""
+
+from .loading import (
+    ModelError,
+    PickledWeightsError,
+    UnknownModelError,
+    available,
+    load,
+    model_folder,
+)
+
+__all__ = [
+    "ModelError",
+    "PickledWeightsError",
+    "UnknownModelError",
+    "available",
+    "load",
+    "model_folder",
+]

@@ -1,0 +1,150 @@
+"""Loading a pipeline by the name of an embedded model, from a folder, or by hub id.
+
+Weights are read from safetensors files only: pickled weights can run code when they are opened.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "ModelError",
+    "PickledWeightsError",
+    "UnknownModelError",
+    "available",
+    "load",
+    "model_folder",
+]
+
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class ModelError(ValueError):
+    """A model cannot be loaded; the message says why and what could be."""
+
+
+class UnknownModelError(ModelError):
+    """The name is neither an embedded model, nor a folder, nor a hub id."""
+
+
+class PickledWeightsError(ModelError):
+    """The folder's weights are pickled."""
+
+
+def available() -> list[str]:
+    """The names of the models inside this package, sorted."""
+    here = Path(__file__).parent
+    return sorted(found.parent.name for found in here.glob("*/model_index.json"))
+
+
+def model_folder(name: str) -> Path:
+    """The folder of an embedded model, in diffusers' layout.
+
+    Raises:
+        UnknownModelError: If there is no such model.
+    """
+    folder = Path(__file__).parent / name
+    if name not in available():
+        raise UnknownModelError(_unknown(name))
+    return folder
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"no model {name!r}: it is not an embedded model (available: {', '.join(available())}), "
+        "not a folder that exists, and not a hub id of the form owner/name"
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises if ``folder`` is not a pipeline in diffusers' layout with safetensors weights."""
+    if not (folder / "model_index.json").is_file():
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
+        if pickled:
+            raise PickledWeightsError(_pickled(folder, pickled))
+        raise ModelError(f"{folder} has no model_index.json: not a pipeline in diffusers' layout")
+    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
+        pickled = sorted(str(p.relative_to(folder)) for p in part.iterdir() if p.suffix in _PICKLED)
+        if pickled and not any(part.glob("*.safetensors")):
+            raise PickledWeightsError(_pickled(folder, pickled))
+
+
+def _pickled(folder: Path, files: list[str]) -> str:
+    return (
+        f"{folder} has only pickled weights where safetensors are expected: {', '.join(files)}; "
+        "save the pipeline again with save_pretrained(..., safe_serialization=True)"
+    )
+
+
+def load(
+    model: str | Path = "avatars",
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> Any:
+    """A pipeline that is ready to sample.
+
+    Args:
+        model: The name of an embedded model (``"avatars"``), a folder in diffusers' layout, or a
+            hub id (``"stabilityai/stable-diffusion-xl-base-1.0"``).
+        dtype: Of the weights and of the computation. Default: float32 on a CPU; on a GPU bfloat16
+            where the hardware has it, else float16.
+        device: Default: ``"cuda"`` where there is one, else ``"mps"``, else ``"cpu"``.
+
+    Returns:
+        A ``diffusers.DiffusionPipeline``; for ``"avatars"`` a ``StableDiffusionXLPipeline``.
+
+    Raises:
+        UnknownModelError: If there is nothing of that name.
+        PickledWeightsError: If the folder has pickled weights only.
+        ModelError: If the folder is not a pipeline.
+    """
+    source = _resolve(model)
+    import torch
+    from diffusers import DiffusionPipeline
+
+    device = torch.device(device if device is not None else _default_device())
+    dtype = dtype if dtype is not None else _default_dtype(device)
+    try:
+        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
+    except OSError as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ModelError(f"cannot load {str(model)!r}: {first}") from error
+    return pipe.to(device)
+
+
+def _resolve(model: str | Path) -> str:
+    """The argument for ``from_pretrained``: a folder that was checked, or a hub id."""
+    if isinstance(model, str) and model in available():
+        return str(model_folder(model))
+    path = Path(model).expanduser()
+    if path.is_dir():
+        _check_folder(path)
+        return str(path)
+    if path.is_file():
+        raise ModelError(f"{path} is a file; expected a folder in diffusers' layout or a hub id")
+    if isinstance(model, str) and _HUB_ID.fullmatch(model):
+        return model
+    raise UnknownModelError(_unknown(str(model)))
+
+
+def _default_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16 if device.type == "mps" else torch.float32

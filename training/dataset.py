@@ -1,0 +1,79 @@
+"""The encoded data set in memory: latents and tokenized captions, and random batches of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from .networks import TOKENS
+
+__all__ = ["Portraits", "read_captions", "tokenize"]
+
+
+def read_captions(path: Path) -> Iterator[list[str]]:
+    """The captions of each portrait of a split, from its JSON lines."""
+    with path.open() as lines:
+        for line in lines:
+            yield json.loads(line)["captions"]
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> np.ndarray:
+    """Captions as ``(N, TOKENS)`` int16, padded and cut as the pipeline does it."""
+    encoded = tokenizer(captions, padding="max_length", max_length=TOKENS, truncation=True)
+    return np.asarray(encoded.input_ids, dtype=np.int16)
+
+
+class Portraits:
+    """Latents with their captions.
+
+    Args:
+        latents: ``(N, 4, h, w)`` float16, as encoded.
+        tokens: ``(N, K, TOKENS)`` int16, K captions for each.
+        empty: ``(TOKENS,)`` int16, the empty caption.
+        std: Standard deviation of the latents; batches are divided by it.
+        dropout: Share of the samples that get the empty caption.
+    """
+
+    def __init__(
+        self,
+        latents: np.ndarray,
+        tokens: np.ndarray,
+        empty: np.ndarray,
+        *,
+        std: float,
+        dropout: float = 0.15,
+    ) -> None:
+        if len(latents) != len(tokens):
+            raise ValueError(f"{len(latents)} latents but captions of {len(tokens)} portraits")
+        self.latents, self.tokens, self.empty = latents, tokens, empty
+        self.std, self.dropout = std, dropout
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
+        """The batch of a step, the same whenever it is asked for.
+
+        Each pass over the data visits every portrait once, in an order of its own.
+
+        Returns:
+            Latents of unit variance ``(size, 4, h, w)`` float32 and tokens ``(size, TOKENS)``.
+        """
+        per_pass = len(self) // size
+        if per_pass == 0:
+            raise ValueError(f"a batch of {size} from a data set of {len(self)}")
+        epoch, position = divmod(step, per_pass)
+        order = np.random.default_rng([1, epoch]).permutation(len(self))
+        rows = order[position * size : (position + 1) * size]
+        rng = np.random.default_rng([2, step])
+        which = rng.integers(0, self.tokens.shape[1], size)
+        tokens = self.tokens[rows, which].astype(np.int64)
+        tokens[rng.random(size) < self.dropout] = self.empty
+        latents = self.latents[rows].astype(np.float32) / self.std
+        return torch.from_numpy(latents), torch.from_numpy(tokens)

@@ -1,0 +1,76 @@
+"""Writes the trained model as a pipeline folder that plain diffusers loads.
+
+python -m training.export --recipe cpu --to src/smoothed_energy/models/avatars
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline
+from transformers import CLIPTokenizer
+
+from .checkpoint import load_checkpoint
+from .networks import build_scheduler, save_tokenizer
+from .places import default_folder
+from .recipes import RECIPES
+from .train import Trainer
+
+__all__ = ["assemble", "export"]
+
+
+def assemble(
+    folder: Path, recipe_name: str, checkpoint: str = "latest.pt", *, averaged: bool = True
+) -> StableDiffusionXLPipeline:
+    """The pipeline of a training run, with the averaged weights, float32."""
+    run = folder / recipe_name
+    tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer_2")
+    trainer = Trainer(RECIPES[recipe_name], tokenizer)
+    trainer.load_state(load_checkpoint(run / checkpoint))
+    if averaged:
+        trainer.average.swap()
+    trainer.unet.set_default_attn_processor()
+    trainer.text_encoder.set_attn_implementation("sdpa")
+    pipe = StableDiffusionXLPipeline(
+        vae=AutoencoderKL.from_pretrained(run / "vae"),
+        text_encoder=None,
+        tokenizer=None,
+        text_encoder_2=trainer.text_encoder.eval(),
+        tokenizer_2=tokenizer,
+        unet=trainer.unet.eval(),
+        scheduler=build_scheduler(),
+        # Dropped captions were the empty text in training, not zeros.
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def export(pipe: StableDiffusionXLPipeline, target: Path) -> int:
+    """Saves ``pipe`` to ``target`` with float16 safetensors; returns the bytes of the weights."""
+    # Stored numbers only: sampling is in whatever dtype the folder is loaded with.
+    pipe.to(dtype=torch.float16).save_pretrained(target, safe_serialization=True)
+    save_tokenizer(pipe.tokenizer_2, target / "tokenizer_2")
+    return sum(p.stat().st_size for p in target.rglob("*.safetensors"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument("--folder", type=Path, default=default_folder())
+    parser.add_argument("--checkpoint", default="latest.pt")
+    parser.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    pipe = assemble(options.folder, options.recipe, options.checkpoint)
+    size = export(pipe, options.to)
+    print(f"{options.to}: {size / 1e6:.1f} MB of weights")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
