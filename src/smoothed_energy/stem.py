@@ -58,7 +58,8 @@ class Stem:
     def __init__(self, candidates: Collection[nn.Module], layers: Collection[nn.Module]) -> None:
         self._candidates = candidates
         self._layers = layers
-        self._recorded: dict[nn.Module, deque[Any]] = {}
+        self._recorded: dict[nn.Module, deque[_Recording]] = {}
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._open = True
 
     def before(self, module: nn.Module) -> None:
@@ -69,7 +70,7 @@ class Stem:
     def after(self, module: nn.Module, output: Any) -> None:
         """Note what `module` gave in the clean pass."""
         if self._open and module in self._candidates:
-            self._recorded.setdefault(module, deque()).append(_Recording(output))
+            self._recorded.setdefault(module, deque()).append(_Recording(output, self._copies))
 
     def replay(self, module: nn.Module, rows: slice, batch: int) -> tuple[bool, Any]:
         """The recorded rows of the next output of `module`.
@@ -92,15 +93,17 @@ class Stem:
 class _Recording:
     """One output, unusable once somebody has changed it in place (FreeU and T2I-Adapter do)."""
 
-    def __init__(self, output: Any) -> None:
+    def __init__(self, output: Any, copies: dict[int, tuple[Tensor, Tensor]]) -> None:
         self._tensors: list[tuple[Tensor, int]] = []
+        self._copies = copies
         self._output = self._keep(output)
 
     def _keep(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             if value.is_inference():
-                # Inference tensors count no changes, so only a copy is safe from them.
-                return value.clone()
+                # Inference tensors count no changes, so only a copy is safe from them; what was
+                # one tensor stays one.
+                return self._copies.setdefault(id(value), (value, value.clone()))[1]
             self._tensors.append((value, value._version))
             return value
         if isinstance(value, (list, tuple)) and type(value) in (list, tuple):

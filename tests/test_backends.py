@@ -1,0 +1,192 @@
+"""Guidance with other attention processors, dtypes, compilation and offloading."""
+
+import pytest
+import torch
+from conftest import inputs, small_pipeline, small_unet, unet_inputs
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    FusedAttnProcessor2_0,
+    SlicedAttnProcessor,
+)
+
+from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy.attention import AttentionBackendError
+
+GUIDANCE = SmoothedEnergyGuidance(blur="gaussian:1", layers=["down", "mid"])
+
+
+def predict(unet, guidance=GUIDANCE, rows=1, **changes):
+    with guidance.attach(unet) as attachment:
+        attachment.step(0, 1, conditional_rows=rows)
+        output = unet(**(unet_inputs() | changes), return_dict=False)[0]
+        assert attachment.last_run.layers
+    return output
+
+
+@pytest.fixture
+def expected(unet):
+    result = predict(unet)
+    plain = unet(**unet_inputs(), return_dict=False)[0]
+    assert (result - plain).abs().max() > 1e-3
+    return result
+
+
+@pytest.mark.parametrize(
+    "processor", [AttnProcessor(), SlicedAttnProcessor(1), AttnProcessor2_0()], ids=type
+)
+def test_every_attention_processor_gives_the_same_guidance(unet, expected, processor):
+    unet.set_attn_processor(processor)
+    torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+    assert all(used is processor for used in unet.attn_processors.values())
+
+
+def test_fused_projections_give_the_same_guidance(unet, expected):
+    unet.fuse_qkv_projections()
+    assert any(isinstance(p, FusedAttnProcessor2_0) for p in unet.attn_processors.values())
+    torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+
+
+def test_attention_slicing_of_a_pipeline_gives_the_same_guidance():
+    pipe = small_pipeline()
+    with GUIDANCE.attach(pipe):
+        expected = pipe(**inputs()).images
+        pipe.enable_attention_slicing()
+        sliced = pipe(**inputs()).images
+    torch.testing.assert_close(sliced, expected, rtol=1e-5, atol=1e-3)
+
+
+class Handmade:
+    """A processor that never calls the native function, and is none that diffusers knows."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):
+        return AttnProcessor()(attn, hidden_states, encoder_hidden_states)
+
+
+def test_a_processor_that_cannot_be_intercepted_is_an_error_that_says_what_to_do(unet):
+    plain = unet(**unet_inputs(), return_dict=False)[0]
+    processors = dict(unet.attn_processors)
+    processors["mid_block.attentions.0.transformer_blocks.1.attn1.processor"] = Handmade()
+    unet.set_attn_processor(processors)
+    with pytest.raises(AttentionBackendError, match=r"blocks.1.attn1'.*Handmade.*AttnProcessor2_0"):
+        predict(unet)
+    torch.testing.assert_close(
+        unet(**unet_inputs(), return_dict=False)[0], plain, rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_guidance_of_full_precision(expected, dtype):
+    half = small_unet().to(dtype)
+    given = unet_inputs()
+    added = {key: value.to(dtype) for key, value in given["added_cond_kwargs"].items()}
+    result = predict(
+        half,
+        sample=given["sample"].to(dtype),
+        encoder_hidden_states=given["encoder_hidden_states"].to(dtype),
+        added_cond_kwargs=added,
+    )
+    assert result.dtype == dtype
+    tolerance = 0.02 if dtype == torch.float16 else 0.1
+    torch.testing.assert_close(result.float(), expected, rtol=0, atol=tolerance)
+
+
+def test_autocast_gives_the_guidance_of_full_precision(unet, expected):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = predict(unet)
+    torch.testing.assert_close(result.float(), expected, rtol=0, atol=0.1)
+
+
+def test_attention_masks_over_keys_are_kept(unet):
+    # Cross-attention masks do not reach self-attention; a mask of the tokens themselves does.
+    mask = torch.ones(2, 64, dtype=torch.bool)
+    mask[:, 40:] = False
+    uniform = SmoothedEnergyGuidance(blur="gaussian:inf", layers="mid")
+    nearly = SmoothedEnergyGuidance(blur="gaussian:9000,kernel=15", layers="mid")
+
+    def run(guidance):
+        with guidance.attach(unet):
+            return unet(**unet_inputs(), attention_mask=mask, return_dict=False)[0]
+
+    masked, unmasked = run(uniform), predict(unet, uniform, rows=2)
+    assert (masked - unmasked).abs().max() > 1e-4
+    assert torch.isfinite(run(nearly)).all()
+
+
+class TestCompiled:
+    """`backend="eager"` traces as every backend does, and compiles nothing."""
+
+    def test_a_compiled_denoiser_gives_the_same_guidance(self, unet, expected):
+        compiled = torch.compile(unet, backend="eager")
+        plain = compiled(**unet_inputs(), return_dict=False)[0]
+        torch.testing.assert_close(predict(compiled), expected, rtol=0, atol=1e-5)
+        assert torch.equal(plain, compiled(**unet_inputs(), return_dict=False)[0])
+
+    def test_a_denoiser_compiled_in_place_gives_the_same_guidance(self, unet, expected):
+        unet.compile(backend="eager")
+        plain = unet(**unet_inputs(), return_dict=False)[0]
+        torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+        assert torch.equal(plain, unet(**unet_inputs(), return_dict=False)[0])
+
+    def test_compiled_blocks_give_the_same_guidance(self, unet, expected):
+        unet.compile_repeated_blocks(backend="eager")
+        torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+
+    def test_a_pipeline_with_a_compiled_denoiser_gives_the_same_guidance(self):
+        pipe = small_pipeline()
+        with GUIDANCE.attach(pipe):
+            expected = pipe(**inputs()).images
+        pipe.unet = torch.compile(pipe.unet, backend="eager")
+        with GUIDANCE.attach(pipe) as attachment:
+            compiled = pipe(**inputs()).images
+        assert attachment.last_run.guided_calls == 3
+        torch.testing.assert_close(compiled, expected, rtol=1e-5, atol=1e-3)
+
+    def test_the_first_pass_stays_compiled(self):
+        graphs = []
+
+        def backend(module, example_inputs):
+            graphs.append(module)
+            return module.forward
+
+        unet = small_unet()
+        compiled = torch.compile(unet, backend=backend)
+        compiled(**unet_inputs(), return_dict=False)
+        known = len(graphs)
+        predict(compiled)
+        assert len(graphs) == known  # neither pass compiled anything new
+
+
+class TestOffloaded:
+    def test_model_offload_gives_the_same_guidance(self, unet, expected):
+        accelerate = pytest.importorskip("accelerate")
+        _, hook = accelerate.cpu_offload_with_hook(unet, torch.device("cpu"))
+        torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+        hook.remove()
+        assert unet.forward.__func__ is type(unet).forward
+
+    def test_sequential_offload_gives_the_same_guidance(self, unet, expected):
+        accelerate = pytest.importorskip("accelerate")
+        accelerate.cpu_offload(unet, execution_device=torch.device("cpu"))
+        torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+
+    def test_hooks_that_are_renewed_at_the_end_of_a_run_survive(self):
+        # Model offload of a pipeline removes and adds its hooks anew as a run ends.
+        accelerate = pytest.importorskip("accelerate")
+        pipe = small_pipeline()
+        expected = pipe(**inputs()).images
+        _, hook = accelerate.cpu_offload_with_hook(pipe.unet, torch.device("cpu"))
+
+        def renew():
+            nonlocal hook
+            hook.remove()
+            _, hook = accelerate.cpu_offload_with_hook(pipe.unet, torch.device("cpu"))
+
+        pipe.maybe_free_model_hooks = renew
+        with GUIDANCE.attach(pipe):
+            first, second = pipe(**inputs()).images, pipe(**inputs()).images
+        assert torch.equal(first, second)
+        assert not torch.equal(first, expected)
+        assert torch.equal(expected, pipe(**inputs()).images)
+        hook.remove()
+        assert pipe.unet.forward.__func__ is type(pipe.unet).forward
