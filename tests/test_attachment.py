@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
-from conftest import inputs, small_pipeline, small_unet, unet_inputs
 from torch import nn
 
+from conftest import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import (
     GaussianBlur,
     GuidanceWarning,
@@ -31,7 +31,7 @@ def traces(pipe) -> list[str]:
     return found
 
 
-class Boom(Exception):
+class PlannedError(Exception):
     pass
 
 
@@ -63,7 +63,7 @@ def test_between_runs_the_denoiser_is_untouched_though_guidance_is_attached(pipe
         assert traces(pipe) == ["_smoothed_energy_session"]
 
 
-@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error", [PlannedError, KeyboardInterrupt, SystemExit])
 def test_after_an_error_in_mid_run_nothing_is_left(pipe, error):
     cls = type(pipe)
     before = pipe(**inputs()).images
@@ -74,7 +74,7 @@ def test_after_an_error_in_mid_run_nothing_is_left(pipe, error):
     assert torch.equal(before, pipe(**inputs()).images)
 
 
-@pytest.mark.parametrize("error", [Boom, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [PlannedError, KeyboardInterrupt])
 def test_after_an_error_inside_the_second_pass_the_next_guided_run_is_right(pipe, error):
     with SmoothedEnergyGuidance().attach(pipe):
         expected = pipe(**one_step()).images

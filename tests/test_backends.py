@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import inputs, small_pipeline, small_unet, unet_inputs
 from diffusers.models.attention_processor import (
     AttnProcessor,
     AttnProcessor2_0,
@@ -10,6 +9,7 @@ from diffusers.models.attention_processor import (
     SlicedAttnProcessor,
 )
 
+from conftest import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.attention import AttentionBackendError
 

@@ -70,7 +70,7 @@ def test_bad_settings_are_refused_with_the_valid_choices(settings, message):
 def test_settings_of_another_method_are_refused():
     with pytest.raises(ValueError, match="method='pag' is not SmoothedEnergyGuidance"):
         SmoothedEnergyGuidance.from_dict({"method": "pag"})
-    with pytest.raises(ValueError, match="'sigma' is not a setting.*blur"):
+    with pytest.raises(ValueError, match=r"'sigma' is not a setting.*blur"):
         SmoothedEnergyGuidance.from_dict({"sigma": 1})
 
 

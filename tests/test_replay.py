@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import inputs, small_pipeline, small_unet, unet_inputs
 
+from conftest import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import GaussianBlur, SmoothedEnergyGuidance
 
 STEPS = 6
@@ -112,7 +112,7 @@ def test_replay_changes_nothing_but_rounding(layers, guidance_scale, formulation
 
 def test_an_output_changed_in_place_is_computed_again_not_replayed():
     unet = small_unet()
-    # What UNet2DConditionModel does to a DownBlock2D's output under T2I-Adapter: sample += residual.
+    # UNet2DConditionModel changes a DownBlock2D's output so under T2I-Adapter: sample += residual.
     unet.down_blocks[1].register_forward_pre_hook(
         lambda _, args, kwargs: (args, kwargs | {"hidden_states": kwargs["hidden_states"].add_(1)}),
         with_kwargs=True,
