@@ -68,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
+        code = 130  # some versions of Typer return this, some raise
+    if code == 130:
         typer.echo("stopped", err=True)
-        return 130
     return code if isinstance(code, int) else 0
 
 

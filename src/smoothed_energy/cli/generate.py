@@ -224,7 +224,8 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
         formulation=cast(Any, settings.formulation),  # checked there
     )
     pipeline = open_pipeline(settings)
-    arguments = _call_arguments(pipeline, settings)
+    accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
+    arguments = _call_arguments(type(pipeline).__name__, accepted, settings)
     with guidance.attach(pipeline):
         pass  # what does not fit the model shows now, and not after the unguided images
 
@@ -238,7 +239,7 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
                     guidance.attach(pipeline) if guided else nullcontext()
                 )
                 with attached:
-                    drawn = _draw(pipeline, arguments, seeds, advance)
+                    drawn = _draw(pipeline, accepted, arguments, seeds, advance)
                 for seed, image in zip(seeds, drawn, strict=True):
                     images[seed, guided] = image
                     remembered = settings.of_image(seed, guided=guided).to_dict()
@@ -254,14 +255,12 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
             typer.echo(path)
 
 
-def _call_arguments(pipeline: Any, settings: Settings) -> dict[str, Any]:
+def _call_arguments(name: str, accepted: frozenset[str], settings: Settings) -> dict[str, Any]:
     """The arguments of every call of the pipeline, apart from seeds and what depends on them.
 
     Raises:
         ValueError: If the pipeline has no such argument.
     """
-    accepted = inspect.signature(pipeline.__call__).parameters
-    name = type(pipeline).__name__
     arguments: dict[str, Any] = {"num_inference_steps": settings.num_inference_steps}
     if "prompt" in accepted:
         arguments["prompt"] = settings.prompt
@@ -271,7 +270,7 @@ def _call_arguments(pipeline: Any, settings: Settings) -> dict[str, Any]:
     elif settings.prompt:
         raise ValueError(f"{settings.model} is a {name}, which takes no prompt; leave it out")
     if settings.size is not None:
-        if not {"height", "width"} <= accepted.keys():
+        if not {"height", "width"} <= accepted:
             raise ValueError(f"{settings.model} is a {name}, which has one size; leave --size out")
         arguments["height"], arguments["width"] = settings.size
     for argument in arguments:
@@ -285,6 +284,7 @@ def _call_arguments(pipeline: Any, settings: Settings) -> dict[str, Any]:
 
 def _draw(
     pipeline: Any,
+    accepted: frozenset[str],
     arguments: dict[str, Any],
     seeds: Sequence[int],
     advance: Callable[[float], None],
@@ -292,7 +292,6 @@ def _draw(
     """One batch of images, one seed each."""
     import torch
 
-    accepted = inspect.signature(pipeline.__call__).parameters
     # Noise is drawn on the CPU and for each image by itself, so that a seed means the same picture
     # on every device and in every batch.
     call: dict[str, Any] = dict(arguments)

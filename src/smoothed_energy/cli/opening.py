@@ -75,7 +75,9 @@ def _parts(config: dict[str, Any]) -> str:
 
 def _quiet() -> None:
     """Keep the libraries' own progress bars and advice out of this program's output."""
-    from diffusers.utils import logging
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    for logging in (of_diffusers, of_transformers):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -51,7 +51,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(text)
         version = settings.pop("version")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path}: its settings cannot be read") from None
     if version != VERSION:
         raise ValueError(

@@ -1,0 +1,272 @@
+"""``smoothed-energy generate`` on small pipelines with random weights."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from smoothed_energy.report import read_settings
+
+FAST = ("--num-inference-steps", 3)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def drawn(run, model, tmp_path):
+    """Two guided images with a prompt."""
+    code, _, err = run("generate", "a red cat", "--model", model, "--count", 2, *FAST)
+    assert code == 0, err
+    return tmp_path / "out"
+
+
+class TestImages:
+    def test_each_seed_has_a_file_named_after_the_prompt(self, drawn):
+        assert files(drawn) == ["a-red-cat-seed0.png", "a-red-cat-seed1.png"]
+
+    def test_the_paths_are_printed(self, run, model):
+        code, out, _ = run("generate", "--model", model, "--seed", 7, *FAST)
+        assert code == 0
+        assert out.split() == ["out/no-prompt-seed7.png"]
+
+    def test_an_image_remembers_every_setting(self, drawn, model):
+        settings = read_settings(drawn / "a-red-cat-seed1.png")
+        made_with = settings.pop("made_with")
+        assert made_with.keys() == {"smoothed-energy", "diffusers", "torch"}
+        assert settings == {
+            "model": model,
+            "prompt": "a red cat",
+            "negative_prompt": "",
+            "blur": "gaussian:10",
+            "scale": 3.0,
+            "layers": "mid",
+            "steps": "begin",
+            "formulation": "conditional",
+            "cfg": 5.0,
+            "num_inference_steps": 3,
+            "seed": 1,
+            "count": 1,
+            "size": None,
+            "compare": False,
+            "dtype": "auto",
+        }
+
+    def test_a_seed_is_the_same_picture_in_any_batch(self, run, model, tmp_path):
+        for batch_size in (1, 2, 3):
+            code, _, err = run(
+                *("generate", "--model", model, "--count", 3, "--batch-size", batch_size),
+                *("--steps", "all", "--out", f"batch{batch_size}", *FAST),
+            )
+            assert code == 0, err
+        for seed in range(3):
+            one, two, three = (
+                pixels(tmp_path / f"batch{size}" / f"no-prompt-seed{seed}.png")
+                for size in (1, 2, 3)
+            )
+            assert abs(one - two).max() <= 1
+            assert abs(one - three).max() <= 1
+
+    def test_guidance_changes_the_picture_and_scale_zero_does_not(self, run, model, tmp_path):
+        for scale in (0, 3):
+            run("generate", "--model", model, "--scale", scale, "--out", f"s{scale}", *FAST)
+        run("generate", "--model", model, "--compare", "--out", "both", *FAST)
+        plain, guided = (pixels(tmp_path / f"s{scale}/no-prompt-seed0.png") for scale in (0, 3))
+        assert (plain != guided).any()
+        assert (plain == pixels(tmp_path / "both/no-prompt-seed0-unguided.png")).all()
+        assert (guided == pixels(tmp_path / "both/no-prompt-seed0-guided.png")).all()
+
+    def test_sizes_are_height_by_width(self, run, model, tmp_path):
+        code, _, err = run("generate", "--model", model, "--size", "48x24", *FAST)
+        assert code == 0, err
+        assert pixels(tmp_path / "out/no-prompt-seed0.png").shape == (48, 24, 3)
+
+    def test_a_pipeline_without_prompts_draws_too(self, run, unconditional_model, tmp_path):
+        code, _, err = run("generate", "--model", unconditional_model, "--count", 2, *FAST)
+        assert code == 0, err
+        assert files(tmp_path / "out") == ["no-prompt-seed0.png", "no-prompt-seed1.png"]
+
+    def test_cfg_is_off_without_a_prompt_unless_asked_for(self, run, model, tmp_path):
+        run("generate", "--model", model, *FAST)
+        run("generate", "--model", model, "--cfg", 2, "--out", "asked", *FAST)
+        assert read_settings(tmp_path / "out/no-prompt-seed0.png")["cfg"] == 1
+        assert read_settings(tmp_path / "asked/no-prompt-seed0.png")["cfg"] == 2
+
+    def test_a_negative_prompt_changes_the_picture(self, run, model, tmp_path):
+        run("generate", "cat", "--model", model, *FAST)
+        run("generate", "cat", "--model", model, "--negative-prompt", "x", "--out", "n", *FAST)
+        plain, negative = (pixels(tmp_path / folder / "cat-seed0.png") for folder in ("out", "n"))
+        assert (plain != negative).any()
+
+
+class TestCompare:
+    def test_every_seed_is_drawn_twice_and_shown_on_one_sheet(self, run, model, tmp_path):
+        code, out, err = run(
+            "generate", "cat", "--model", model, "--count", 3, "--batch-size", 2, "--compare", *FAST
+        )
+        assert code == 0, err
+        assert out.split() == ["out/cat-compare.png"]
+        assert files(tmp_path / "out") == sorted(
+            ["cat-compare.png"]
+            + [f"cat-seed{seed}-{kind}.png" for seed in range(3) for kind in ("guided", "unguided")]
+        )
+        sheet = pixels(tmp_path / "out/cat-compare.png")
+        assert sheet.shape[1] > 3 * 144
+
+    def test_an_unguided_image_remembers_that_it_is(self, run, model, tmp_path):
+        run("generate", "--model", model, "--compare", *FAST)
+        assert read_settings(tmp_path / "out/no-prompt-seed0-unguided.png")["scale"] == 0
+        assert read_settings(tmp_path / "out/no-prompt-seed0-guided.png")["scale"] == 3
+
+
+class TestFrom:
+    def test_an_image_is_drawn_again_from_its_file(self, run, drawn, tmp_path):
+        code, _, err = run("generate", "--from", drawn / "a-red-cat-seed1.png", "--out", "again")
+        assert code == 0, err
+        assert files(tmp_path / "again") == ["a-red-cat-seed1.png"]
+        again = tmp_path / "again" / "a-red-cat-seed1.png"
+        # It was one of a batch and is now alone, so that sums are in another order.
+        assert abs(pixels(again) - pixels(drawn / "a-red-cat-seed1.png")).max() <= 1
+        assert read_settings(again) == read_settings(drawn / "a-red-cat-seed1.png")
+
+    def test_a_sheet_is_drawn_again_whole(self, run, model, tmp_path):
+        arguments = ("--model", model, "--compare", "--count", 2, "--scale", 2, *FAST)
+        run("generate", "cat", *arguments)
+        code, _, err = run("generate", "--from", "out/cat-compare.png", "--out", "again")
+        assert code == 0, err
+        assert files(tmp_path / "again") == files(tmp_path / "out")
+        first, again = (pixels(tmp_path / f / "cat-compare.png") for f in ("out", "again"))
+        assert (first == again).all()
+
+    def test_options_override_what_the_image_remembers(self, run, drawn, tmp_path):
+        image = drawn / "a-red-cat-seed1.png"
+        code, _, err = run("generate", "--from", image, "--out", "b", "--scale", 1, "--seed", 5)
+        assert code == 0, err
+        settings = read_settings(tmp_path / "b" / "a-red-cat-seed5.png")
+        before = read_settings(image)
+        assert settings == {**before, "scale": 1.0, "seed": 5}
+
+    def test_a_new_prompt_brings_cfg_back(self, run, model, tmp_path):
+        run("generate", "--model", model, *FAST)
+        run("generate", "cat", "--from", "out/no-prompt-seed0.png")
+        assert read_settings(tmp_path / "out/cat-seed0.png")["cfg"] == 5
+
+
+class TestExistingFiles:
+    def test_they_are_never_replaced_silently(self, run, drawn, model):
+        before = {path: path.read_bytes() for path in drawn.iterdir()}
+        code, _, err = run("generate", "a red cat", "--model", model, "--seed", 1, *FAST)
+        assert code == 2
+        assert "a-red-cat-seed1.png exists already" in err
+        assert "--overwrite" in err
+        assert before == {path: path.read_bytes() for path in drawn.iterdir()}
+
+    def test_they_are_replaced_when_asked(self, run, drawn, model):
+        arguments = ("--model", model, "--seed", 1, "--scale", 1, "--overwrite", *FAST)
+        code, _, err = run("generate", "a red cat", *arguments)
+        assert code == 0, err
+        assert read_settings(drawn / "a-red-cat-seed1.png")["scale"] == 1
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--layers", "middle"), r"'middle'.*down, mid, up"),
+            (("--layers", "d9"), r"'d9'.*down \(d0-d1\), mid \(m0-m1\), up \(u0-u3\)"),
+            (("--blur", "gaussian:-1"), "-1"),
+            (("--blur", "gaussian:3,kernel=4"), "4"),
+            (("--blur", "box:4"), "4"),
+            (("--blur", "median:3"), "median.*gaussian"),
+            (("--scale", "nan"), "nan"),
+            (("--scale", "-1"), "-1"),
+            (("--scale", "much"), "--scale"),
+            (("--steps", "0.7:0.2"), "0.7"),
+            (("--steps", "later"), "later"),
+            (("--formulation", "both"), "both.*conditional.*unconditional"),
+            (("--cfg", "nan"), "nan"),
+            (("--size", "31x32"), "31x32.*multiples of 8"),
+            (("--size", "64"), "64.*HEIGHTxWIDTH"),
+            (("--size", "0x64"), "0x64"),
+            (("--count", 0), "--count"),
+            (("--batch-size", -1), "--batch-size"),
+            (("--num-inference-steps", 0), "--num-inference-steps"),
+            (("--seed", -3), "--seed"),
+            (("--dtype", "int8"), "int8.*float32"),
+            (("--negative-prompt", "x"), "--negative-prompt.*--cfg"),
+            (("--nonsense",), "--nonsense"),
+            (("--from", "missing.png"), "missing.png.*no such file"),
+        ],
+        ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+    )
+    def test_each_is_one_line_and_exit_code_two(self, run, model, tmp_path, arguments, message):
+        code, out, err = run("generate", "--model", model, *arguments)
+        assert code == 2
+        assert out == ""
+        lines = err.strip().splitlines()
+        assert len(lines) == 1, err
+        assert lines[0].startswith("error: ")
+        assert re.search(message, lines[0]), lines[0]
+        assert not (tmp_path / "out").exists()
+
+    def test_a_pipeline_without_self_attention_is_refused(self, run, convolutional_model, tmp_path):
+        code, _, err = run("generate", "--model", convolutional_model)
+        assert code == 2
+        assert "no self-attention" in err
+        assert len(err.strip().splitlines()) == 1
+
+    def test_a_prompt_for_a_pipeline_without_prompts_is_refused(self, run, unconditional_model):
+        code, _, err = run("generate", "cat", "--model", unconditional_model)
+        assert code == 2
+        assert "takes no prompt" in err
+
+    def test_a_size_for_a_pipeline_of_one_size_is_refused(self, run, unconditional_model):
+        code, _, err = run("generate", "--model", unconditional_model, "--size", "16x16")
+        assert code == 2
+        assert "one size" in err
+
+    def test_a_folder_with_pickled_weights_is_refused(self, run, model, tmp_path):
+        import shutil
+
+        import torch
+
+        folder = tmp_path / "pickled"
+        shutil.copytree(model, folder)
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        weights.unlink()
+        torch.save({}, weights.with_name("diffusion_pytorch_model.bin"))
+        code, _, err = run("generate", "--model", folder)
+        assert code == 2
+        assert "safetensors" in err
+        assert len(err.strip().splitlines()) == 1
+
+    def test_a_model_that_is_nowhere_is_refused(self, run):
+        code, _, err = run("generate", "--model", "./no/such/model")
+        assert code == 2
+        assert "no/such/model" in err
+        assert len(err.strip().splitlines()) == 1
+
+    def test_an_interrupted_run_keeps_what_is_done_and_says_so(self, run, model, monkeypatch):
+        from smoothed_energy.cli import generate
+
+        draw, calls = generate._draw, []
+
+        def draw_once(*arguments):
+            if calls:
+                raise KeyboardInterrupt
+            calls.append(arguments)
+            return draw(*arguments)
+
+        monkeypatch.setattr(generate, "_draw", draw_once)
+        code, _, err = run("generate", "--model", model, "--count", 2, *FAST)
+        assert code == 130
+        assert err.strip().splitlines()[-1] == "stopped"

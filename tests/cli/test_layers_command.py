@@ -1,0 +1,100 @@
+"""``smoothed-energy layers`` on small pipelines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def listing(run, *arguments):
+    code, out, err = run("layers", *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_every_layer_is_in_the_table_on_a_line(run, model):
+    code, out, err = run("layers", model, "--size", "48x24")
+    assert code == 0, err
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.split()}
+    module = "mid_block.attentions.0.transformer_blocks.1.attn1"
+    assert rows["m1"] == ["m1", "m0.1", module, "6x3", "18", "4", "32"]
+    assert {"d0", "d1", "m0", "m1", "u0", "u3"} <= rows.keys()
+
+
+def test_the_size_is_the_model_s_own_by_default(run, model):
+    assert listing(run, model)["size"] == [32, 32]
+
+
+def test_json_holds_what_the_table_holds(run, model):
+    result = listing(run, model, "--size", "64x32")
+    assert result["denoiser"] == "UNet2DConditionModel"
+    assert [row["code"] for row in result["layers"]] == [
+        "d0",
+        "d1",
+        "m0",
+        "m1",
+        "u0",
+        "u1",
+        "u2",
+        "u3",
+    ]
+    assert result["layers"][-1] == {
+        "code": "u3",
+        "dotted": "u1.1",
+        "part": "up",
+        "module": "up_blocks.0.attentions.1.transformer_blocks.1.attn1",
+        "grid": [8, 4],
+        "tokens": 32,
+        "heads": 4,
+        "width": 32,
+    }
+
+
+def test_a_selection_lists_only_its_layers(run, model):
+    rows = listing(run, model, "--select", "mid,d1")["layers"]
+    assert [row["code"] for row in rows] == ["d1", "m0", "m1"]
+
+
+def test_a_pipeline_without_autoencoder_has_pixels_for_cells(run, unconditional_model):
+    result = listing(run, unconditional_model)
+    assert result["size"] == [16, 16]
+    assert result["layers"][0]["grid"] == [8, 8]
+
+
+def test_no_weights_are_read(run, model, tmp_path):
+    import shutil
+
+    folder = tmp_path / "shape"
+    shutil.copytree(model, folder)
+    for weights in folder.rglob("*.safetensors"):
+        weights.unlink()
+    assert listing(run, folder)["layers"] == listing(run, model)["layers"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--size", "30x30"), "multiples of 8"),
+        (("--select", "x"), "'x'"),
+    ],
+)
+def test_mistakes_are_one_line(run, model, arguments, message):
+    code, out, err = run("layers", model, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_model_without_self_attention_is_refused(run, convolutional_model):
+    code, _, err = run("layers", convolutional_model)
+    assert code == 2
+    assert "no self-attention" in err
+
+
+def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = run("layers", "./empty")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
