@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["open_pipeline", "open_shape"]
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
@@ -43,9 +45,7 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
     import diffusers
     import torch
 
-    from ..models import find
-
-    folder = find(model)
+    folder = _location(model)
     try:
         parts = diffusers.DiffusionPipeline.load_config(folder)
         for name in ("unet", "transformer"):
@@ -63,10 +63,22 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
             vae = diffusers.AutoencoderKL.load_config(folder, subfolder="vae")
             factor = 2 ** (len(vae.get("block_out_channels", (0,))) - 1)
     except OSError as error:
-        raise ValueError(f"{model}: {error}") from None
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"cannot read the configuration of {model!r}: {first}") from None
     with torch.device("meta"):
         denoiser = cls.from_config(config)
     return denoiser, factor
+
+
+def _location(model: str) -> str:
+    """A folder, or the id of a model of the hub."""
+    from ..models import available, model_folder
+
+    if model in available():
+        return str(model_folder(model))
+    if Path(model).is_dir() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        return model
+    return str(model_folder(model))  # says what there is
 
 
 def _parts(config: dict[str, Any]) -> str:

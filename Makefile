@@ -1,0 +1,48 @@
+# Everything here works on a fresh machine with Python 3.11 or newer (3.10 without constraints).
+# The first call makes .venv and installs into it; later ones reuse it until the pins change.
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+EXTRAS := test,evaluation,training,lint
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help: ## Show what can be made.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(INSTALLED) ## Make .venv with the pinned versions of everything.
+
+# torch first and by itself, so that nothing else can ask for another build of it.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+demo: $(INSTALLED) ## Draw with the embedded model, unguided against guided, into out/demo.
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh out/demo
+
+test: $(INSTALLED) ## Run the tests; ARGS="-k grid" and the like go to pytest.
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## Put the code into the project's format.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## Measure speed and memory, printing the README's tables.
+	@set -e; for script in benchmarks/[a-z]*.py; do \
+		echo "== $$script"; $(BIN)/python $$script $(ARGS); \
+	done
+
+clean: ## Remove what was made, apart from .venv.
+	rm -rf out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
