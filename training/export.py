@@ -6,6 +6,7 @@ python -m training.export --recipe cpu --to src/smoothed_energy/models/avatars
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,12 @@ def export(pipe: StableDiffusionXLPipeline, target: Path) -> int:
     # Stored numbers only: sampling is in whatever dtype the folder is loaded with.
     pipe.to(dtype=torch.float16).save_pretrained(target, safe_serialization=True)
     save_tokenizer(pipe.tokenizer_2, target / "tokenizer_2")
+    # Without a dtype, diffusers loads float32 but transformers what the configuration names; the
+    # parts of one pipeline must agree.
+    config = target / "text_encoder_2" / "config.json"
+    settings = json.loads(config.read_text())
+    settings["dtype"] = "float32"
+    config.write_text(json.dumps(settings, indent=2) + "\n")
     return sum(p.stat().st_size for p in target.rglob("*.safetensors"))
 
 

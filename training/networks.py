@@ -79,7 +79,8 @@ def build_scheduler() -> DDIMScheduler:
     """The noise schedule: cosine, rescaled to zero terminal SNR.
 
     SDXL's own scaled-linear betas spend most of the schedule where latents this small are already
-    lost in noise (Hoogeboom et al., 2023, https://arxiv.org/abs/2301.11093). Lin, Liu, Li and Yang, "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2023
+    lost in noise (Hoogeboom et al., 2023, https://arxiv.org/abs/2301.11093). Zero terminal SNR:
+    Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", 2023
     (https://arxiv.org/abs/2305.08891). With v-prediction and trailing timesteps, sampling starts
     from the pure noise that training saw.
     """

@@ -10,6 +10,7 @@ from before the fall is kept as ``plateau.pt``. To train longer, run the command
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -47,17 +48,19 @@ def prepare(folder: Path, recipe_name: str) -> tuple[Portraits, CLIPTokenizer]:
     lines = folder / f"train-{recipe.image_size}.jsonl"
     place = run / "tokenizer_2"
     if not place.exists():
-        spoken = (text for texts in read_captions(lines) for text in texts)
+        some = itertools.islice(read_captions(lines), 20_000)
+        spoken = (text for texts in some for text in texts)
         save_tokenizer(train_tokenizer(spoken), place)
     tokenizer = CLIPTokenizer.from_pretrained(place)
+    latents = np.load(run / "latents.npy")
     tokens_path = run / "tokens.npy"
     if not tokens_path.exists():
-        captions = list(read_captions(lines))
+        captions = list(itertools.islice(read_captions(lines), len(latents)))
         flat = tokenize(tokenizer, [text for texts in captions for text in texts])
         np.save(tokens_path, flat.reshape(len(captions), -1, flat.shape[-1]))
     statistics = json.loads((run / "latents.json").read_text())
     portraits = Portraits(
-        np.load(run / "latents.npy"),
+        latents,
         np.load(tokens_path),
         tokenize(tokenizer, [""])[0],
         std=statistics["std"],

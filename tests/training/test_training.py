@@ -1,0 +1,185 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("tokenizers")
+
+from training.autoencoder import build_autoencoder, encode_split, to_images
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.clock import cosine_rate, trapezoid_rate
+from training.dataset import Portraits, tokenize
+from training.diffusion import Average, noised
+from training.networks import TOKENS, build_scheduler, save_tokenizer, train_tokenizer
+from training.recipes import RECIPES
+from training.train import Trainer
+
+TEXTS = ["a red mohawk, a teal background", "someone with glasses and a smile", "a portrait"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS * 5, vocabulary=700)
+
+
+@pytest.fixture
+def recipe():
+    return dataclasses.replace(
+        RECIPES["cpu"],
+        image_size=32,
+        channels=(16, 32),
+        heads=1,
+        down_layers=(1,),
+        up_layers=(1, 1),
+        text_width=64,
+        text_layers=2,
+        batch=4,
+        learning_rate=2e-3,
+    )
+
+
+@pytest.fixture
+def portraits(tokenizer):
+    rng = np.random.default_rng(0)
+    tokens = tokenize(tokenizer, TEXTS * 4).reshape(4, 3, TOKENS)
+    latents = rng.standard_normal((4, 4, 8, 8)).astype(np.float16)
+    return Portraits(latents, tokens, tokenize(tokenizer, [""])[0], std=1.0)
+
+
+def test_text_survives_the_tokenizer(tokenizer, tmp_path):
+    from transformers import CLIPTokenizer
+
+    save_tokenizer(tokenizer, tmp_path)
+    read = CLIPTokenizer.from_pretrained(tmp_path)
+    assert (tmp_path / "vocab.json").exists()
+    for text in [*TEXTS, "zebra! 12 ünlü"]:
+        ids = read(text).input_ids
+        assert ids == tokenizer(text).input_ids
+        assert ids.count(read.eos_token_id) == 1, "an unknown character would end the text"
+    assert read.decode(read("someone with glasses").input_ids, skip_special_tokens=True) == (
+        "someone with glasses"
+    )
+    assert read.model_max_length == TOKENS
+
+
+def test_batches_depend_on_the_step_alone_and_visit_every_portrait(portraits):
+    latents, tokens = portraits.batch(3, 2)
+    again, tokens_again = portraits.batch(3, 2)
+    assert torch.equal(latents, again)
+    assert torch.equal(tokens, tokens_again)
+    assert latents.shape == (2, 4, 8, 8)
+    assert tokens.shape == (2, TOKENS)
+    assert tokens.dtype == torch.int64
+    seen = torch.cat([portraits.batch(step, 2)[0] for step in (0, 1)])
+    assert len(torch.unique(seen.flatten(1), dim=0)) == 4
+
+
+def test_the_stated_share_of_captions_is_empty(portraits):
+    portraits.dropout = 0.5
+    empty = torch.from_numpy(portraits.empty.astype(np.int64))
+    dropped = [
+        (portraits.batch(step, 4)[1] == empty).all(dim=1).float().mean() for step in range(200)
+    ]
+    assert 0.42 < float(torch.stack(dropped).mean()) < 0.58
+
+
+def test_velocity_and_noisy_latents_give_back_the_clean_ones():
+    x, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    level = torch.tensor([0.0, 0.3, 1.0])
+    z, v = noised(x, e, level)
+    a, s = level.sqrt().view(-1, 1, 1, 1), (1 - level).sqrt().view(-1, 1, 1, 1)
+    torch.testing.assert_close(a * z - s * v, x)
+    torch.testing.assert_close(s * z + a * v, e)
+    torch.testing.assert_close(z[0], e[0])
+
+
+def test_the_schedule_ends_in_pure_noise():
+    assert float(build_scheduler().alphas_cumprod[-1]) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_rates_warm_up_and_fall_to_zero():
+    assert trapezoid_rate(0.0, 0) < 0.01
+    assert trapezoid_rate(0.5, 10_000) == 1.0
+    assert trapezoid_rate(1.0, 10_000) == 0.0
+    assert cosine_rate(1.0, 10_000) == pytest.approx(0.02)
+
+
+def test_a_few_steps_on_one_batch_lower_its_loss(recipe, tokenizer, portraits):
+    trainer = Trainer(recipe, tokenizer)
+    latents, tokens = portraits.batch(0, 4)
+
+    def measured():
+        with torch.no_grad():
+            return trainer.loss(latents, tokens, torch.Generator().manual_seed(1)).item()
+
+    before = measured()
+    for _ in range(25):
+        trainer.train_step(latents, tokens, 1.0)
+    assert measured() < 0.9 * before
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one(recipe, tokenizer, portraits, tmp_path):
+    straight = Trainer(recipe, tokenizer)
+    for step in range(4):
+        straight.train_step(*portraits.batch(step, 4), 1.0)
+    first = Trainer(recipe, tokenizer)
+    for step in range(2):
+        first.train_step(*portraits.batch(step, 4), 1.0)
+    save_checkpoint(tmp_path / "latest.pt", first.state())
+    second = Trainer(recipe, tokenizer, seed=7)
+    second.load_state(load_checkpoint(tmp_path / "latest.pt"))
+    assert second.step == 2
+    for step in range(2, 4):
+        second.train_step(*portraits.batch(step, 4), 1.0)
+    for a, b in zip(straight.parameters, second.parameters, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for a, b in zip(straight.average.values, second.average.values, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_leaves_no_partial_file(tmp_path):
+    save_checkpoint(tmp_path / "a.pt", {"step": 1})
+    save_checkpoint(tmp_path / "a.pt", {"step": 2})
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+    assert load_checkpoint(tmp_path / "a.pt") == {"step": 2}
+
+
+def test_swapping_the_average_twice_changes_nothing():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    average = Average([parameter], 0.9)
+    with torch.no_grad():
+        parameter.fill_(2.0)
+    average.update(1000)
+    average.swap()
+    torch.testing.assert_close(parameter.detach(), torch.full((3,), 1.1))
+    average.swap()
+    torch.testing.assert_close(parameter.detach(), torch.full((3,), 2.0))
+
+
+def test_encoding_writes_latents_of_a_quarter_of_the_size(recipe, tmp_path):
+    model = build_autoencoder(dataclasses.replace(recipe, autoencoder_channels=(8, 8, 16)))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    statistics = encode_split(model, pixels, tmp_path / "latents.npy", batch=2)
+    latents = np.load(tmp_path / "latents.npy")
+    assert latents.shape == (5, 4, 8, 8)
+    assert latents.dtype == np.float16
+    assert statistics["std"] == pytest.approx(float(latents.astype(np.float64).std()), rel=1e-6)
+
+
+def test_pixels_span_the_interval_from_minus_one_to_one():
+    images = to_images(np.array([[[[0, 255, 0]]]], dtype=np.uint8))
+    assert images.shape == (1, 3, 1, 1)
+    assert images.flatten().tolist() == [-1.0, 1.0, -1.0]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_weights_of_each_recipe_fit_in_the_package(name, tokenizer):
+    from training.networks import build_text_encoder, build_unet
+
+    recipe = RECIPES[name]
+    with torch.device("meta"):
+        parts = [build_unet(recipe), build_text_encoder(recipe, tokenizer)]
+    autoencoder = build_autoencoder(recipe)
+    count = sum(p.numel() for part in [*parts, autoencoder] for p in part.parameters())
+    assert 2 * count <= 64_000_000

@@ -1,0 +1,256 @@
+"""The measured table: Frechet distance of samples to fresh drawings, unguided against guided.
+
+    python -m training.evaluate --count 2000 --table table
+
+Samples have no prompt. The drawings are of the held-out split, whose seeds were never trained on.
+Sample ``i`` starts from the seed ``i`` in every configuration. Features are kept in the cache, by
+configuration and by a hash of the weights, a chunk at a time: an interrupted run goes on where it
+stopped, and a larger ``--count`` only draws what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smoothed_energy import GaussianBlur, SmoothedEnergyGuidance
+from smoothed_energy.evaluation import (
+    FeatureExtractor,
+    Moments,
+    frechet_distance,
+    moments,
+)
+from smoothed_energy.models import load
+
+from .places import default_folder
+
+__all__ = ["GROUPS", "Configuration", "Evaluation", "markdown"]
+
+CHUNK = 50
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How samples are drawn.
+
+    Attributes:
+        sigma: Width of the Gaussian blur in tokens; ``None`` is unguided.
+        scale: Guidance scale.
+        layers: Layers, joined by ``+``.
+        steps: When guidance is active.
+        inference_steps: DDIM steps.
+    """
+
+    sigma: float | None = None
+    scale: float = 0.0
+    layers: str = ""
+    steps: str = "all"
+    inference_steps: int = 25
+
+    @property
+    def label(self) -> str:
+        """A short name, for files and tables."""
+        if self.sigma is None:
+            return f"unguided, {self.inference_steps} steps"
+        sigma = "inf" if math.isinf(self.sigma) else f"{self.sigma:g}"
+        return (
+            f"sigma={sigma} scale={self.scale:g} layers={self.layers} active={self.steps}, "
+            f"{self.inference_steps} steps"
+        )
+
+    def guidance(self) -> SmoothedEnergyGuidance | None:
+        """The guidance to attach, if any."""
+        if self.sigma is None:
+            return None
+        return SmoothedEnergyGuidance(
+            blur=GaussianBlur(sigma=self.sigma),
+            scale=self.scale,
+            layers=self.layers.split("+"),
+            steps=self.steps,
+        )
+
+
+def weights_hash(folder: Path) -> str:
+    """Twelve digits that change with the U-Net's, autoencoder's or text encoder's weights."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Evaluation:
+    """Samples, features and distances of one model.
+
+    Args:
+        model: A pipeline's folder.
+        folder: The training folder with the held-out drawings.
+        device: Where sampling and features run.
+        input_size: Pixels a side for the feature network.
+    """
+
+    def __init__(
+        self, model: Path, folder: Path, *, device: str = "cpu", input_size: int = 224
+    ) -> None:
+        self.pipe: Any = load(model, device=device, dtype=torch.float32)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.device, self.folder, self.input_size = device, folder, input_size
+        self.size = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        self.place = folder / "evaluation" / weights_hash(model)
+        self.place.mkdir(parents=True, exist_ok=True)
+        self.extractor = FeatureExtractor(device, input_size=input_size)
+
+    def reference(self, count: int) -> Moments:
+        """Moments of ``count`` held-out drawings; their features are computed once."""
+        name = f"heldout-{self.size}-features-{self.input_size}.npy"
+        path = self.folder / "evaluation" / name
+        known = np.load(path) if path.exists() else np.empty((0, 1280), np.float32)
+        pixels = np.load(self.folder / f"heldout-{self.size}.npy", mmap_mode="r")
+        if count > len(pixels):
+            raise ValueError(f"{count} held-out drawings wanted, but only {len(pixels)} are drawn")
+        while len(known) < count:
+            part = np.array(pixels[len(known) : min(len(known) + 500, count)])
+            images = torch.from_numpy(part).permute(0, 3, 1, 2)
+            found = torch.cat([self.extractor(images[i : i + 25]) for i in range(0, len(part), 25)])
+            known = np.concatenate([known, found.numpy()])
+            np.save(path, known)
+            print(f"held-out features: {len(known)} of {count}", flush=True)
+        return moments(torch.from_numpy(known[:count]))
+
+    @torch.inference_mode()
+    def sample(self, configuration: Configuration, start: int, stop: int) -> Tensor:
+        """Samples of the seeds ``start`` to ``stop``, ``(N, 3, H, W)`` in ``[0, 1]``."""
+        guidance = configuration.guidance()
+        attached = guidance.attach(self.pipe) if guidance else contextlib.nullcontext()
+        # bfloat16 computation on float32 weights, as in training.
+        with attached, torch.autocast(self.device, dtype=torch.bfloat16):
+            images: Tensor = self.pipe(
+                "",
+                num_images_per_prompt=stop - start,
+                guidance_scale=1.0,
+                num_inference_steps=configuration.inference_steps,
+                generator=[torch.Generator().manual_seed(i) for i in range(start, stop)],
+                output_type="pt",
+            ).images
+        return images.float()
+
+    def features(self, configuration: Configuration, count: int) -> Tensor:
+        """Features of the first ``count`` samples, ``(count, 1280)``."""
+        name = f"{configuration.label}, {self.input_size} px.npy".replace(" ", "_")
+        path = self.place / name
+        known = np.load(path) if path.exists() else np.empty((0, 1280), np.float32)
+        started, drawn = time.monotonic(), 0
+        while len(known) < count:
+            stop = min(len(known) + CHUNK, count)
+            found = self.extractor(self.sample(configuration, len(known), stop))
+            drawn += len(found)
+            known = np.concatenate([known, found.numpy()])
+            np.save(path, known)
+        if drawn:
+            rate = drawn / (time.monotonic() - started)
+            print(f"{configuration.label}: {rate:.2f} samples/s", flush=True)
+        return torch.from_numpy(known[:count])
+
+    def measure(
+        self, configurations: Sequence[Configuration], count: int, reference: int
+    ) -> Iterator[dict[str, Any]]:
+        """The distances of each configuration, from the cache where they are known."""
+        path = self.place / "results.json"
+        target = self.reference(reference)
+        for configuration in configurations:
+            results = json.loads(path.read_text()) if path.exists() else {}
+            key = f"{configuration.label}, N={count}, against {reference}, {self.input_size} px"
+            if key not in results:
+                found = self.features(configuration, count)
+                results[key] = asdict(configuration) | {
+                    "sigma": None if configuration.sigma is None else str(configuration.sigma),
+                    "count": count,
+                    "reference": reference,
+                    "frechet": frechet_distance(moments(found), target),
+                }
+                path.write_text(json.dumps(results, indent=2) + "\n")
+                print(f"{key}: {results[key]['frechet']:.1f}", flush=True)
+            yield results[key]
+
+
+def markdown(results: Sequence[dict[str, Any]]) -> str:
+    """A table of results, with the numbers of samples and of drawings in its caption."""
+    if not results:
+        raise ValueError("there are no results to show")
+    first = results[0]
+    lines = [
+        f"Frechet distance of {first['count']} samples to {first['reference']} held-out drawings "
+        "(EfficientNet-Lite0 features; lower is better).",
+        "",
+        "| sigma | scale | layers | active steps | DDIM steps | distance |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        if r["count"] != first["count"] or r["reference"] != first["reference"]:
+            raise ValueError("distances of different numbers of samples cannot share a table")
+        guided = r["sigma"] is not None
+        cells = [r["sigma"], f"{r['scale']:g}", r["layers"], r["steps"]] if guided else ["-"] * 4
+        if not guided:
+            cells[0] = "unguided"
+        lines.append(f"| {' | '.join(cells)} | {r['inference_steps']} | {r['frechet']:.1f} |")
+    return "\n".join(lines)
+
+
+def layer_group(steps: int) -> list[Configuration]:
+    """Unguided, and uniform blur at scale 2 in each part and in combinations of them."""
+    parts = ["down", "mid", "up", "down+mid", "mid+up", "down+mid+up"]
+    guided = [Configuration(math.inf, 2.0, part, inference_steps=steps) for part in parts]
+    return [Configuration(inference_steps=steps), *guided]
+
+
+def table_group(steps: int, layers: str) -> list[Configuration]:
+    """Unguided, and every width with every scale."""
+    sigmas = (1.0, 2.0, 5.0, 10.0, math.inf)
+    scales = (1.0, 2.0, 3.0)
+    return [
+        Configuration(inference_steps=steps),
+        *(Configuration(s, g, layers, inference_steps=steps) for s in sigmas for g in scales),
+    ]
+
+
+#: What can be measured by name.
+GROUPS = ("layers", "table")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    here = Path(__file__).parents[1]
+    avatars = here / "src" / "smoothed_energy" / "models" / "avatars"
+    parser.add_argument("--model", type=Path, default=avatars)
+    parser.add_argument("--folder", type=Path, default=default_folder())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--reference", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
+    parser.add_argument("--layers", default="down+mid", help="layers of the table")
+    parser.add_argument("--table", choices=GROUPS, default="table")
+    options = parser.parse_args(arguments)
+    evaluation = Evaluation(options.model, options.folder, device=options.device)
+    if options.table == "layers":
+        group = layer_group(options.steps)
+    else:
+        group = table_group(options.steps, options.layers)
+    results = list(evaluation.measure(group, options.count, options.reference))
+    print(markdown(results))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
