@@ -237,8 +237,8 @@ class _Combination(StepSelection):
             if not isinstance(part, StepSelection):
                 raise TypeError(f"{type(self).__name__} takes step selections; got {part!r}")
             flat.extend(part.selections if isinstance(part, type(self)) else [part])
-        if not flat:
-            raise ValueError(f"{type(self).__name__} needs at least one step selection")
+        if len(flat) < 2:
+            raise ValueError(f"{type(self).__name__} needs at least two step selections")
         object.__setattr__(self, "selections", tuple(flat))
 
     def __repr__(self) -> str:
@@ -249,7 +249,7 @@ class AnyOf(_Combination):
     """The union of step selections: active where any is.
 
     Raises:
-        ValueError: If none is given.
+        ValueError: If fewer than two are given.
         TypeError: If something else than a `StepSelection` is given.
     """
 
@@ -265,7 +265,7 @@ class AllOf(_Combination):
     """The intersection of step selections: active where all are.
 
     Raises:
-        ValueError: If none is given.
+        ValueError: If fewer than two are given.
         TypeError: If something else than a `StepSelection` is given.
     """
 

@@ -1,0 +1,260 @@
+"""Positions in the schedules of diffusers' schedulers."""
+
+import math
+import warnings
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+
+from smoothed_energy.steps import Steps, as_steps, schedule_position
+
+compatible = {cls.__name__: cls for cls in (*DDIMScheduler().compatibles, DDPMScheduler)}
+others = (
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "IPNDMScheduler",
+    "LCMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UnCLIPScheduler",
+)
+names = sorted({*compatible, *others})
+
+# diffusers itself, on NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+
+def make(name, count=10, **config):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            scheduler = getattr(diffusers, name)(**config)
+        except ImportError as missing:  # DPMSolverSDE needs torchsde
+            pytest.skip(str(missing))
+        scheduler.set_timesteps(count)
+    return scheduler
+
+
+def walk(scheduler):
+    return [schedule_position(scheduler, time) for time in scheduler.timesteps]
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+@pytest.mark.parametrize("name", names)
+def test_walking_a_schedule_counts_its_noise_levels(name, count):
+    try:
+        scheduler = make(name, count)
+    except (IndexError, ValueError, ZeroDivisionError) as refused:
+        pytest.skip(f"{name} does not do {count} steps: {refused}")
+    walked = walk(scheduler)
+    counts = {position.count for position in walked}
+    assert len(counts) == 1
+    indices = [position.index for position in walked]
+    assert indices == sorted(indices)
+    assert sorted(set(indices)) == list(range(counts.pop()))
+
+
+@pytest.mark.parametrize("name", names)
+def test_the_noise_goes_down_along_a_schedule_and_up_along_an_inverse_one(name):
+    sigmas = [position.sigma for position in walk(make(name))]
+    if name == "IPNDMScheduler":
+        assert set(sigmas) == {None}
+        return
+    assert sigmas == sorted(sigmas, reverse="Inverse" not in name)
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler"])
+def test_one_step_is_one_noise_level(name):
+    assert [position.count for position in walk(make(name, 20))] == [20] * 20
+
+
+@pytest.mark.parametrize(
+    "cls", [HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler, FlowMatchHeunDiscreteScheduler]
+)
+def test_a_repeated_timestep_is_one_noise_level(cls):
+    scheduler = cls()
+    scheduler.set_timesteps(10)
+    assert len(scheduler.timesteps) == 19
+    assert [p.index for p in walk(scheduler)] == [0, *(i for i in range(1, 10) for _ in range(2))]
+
+
+def test_pndm_starts_with_a_repeated_step():
+    scheduler = make("PNDMScheduler", 10, skip_prk_steps=True)
+    assert len(scheduler.timesteps) == 11
+    assert [p.index for p in walk(scheduler)] == [0, 1, 1, *range(2, 10)]
+
+
+def test_pndm_with_runge_kutta_steps_counts_the_levels_in_between():
+    scheduler = PNDMScheduler()
+    scheduler.set_timesteps(10)
+    assert walk(scheduler)[-1].index == walk(scheduler)[-1].count - 1 == 12
+
+
+def test_the_first_third_is_as_long_for_heun_as_for_euler():
+    for cls, calls in ((EulerDiscreteScheduler, 10), (HeunDiscreteScheduler, 19)):
+        scheduler = cls()
+        scheduler.set_timesteps(30)
+        assert sum(as_steps("begin").active(position) for position in walk(scheduler)) == calls
+
+
+# --- noise levels -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+def test_the_noise_level_is_the_sigma_of_the_scheduler(name):
+    scheduler = make(name)
+    expected = scheduler.sigmas[: len(scheduler.timesteps)].tolist()
+    assert [position.sigma for position in walk(scheduler)] == pytest.approx(expected)
+
+
+def test_without_sigmas_the_noise_level_comes_from_the_cumulative_alphas():
+    scheduler = make("DDIMScheduler")
+    alphas = scheduler.alphas_cumprod[scheduler.timesteps]
+    expected = ((1 - alphas) / alphas).sqrt().tolist()
+    assert [position.sigma for position in walk(scheduler)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("karras", [False, True])
+def test_schedulers_agree_on_the_noise_level_of_a_timestep(karras):
+    for name in (
+        "EulerDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+    ):
+        scheduler = make(name, 8, use_karras_sigmas=karras)
+        reference = DDIMScheduler()
+        for time, position in zip(scheduler.timesteps, walk(scheduler), strict=True):
+            reference.timesteps = scheduler.timesteps
+            sigma = schedule_position(reference, time).sigma
+            # Some round their timesteps: up to half a training step.
+            assert position.sigma == pytest.approx(sigma, rel=0.05, abs=0.01)
+
+
+def test_between_two_levels_the_noise_is_that_of_the_timestep():
+    scheduler = KDPM2DiscreteScheduler()
+    scheduler.set_timesteps(10)
+    sigmas = [position.sigma for position in walk(scheduler)]
+    assert sigmas[0::2] == pytest.approx(scheduler.sigmas[0:19:2].tolist(), rel=1e-4)
+    assert sigmas[1:-2:2] == pytest.approx(scheduler.sigmas_interpol[1:17:2].tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchEulerDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        FlowMatchHeunDiscreteScheduler(),
+        UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+    ],
+)
+def test_the_noise_level_of_a_flow_is_noise_over_signal(scheduler):
+    scheduler.set_timesteps(8)
+    for position, t in zip(walk(scheduler), scheduler.sigmas.tolist(), strict=False):
+        assert position.sigma == pytest.approx(math.inf if t == 1 else t / (1 - t))
+
+
+def test_a_schedule_that_starts_without_signal_starts_at_infinite_noise():
+    scheduler = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    scheduler.set_timesteps(5)
+    assert walk(scheduler)[0].sigma == math.inf
+    assert all(position.sigma < math.inf for position in walk(scheduler)[1:])
+
+
+def test_a_scheduler_without_noise_levels_has_positions_all_the_same():
+    scheduler = SimpleNamespace(timesteps=[3, 2, 1])
+    position = schedule_position(scheduler, 2)
+    assert (position.index, position.count, position.sigma) == (1, 3, None)
+
+
+# --- parts of schedules -------------------------------------------------------------------------
+
+
+def test_custom_timesteps_are_the_schedule():
+    scheduler = DDPMScheduler()
+    scheduler.set_timesteps(timesteps=[900, 500, 100, 10])
+    assert [position.index for position in walk(scheduler)] == [0, 1, 2, 3]
+    assert schedule_position(scheduler, 100).fraction == 0.5
+
+
+def test_custom_sigmas_are_the_schedule():
+    scheduler = EulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[14.0, 5.0, 1.0, 0.0])
+    assert [position.sigma for position in walk(scheduler)] == pytest.approx([14.0, 5.0, 1.0])
+
+
+def test_a_part_of_a_run_keeps_its_place_in_the_schedule():
+    """Image to image at strength 0.6 walks `timesteps[4:]`, `denoising_end=0.8` the first 8."""
+    scheduler = make("EulerDiscreteScheduler")
+    assert schedule_position(scheduler, scheduler.timesteps[4]).fraction == 0.4
+    first = [schedule_position(scheduler, time) for time in scheduler.timesteps[:8]]
+    assert [position.fraction for position in first] == [i / 10 for i in range(8)]
+    assert not any(
+        Steps(0, 1 / 3).active(schedule_position(scheduler, t)) for t in scheduler.timesteps[4:]
+    )
+
+
+# --- the timestep given -------------------------------------------------------------------------
+
+
+def test_a_timestep_may_be_a_number_or_a_tensor_of_equal_ones():
+    scheduler = make("DDIMScheduler", 50)
+    time = scheduler.timesteps[20]
+    forms = (int(time), float(time), time, time[None], time.expand(4), time.float().expand(2, 3))
+    assert {schedule_position(scheduler, form).index for form in forms} == {20}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"]
+)
+def test_a_rounded_timestep_is_found(name, dtype):
+    scheduler = make(name, 30)
+    found = [schedule_position(scheduler, time.to(dtype)).index for time in scheduler.timesteps]
+    assert found == list(range(30))
+
+
+def test_a_timestep_cast_to_an_integer_is_found():
+    scheduler = make("EulerDiscreteScheduler", 30)
+    found = [schedule_position(scheduler, int(time)).index for time in scheduler.timesteps]
+    assert found == list(range(30))
+
+
+@pytest.mark.parametrize("time", [1200, -40, math.nan, math.inf])
+def test_a_timestep_that_is_not_in_the_schedule_is_an_error(time):
+    scheduler = make("DDIMScheduler", 50)
+    message = "is not in the schedule of DDIMScheduler, whose 50 timesteps go from 980 to 0"
+    with pytest.raises(ValueError, match=message):
+        schedule_position(scheduler, time)
+
+
+def test_different_timesteps_in_a_batch_are_an_error():
+    scheduler = make("DDIMScheduler", 50)
+    with pytest.raises(ValueError, match="different timesteps, 20 to 40"):
+        schedule_position(scheduler, torch.tensor([20, 40]))
+    with pytest.raises(ValueError, match="empty"):
+        schedule_position(scheduler, torch.tensor([]))
+
+
+@pytest.mark.parametrize("timesteps", [None, torch.tensor([])])
+def test_a_scheduler_without_timesteps_is_an_error(timesteps):
+    with pytest.raises(ValueError, match="call set_timesteps"):
+        schedule_position(SimpleNamespace(timesteps=timesteps), 3)
