@@ -1,0 +1,294 @@
+r"""Cost of guidance over an unguided run: time of a step, of a run, and peak memory.
+
+    python benchmarks/guided_step.py [--quick] [--device cuda] [--sdxl]
+
+A U-Net of SDXL's shape, scaled down so that a CPU can run it (channels 96, 192, 384; 1, 2, 10
+transformer layers; 64 x 64 latents, random weights; `--sdxl` builds the real one), is called as a
+pipeline calls it. All contestants take turns, so that whatever disturbs one disturbs all; the table
+has medians and their ratios to the unguided run.
+
+"batch doubled" is what the released implementations do: perturbed rows are appended to the batch
+and run through the whole U-Net, the queries are blurred by a depthwise convolution. It is written
+here anew, for comparison.
+
+Memory is the peak of tensors allocated during one step, by the profiler's own account of every
+allocation, with the weights of the U-Net added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy.layers import select_layers
+
+SIGMA = 10.0
+RUN_STEPS = 30
+
+
+def build(sdxl: bool, device: str, dtype: torch.dtype) -> tuple[UNet2DConditionModel, int]:
+    """SDXL's U-Net, or a smaller one of its shape, and the size of its latents."""
+    torch.manual_seed(0)
+    width, size, text = (320, 128, 2048) if sdxl else (96, 64, 256)
+    heads = (5, 10, 20) if sdxl else (3, 6, 12)
+    unet = UNet2DConditionModel(
+        sample_size=size,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(width, 2 * width, 4 * width),
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=heads,
+        cross_attention_dim=text,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=1280 + 6 * 256,
+    )
+    return unet.to(device, dtype).eval(), size
+
+
+def arguments(unet: UNet2DConditionModel, size: int, rows: int) -> dict:
+    """The arguments of one call."""
+    torch.manual_seed(1)
+    kind = {"device": unet.device, "dtype": unet.dtype}
+    text = unet.config.cross_attention_dim
+    return {
+        "sample": torch.randn(rows, 4, size, size, **kind),
+        "timestep": torch.tensor(500.0, device=unet.device),
+        "encoder_hidden_states": torch.randn(rows, 77, text, **kind),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(rows, 1280, **kind),
+            "time_ids": torch.zeros(rows, 6, **kind),
+        },
+        "return_dict": False,
+    }
+
+
+class BlurredHalf:
+    """Self-attention whose last rows have queries blurred by a depthwise convolution."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs) -> Tensor:
+        batch, tokens, _ = hidden_states.shape
+
+        def heads(states: Tensor) -> Tensor:
+            return states.view(batch, tokens, attn.heads, -1).transpose(1, 2)
+
+        query, key, value = (heads(to(hidden_states)) for to in (attn.to_q, attn.to_k, attn.to_v))
+        clean, blurred = query[: -self.rows], query[-self.rows :]
+        side = int(tokens**0.5)
+        maps = blurred.permute(0, 1, 3, 2).reshape(self.rows, -1, side, side)
+        maps = depthwise_blur(maps)
+        blurred = maps.view(self.rows, attn.heads, -1, tokens).permute(0, 1, 3, 2)
+        attended = F.scaled_dot_product_attention(torch.cat([clean, blurred]), key, value)
+        return attn.to_out[0](attended.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+def depthwise_blur(maps: Tensor) -> Tensor:
+    """The reference's blur of `(B, C, H, W)`: one 2-D kernel a channel, reflected edges."""
+    side, channels = maps.shape[-1], maps.shape[1]
+    taps = min(61, side - (side % 2 - 1))
+    if taps > side:  # torch can't reflect by as much as the axis is long
+        taps = side - 1 + side % 2
+    place = torch.linspace(-(taps - 1) / 2, (taps - 1) / 2, taps, device=maps.device)
+    line = torch.exp(-0.5 * (place / SIGMA) ** 2)
+    kernel = torch.outer(line, line) / line.sum() ** 2
+    kernel = kernel.to(maps.dtype).expand(channels, 1, taps, taps)
+    padded = F.pad(maps, [taps // 2] * 4, mode="reflect")
+    return F.conv2d(padded, kernel, groups=channels)
+
+
+@contextmanager
+def batch_doubled(unet: UNet2DConditionModel, layers: str, rows: int) -> Iterator[None]:
+    """The U-Net with blurred queries for the last rows of its batch."""
+    before = dict(unet.attn_processors)
+    chosen = {f"{layer.name}.processor": BlurredHalf(rows) for layer in select_layers(unet, layers)}
+    unet.set_attn_processor(before | chosen)
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(before)
+
+
+def widened(given: dict, rows: int) -> dict:
+    """The arguments with the last rows appended once more."""
+
+    def widen(value):
+        if isinstance(value, dict):
+            return {key: widen(item) for key, item in value.items()}
+        if isinstance(value, Tensor) and value.ndim:
+            return torch.cat([value, value[-rows:]])
+        return value
+
+    return {key: widen(value) for key, value in given.items()}
+
+
+@dataclass
+class Contestant:
+    """One way to make a step: what is set up before a run, and what one step of it calls."""
+
+    name: str
+    set_up: Callable[[int], AbstractContextManager]
+    call: Callable[[], object]
+
+
+def contestants(unet: UNet2DConditionModel, size: int, cfg: bool) -> list[Contestant]:
+    """The unguided step and all guided ones; `set_up` gets the number of the step in the run."""
+    given = arguments(unet, size, 2 if cfg else 1)
+    wide = widened(given, 1)
+
+    @contextmanager
+    def attached(index: int, replay: bool, settings: dict) -> Iterator[None]:
+        with SmoothedEnergyGuidance(**settings).attach(unet, replay=replay) as attachment:
+            attachment.step(index, RUN_STEPS, conditional_rows=1)
+            unet(**given)  # what is built once a run, not once a step
+            yield
+
+    def guided(name: str, replay: bool = True, **settings) -> Contestant:
+        settings = {"blur": f"gaussian:{SIGMA:g}"} | settings
+        return Contestant(
+            name, lambda index: attached(index, replay, settings), lambda: unet(**given)
+        )
+
+    return [
+        Contestant("unguided", lambda index: nullcontext(), lambda: unet(**given)),
+        Contestant(
+            "batch doubled, mid",
+            lambda index: batch_doubled(unet, "mid", 1),
+            lambda: unet(**wide),
+        ),
+        guided("ours without replay, mid", replay=False, layers="mid"),
+        guided("ours, mid", layers="mid"),
+        guided("ours, mid, sigma = inf", layers="mid", blur="gaussian:inf"),
+        guided("ours, down", layers="down"),
+        guided("ours, up", layers="up"),
+        guided("ours, mid, steps = begin", layers="mid", steps="begin"),
+    ]
+
+
+def timed(call: Callable[[], object], device: str) -> float:
+    """Seconds of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def time_table(unet: UNet2DConditionModel, size: int, device: str, repeats: int) -> None:
+    """Print seconds a step, and the ratio of a step and of a whole run to the unguided one."""
+    print("| CFG | way | step, ms | step / unguided | run / unguided |")
+    print("|---|---|---:|---:|---:|")
+    for cfg in (False, True):
+        ways = contestants(unet, size, cfg)
+        # A step of the guided third and one after it; a run is made of such steps.
+        times = {(way.name, index): [] for way in ways for index in (0, RUN_STEPS - 1)}
+        for repeat in range(repeats + 1):
+            for index in (0, RUN_STEPS - 1):
+                for way in ways:
+                    with way.set_up(index):
+                        seconds = timed(way.call, device)
+                    if repeat:  # the first round warms up
+                        times[way.name, index].append(seconds)
+        medians = {key: statistics.median(values) for key, values in times.items()}
+
+        def run(name: str, medians: dict = medians) -> float:
+            first, later = medians[name, 0], medians[name, RUN_STEPS - 1]
+            return first * (RUN_STEPS // 3) + later * (RUN_STEPS - RUN_STEPS // 3)
+
+        for way in ways:
+            step = medians[way.name, 0]
+            print(
+                f"| {'yes' if cfg else 'no'} | {way.name} | {1e3 * step:.0f} "
+                f"| {step / medians['unguided', 0]:.2f} | {run(way.name) / run('unguided'):.2f} |",
+                flush=True,
+            )
+
+
+def peak_bytes(call: Callable[[], object], device: str) -> int:
+    """The peak of bytes allocated for tensors during a call, above those before it."""
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()
+    events = [
+        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def memory_table(unet: UNet2DConditionModel, size: int, device: str) -> None:
+    """Print the peak memory of a step, and its ratio to the unguided step with the same CFG."""
+    weights = sum(p.numel() * p.element_size() for p in unet.parameters())
+    print(f"Weights: {weights / 2**20:.0f} MiB.\n")
+    print("| CFG | way | peak of tensors, MiB | / unguided | with weights / unguided |")
+    print("|---|---|---:|---:|---:|")
+    for cfg in (False, True):
+        plain = 0
+        for way in contestants(unet, size, cfg):
+            if "begin" in way.name:
+                continue
+            with way.set_up(0):
+                peak = peak_bytes(way.call, device)
+            plain = plain or peak
+            print(
+                f"| {'yes' if cfg else 'no'} | {way.name} | {peak / 2**20:.0f} "
+                f"| {peak / plain:.2f} | {(peak + weights) / (plain + weights):.2f} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Run both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few repeats, small latents")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--sdxl", action="store_true", help="the real shape (fp16 on a GPU)")
+    options = parser.parse_args()
+
+    dtype = torch.float16 if options.device == "cuda" else torch.float32
+    unet, size = build(options.sdxl, options.device, dtype)
+    size = size // 4 if options.quick else size
+    if options.device == "cuda":
+        machine = torch.cuda.get_device_name()
+    else:
+        machine = f"{torch.get_num_threads()} threads, {platform.machine()}"
+    shape = "SDXL" if options.sdxl else "SDXL's shape, channels 96-384"
+    print(f"U-Net: {shape}, latents {size} x {size}, {dtype}; torch {torch.__version__}, {machine}")
+    with torch.no_grad():
+        print("\n### Time\n")
+        time_table(unet, size, options.device, repeats=2 if options.quick else 7)
+        print("\n### Peak memory\n")
+        memory_table(unet, size, options.device)
+
+
+if __name__ == "__main__":
+    main()
