@@ -1,0 +1,71 @@
+"""What the documentation promises about options and settings."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy.layers import normalise_selection
+from smoothed_energy.smoothing import Smoothing
+from smoothed_energy.steps import as_steps
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MANUAL = (ROOT / "docs" / "command-line.md").read_text()
+
+
+def options(text):
+    return set(re.findall(r"--[a-z][a-z-]+", text))
+
+
+def test_the_manual_has_every_option_and_no_other(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, generate, _ = run("generate", "--help")
+    _, layers, _ = run("layers", "--help")
+    real = options(generate) | options(layers)
+    assert options(MANUAL) <= real
+    assert real - options(MANUAL) <= {"--help", "--no-compare"}
+
+
+def test_the_readme_uses_only_real_options(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, generate, _ = run("generate", "--help")
+    _, layers, _ = run("layers", "--help")
+    assert options(README) <= options(generate) | options(layers)
+
+
+def table(heading, text=README):
+    section = text.split(f"## {heading}\n")[1].split("\n## ")[0]
+    rows = [row.strip("|").split("|") for row in section.splitlines() if row.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows[1:]]
+
+
+def test_every_method_of_the_readme_is_a_guidance():
+    rows = table("Methods")
+    assert len(rows) >= 5
+    for _, _, settings in rows:
+        for setting in re.findall(r"`(\w+)=([^`]*)`", settings):
+            SmoothedEnergyGuidance(**{setting[0]: ast.literal_eval(setting[1])})
+
+
+@pytest.mark.parametrize(
+    ("choice", "read"),
+    [("blur", Smoothing.parse), ("layers", normalise_selection), ("steps", as_steps)],
+)
+def test_every_example_of_a_choice_is_understood(choice, read):
+    (row,) = [row for row in table("Four choices") if row[0] == f"`{choice}`"]
+    examples = re.findall(r"`([^`]+)`", row[2])
+    assert len(examples) >= 3
+    for example in examples:
+        read(ast.literal_eval(example))
+
+
+def test_the_manual_s_values_are_understood():
+    for option, read in (("--blur", Smoothing.parse), ("--steps", as_steps)):
+        (line,) = [line for line in MANUAL.splitlines() if line.startswith(f"| `{option}`")]
+        for example in re.findall(r"`([^`-][^`]*)`", line)[0:]:
+            read(re.sub("SIGMA|SIZE", "5", example).replace("DECAY", "0.9"))
