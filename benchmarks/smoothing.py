@@ -21,6 +21,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -119,7 +120,7 @@ def main() -> None:
 
     print(f"{machine(device)}; queries ({batch}, {heads}, T, {HEAD_WIDTH}); {repeats} repeats\n")
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     bound = math.nan
     with torch.inference_mode():
         for dtype, side, taps in (
@@ -134,16 +135,12 @@ def main() -> None:
             limited = min(taps, side - (side % 2 - 1))  # as the reference limits it
             kernel = gaussian_kernel(blur.sigma, limited, tokens)
             candidates: list[Callable[[], Tensor]] = [
-                lambda tokens=tokens: tokens.clone(),
-                lambda tokens=tokens, blur=blur, side=side: blur.apply(tokens, (side, side)),
-                lambda tokens=strided, blur=blur, side=side: blur.apply(tokens, (side, side)),
+                tokens.clone,
+                partial(blur.apply, tokens, (side, side)),
+                partial(blur.apply, strided, (side, side)),
             ]
             if dtype == torch.float32 or options.slow:
-                candidates.append(
-                    lambda tokens=tokens, kernel=kernel, side=side: depthwise_convolution(
-                        tokens, side, kernel
-                    )
-                )
+                candidates.append(partial(depthwise_convolution, tokens, side, kernel))
                 torch.testing.assert_close(candidates[1](), candidates[-1](), rtol=1e-4, atol=1e-5)
             copy, ours, ours_strided, *convolution = measure(
                 candidates, 1 if dtype == torch.float64 and options.slow else repeats, synchronise
@@ -183,17 +180,8 @@ def main() -> None:
         columns = []
         for transposed in (False, True):
             tokens = queries(64, torch.float32, transposed)
-            columns.append(
-                measure(
-                    [
-                        lambda operator=operator, tokens=tokens: operator.apply(tokens, (64, 64))
-                        for operator in operators
-                    ]
-                    + [lambda tokens=tokens: tokens.clone()],
-                    repeats,
-                    synchronise,
-                )
-            )
+            smoothers = [partial(operator.apply, tokens, (64, 64)) for operator in operators]
+            columns.append(measure([*smoothers, tokens.clone], repeats, synchronise))
     for index, operator in enumerate(operators):
         ratios = [column[index] / column[0] for column in columns]
         worst = max(worst, *ratios)

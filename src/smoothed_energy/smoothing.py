@@ -711,8 +711,9 @@ def _working_dtype(tokens: Tensor) -> torch.dtype:
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast would compute, and return, another dtype than the tokens'."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
     return nullcontext()
 
 
