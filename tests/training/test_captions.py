@@ -48,7 +48,7 @@ def test_captions_say_only_what_was_drawn(style):
             rest = rest.replace(phrase, "").replace(
                 phrase.removeprefix("a ").removeprefix("an "), ""
             )
-        spoken = {word for word in rest.replace(",", " ").split()}
+        spoken = set(rest.replace(",", " ").split())
         filler = {"a", "an", "on", "of", "someone", "with", "wearing", "and", "portrait"}
         assert spoken <= filler | {style.word}, text
 
