@@ -57,12 +57,17 @@ def export(pipe: StableDiffusionXLPipeline, target: Path) -> int:
     # Stored numbers only: sampling is in whatever dtype the folder is loaded with.
     pipe.to(dtype=torch.float16).save_pretrained(target, safe_serialization=True)
     save_tokenizer(pipe.tokenizer_2, target / "tokenizer_2")
-    # Without a dtype, diffusers loads float32 but transformers what the configuration names; the
-    # parts of one pipeline must agree.
-    config = target / "text_encoder_2" / "config.json"
-    settings = json.loads(config.read_text())
-    settings["dtype"] = "float32"
-    config.write_text(json.dumps(settings, indent=2) + "\n")
+    for part in ("unet", "vae", "text_encoder_2"):
+        config = target / part / "config.json"
+        settings = json.loads(config.read_text())
+        settings.pop("_name_or_path", None)
+        if part == "text_encoder_2":
+            # Without a dtype, diffusers loads float32 but transformers what the configuration
+            # names; the parts of one pipeline must agree.
+            settings["dtype"] = "float32"
+        config.write_text(json.dumps(settings, indent=2) + "\n")
+        for weights in config.parent.glob("*.safetensors"):
+            weights.chmod(0o644)
     return sum(p.stat().st_size for p in target.rglob("*.safetensors"))
 
 
