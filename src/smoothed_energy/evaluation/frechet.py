@@ -53,7 +53,8 @@ def moments(features: Tensor) -> Moments:
 def _root(matrix: Tensor) -> Tensor:
     """Symmetric square root of a symmetric positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:

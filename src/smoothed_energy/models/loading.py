@@ -106,13 +106,15 @@ def load(
         ModelError: If the folder is not a pipeline.
     """
     source = _resolve(model)
+    import diffusers
     import torch
-    from diffusers import DiffusionPipeline
 
     device = torch.device(device if device is not None else _default_device())
     dtype = dtype if dtype is not None else _default_dtype(device)
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(
+            source, use_safetensors=True, **{_dtype_argument(diffusers.__version__): dtype}
+        )
     except OSError as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ModelError(f"cannot load {str(model)!r}: {first}") from error
@@ -132,6 +134,12 @@ def _resolve(model: str | Path) -> str:
     if isinstance(model, str) and _HUB_ID.fullmatch(model):
         return model
     raise UnknownModelError(_unknown(str(model)))
+
+
+def _dtype_argument(version: str) -> str:
+    """What ``from_pretrained`` calls the dtype in this version of diffusers."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return "dtype" if (major, minor) >= (0, 42) else "torch_dtype"
 
 
 def _default_device() -> str:
