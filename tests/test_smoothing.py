@@ -509,6 +509,12 @@ def test_an_empty_batch_stays_empty(op):
     assert op.apply(torch.zeros(0, 2, 12, 4), (3, 4)).shape == (0, 2, 12, 4)
 
 
+@pytest.mark.parametrize("op", some, ids=str)
+def test_tokens_without_data_keep_their_shape(op):
+    tokens = torch.zeros(2, 3, 12, 4, device="meta")
+    assert op.apply(tokens, (3, 4)).shape == tokens.shape
+
+
 def test_tokens_may_be_a_plain_matrix():
     tokens = random_tokens(12, 3)
     torch.testing.assert_close(

@@ -157,6 +157,23 @@ def test_between_two_levels_the_noise_is_that_of_the_timestep():
     assert sigmas[1:-2:2] == pytest.approx(scheduler.sigmas_interpol[1:17:2].tolist(), rel=1e-3)
 
 
+def test_a_midpoint_has_the_noise_of_its_timestep_and_not_of_the_sigma_listed_there():
+    """As DPMSolverSDE lists them: sigmas of the outer levels, timesteps of the midpoint too."""
+    alphas = DDIMScheduler().alphas_cumprod
+    outer = ((1 - alphas) / alphas).sqrt()[[900, 100]].tolist()
+    scheduler = SimpleNamespace(
+        timesteps=torch.tensor([900, 500.5, 100]),
+        sigmas=[outer[0], outer[1], outer[1], 0.0],
+        alphas_cumprod=alphas,
+        mid_point_sigma=None,
+        config={"num_train_timesteps": 1000},
+    )
+    first, middle, last = (position.sigma for position in walk(scheduler))
+    assert (first, last) == pytest.approx(outer)
+    around = ((1 - alphas) / alphas).sqrt()[[500, 501]]
+    assert around[0] < middle < around[1]
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [
