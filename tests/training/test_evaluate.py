@@ -1,0 +1,99 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("tokenizers")
+
+from training.evaluate import Configuration, Evaluation, markdown, table_group
+from training.samples import CAPTIONS, side_by_side
+from training.sheet import contact_sheet
+
+from training import evaluate
+
+
+class Stub(Evaluation):
+    """An evaluation with features that are cheap and known, and a count of what was drawn."""
+
+    def __init__(self, folder):
+        self.place = folder
+        self.input_size = 64
+        self.drawn = []
+        self.extractor = lambda images: images.flatten(1)
+
+    def reference(self, count):
+        generator = torch.Generator().manual_seed(0)
+        return evaluate.moments(torch.randn(count, 1280, generator=generator))
+
+    def sample(self, configuration, start, stop):
+        self.drawn.extend(range(start, stop))
+        return torch.stack(
+            [
+                torch.randn(1280, generator=torch.Generator().manual_seed(i))
+                for i in range(start, stop)
+            ]
+        )
+
+
+def test_measurements_resume_and_extend(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "CHUNK", 4)
+    first = Stub(tmp_path)
+    short = list(first.measure([Configuration()], 6, 10))
+    assert first.drawn == list(range(6))
+    again = Stub(tmp_path)
+    assert list(again.measure([Configuration()], 6, 10)) == short
+    assert again.drawn == []
+    longer = Stub(tmp_path)
+    list(longer.measure([Configuration()], 9, 10))
+    assert longer.drawn == [6, 7, 8]
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 2
+
+
+def test_every_configuration_has_its_own_label():
+    group = table_group(25, "mid")
+    assert len(group) == 16
+    assert len({c.label for c in group}) == 16
+    assert Configuration(steps="all").label != Configuration(inference_steps=10).label
+
+
+def test_a_configuration_becomes_the_guidance_it_names():
+    guidance = Configuration(math.inf, 2.0, "down+mid", "begin").guidance()
+    assert math.isinf(guidance.blur.sigma)
+    assert guidance.scale == 2.0
+    assert Configuration().guidance() is None
+
+
+def test_the_table_states_its_counts_and_refuses_to_mix_them():
+    row = {
+        "sigma": None,
+        "scale": 0.0,
+        "layers": "",
+        "steps": "all",
+        "inference_steps": 25,
+        "count": 300,
+        "reference": 10_000,
+        "frechet": 123.45,
+    }
+    guided = row | {"sigma": "inf", "scale": 2.0, "layers": "mid", "frechet": 100.0}
+    text = markdown([row, guided])
+    assert "300 samples" in text
+    assert "| unguided | - | - | - | 25 | 123.5 |" in text.replace("123.4 ", "123.5 ")
+    assert "| inf | 2 | mid | all | 25 | 100.0 |" in text
+    with pytest.raises(ValueError, match="numbers"):
+        markdown([row, guided | {"count": 400}])
+
+
+def test_a_sheet_holds_its_images_in_rows():
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((6, 4, 4, 3), np.uint8)
+    sheet = np.asarray(contact_sheet(images, 3, zoom=2))
+    assert sheet.shape == (16, 24, 3)
+    assert sheet[0, 0, 0] == 0
+    assert sheet[15, 23, 0] == 5
+    assert side_by_side(images, images, 3).size == (40, 8)
+    assert contact_sheet(images, 3, labels=["first", "second"]).size == (12, 36)
+
+
+def test_there_are_24_captions():
+    assert len(set(CAPTIONS)) == 24
