@@ -24,7 +24,13 @@ from .clock import Clock, cosine_rate
 from .places import default_folder
 from .recipes import RECIPES, Recipe
 
-__all__ = ["build_autoencoder", "encode_split", "reconstruction_loss", "train_autoencoder"]
+__all__ = [
+    "build_autoencoder",
+    "encode_split",
+    "reconstruction_loss",
+    "refine_decoder",
+    "train_autoencoder",
+]
 
 
 #: Share of the time budget that is spent on drawings of half the size.
@@ -166,6 +172,57 @@ def train_autoencoder(
     return model
 
 
+def refine_decoder(
+    model: AutoencoderKL,
+    recipe: Recipe,
+    pixels: np.ndarray,
+    latents: np.ndarray,
+    *,
+    minutes: float,
+    noise: float = 0.05,
+    device: str = "cpu",
+) -> None:
+    """Goes on training the decoder alone, on latents that stay as they are.
+
+    The latents of the diffusion model's data set, and so a U-Net trained on them, keep their
+    meaning. A little noise is added, since the decoder will see the U-Net's latents.
+
+    Args:
+        model: The trained autoencoder; changed in place.
+        recipe: Its sizes.
+        pixels: ``(N, H, W, 3)`` uint8.
+        latents: ``(M, 4, h, w)`` float16 of the first M drawings.
+        minutes: Time budget.
+        noise: Standard deviation of the noise, relative to that of the latents.
+        device: Where to train.
+    """
+    torch.manual_seed(0)
+    model.to(device)
+    features = EarlyFeatures().to(device)
+    parameters = [*model.decoder.parameters(), *model.post_quant_conv.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+    clock, step = Clock(minutes * 60), 0
+    deviation = noise * float(np.asarray(latents[:1000], dtype=np.float32).std())
+    while clock.fraction < 1:
+        rows = np.random.default_rng([3, step]).integers(0, len(latents), 12)
+        target = to_images(pixels[rows]).to(device)
+        z = torch.from_numpy(latents[rows].astype(np.float32))
+        z = (z + deviation * torch.randn_like(z)).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * cosine_rate(clock.fraction, step, warmup=20)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            output = model.decode(z).sample
+            loss = reconstruction_loss(output.float(), target, features)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        if step % 50 == 0:
+            error = F.l1_loss(output.float(), target).item()
+            print(f"decoder step {step}  {clock.elapsed:.0f} s  L1 {error:.4f}", flush=True)
+
+
 @torch.inference_mode()
 def encode_split(
     model: AutoencoderKL, pixels: np.ndarray, path: Path, *, batch: int = 128, device: str = "cpu"
@@ -201,10 +258,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--encode", type=int, default=0, help="training portraits to encode")
+    parser.add_argument("--refine", type=float, default=0.0, help="minutes for the decoder alone")
     options = parser.parse_args(arguments)
     recipe = RECIPES[options.recipe]
     pixels = np.load(options.folder / f"train-{recipe.image_size}.npy")
     run = options.folder / options.recipe
+    if options.refine:
+        latents = np.load(run / "latents.npy")
+        trained = AutoencoderKL.from_pretrained(run / "vae")
+        refine_decoder(
+            trained, recipe, pixels, latents, minutes=options.refine, device=options.device
+        )
+        trained.cpu().save_pretrained(run / "vae")
+        return
     model = train_autoencoder(recipe, pixels, run, minutes=options.minutes, device=options.device)
     if options.encode:
         kept = pixels[: options.encode]
