@@ -1,9 +1,17 @@
 """Training-free guidance of diffusion models by smoothing the energy of self-attention."""
 
-from .attachment import Attachment, GuidanceWarning, RunSummary
-from .guidance import Guidance, SmoothedEnergyGuidance
-from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
-from .steps import EveryNth, NoiseLevels, Steps
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attachment import Attachment, GuidanceWarning, RunSummary
+    from .guidance import Guidance, SmoothedEnergyGuidance
+    from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
+    from .steps import EveryNth, NoiseLevels, StepPosition, Steps
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Attachment",
@@ -18,7 +26,36 @@ __all__ = [
     "RunSummary",
     "SmoothedEnergyGuidance",
     "Smoothing",
+    "StepPosition",
     "Steps",
 ]
 
-__version__ = "0.1.0"
+_HOME_OF = {
+    "Attachment": "attachment",
+    "GuidanceWarning": "attachment",
+    "RunSummary": "attachment",
+    "Guidance": "guidance",
+    "SmoothedEnergyGuidance": "guidance",
+    "BoxBlur": "smoothing",
+    "Compose": "smoothing",
+    "EMASmoothing": "smoothing",
+    "GaussianBlur": "smoothing",
+    "Smoothing": "smoothing",
+    "EveryNth": "steps",
+    "NoiseLevels": "steps",
+    "StepPosition": "steps",
+    "Steps": "steps",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names are imported when they are first used: the command line must answer before torch loads.
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

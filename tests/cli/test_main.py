@@ -56,7 +56,6 @@ def test_the_commands_leave_torch_and_diffusers_to_the_functions_that_need_them(
     assert loaded.strip() == "[]"
 
 
-@pytest.mark.xfail(reason="the package itself still imports torch at once", strict=False)
 def test_the_command_starts_without_torch_and_diffusers():
     loaded = python(
         "import sys, smoothed_energy.cli; "

@@ -1,0 +1,29 @@
+"""The package's public face."""
+
+import subprocess
+import sys
+
+import pytest
+
+import smoothed_energy
+
+
+@pytest.mark.parametrize("name", smoothed_energy.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    assert getattr(smoothed_energy, name).__doc__
+    assert name in dir(smoothed_energy)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'SmoothEnergyGuidance'"):
+        smoothed_energy.SmoothEnergyGuidance
+
+
+def test_importing_the_package_and_its_guidance_imports_no_pipelines():
+    code = (
+        "import sys, smoothed_energy; from smoothed_energy import SmoothedEnergyGuidance; "
+        "print([m for m in ('transformers', 'diffusers', 'matplotlib', 'gradio', 'ray')"
+        " if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
