@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import smoothed_energy
 from smoothed_energy import __version__
 
 
@@ -42,18 +40,6 @@ def test_an_unknown_command_or_option_is_one_line(run, arguments):
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-
-
-def test_the_commands_leave_torch_and_diffusers_to_the_functions_that_need_them():
-    # The package around them is a stand-in here, so that only their own imports count.
-    folder = Path(smoothed_energy.__file__).parent
-    loaded = python(
-        "import sys, types; package = types.ModuleType('smoothed_energy'); "
-        f"package.__path__ = [{str(folder)!r}]; package.__version__ = '0'; "
-        "sys.modules['smoothed_energy'] = package; import smoothed_energy.cli; "
-        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
-    )
-    assert loaded.strip() == "[]"
 
 
 def test_the_command_starts_without_torch_and_diffusers():
