@@ -1,0 +1,44 @@
+"""Pipelines with attention guidance of their own are refused, not guided wrongly.
+
+Such a pipeline puts its own processors into the U-Net when it is called, so each has its own.
+"""
+
+import pytest
+from brute_force_guidance import Term
+from diffusers import StableDiffusionPAGPipeline, StableDiffusionSAGPipeline
+from tiny_pipelines import (
+    assert_guided_as_by_brute_force,
+    cfg,
+    guidance_for,
+    latents_of,
+    mid_grids,
+    new_unet,
+    prompts,
+    sd,
+    size,
+)
+
+TERM = Term(mid_grids())
+
+
+def test_perturbed_attention_pipelines_are_refused():
+    pipe = sd(StableDiffusionPAGPipeline, model=new_unet(), pag_applied_layers="mid")
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0, pag_scale=3.0)
+    with (
+        guidance_for(TERM).attach(pipe),
+        pytest.raises(RuntimeError, match=r"without PAG, or pass pag_scale=0"),
+    ):
+        run()
+
+
+def test_perturbed_attention_pipelines_with_scale_zero_equal_brute_force():
+    pipe = sd(StableDiffusionPAGPipeline, model=new_unet(), pag_applied_layers="mid")
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0, pag_scale=0.0)
+    assert_guided_as_by_brute_force(pipe, run, TERM, cfg(5.0))
+
+
+def test_self_attention_guidance_pipelines_are_refused():
+    pipe = sd(StableDiffusionSAGPipeline, model=new_unet())
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0, sag_scale=0.75)
+    with guidance_for(TERM).attach(pipe), pytest.raises(RuntimeError, match="without SAG"):
+        run()
