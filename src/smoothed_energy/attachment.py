@@ -284,6 +284,7 @@ class _PipelineSession(_Session):
     @contextmanager
     def run(self, arguments: Mapping[str, Any]) -> Iterator[None]:
         """One call of the pipeline with these arguments."""
+        refuse_own_guidance(self.pipeline, arguments)
         if not self._running.acquire(blocking=False):
             raise RuntimeError(
                 f"this {self.target_name} is generating already; a pipeline's scheduler holds the "
@@ -315,7 +316,6 @@ class _PipelineSession(_Session):
         kwargs: dict[str, Any],
     ) -> Any:
         pipeline = self.pipeline
-        refuse_own_guidance(pipeline)
         return run.call(
             self.attachments,
             lambda: schedule_position(

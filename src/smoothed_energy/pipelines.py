@@ -63,14 +63,34 @@ def has_learned_variance(pipeline: Any) -> bool:
     return variance in ("learned", "learned_range")
 
 
-def refuse_own_guidance(pipeline: Any) -> None:
-    """Refuse pipelines whose own attention guidance takes another kind of batch.
+# Their batches hold more than predictions with and without the prompt (edits, safety, a source
+# picture), or hold them in another order.
+_OTHER_BATCHES = (
+    "AttendAndExcite",
+    "CycleDiffusion",
+    "DreamLite",
+    "LEditsPP",
+    "Panorama",
+    "SemanticStableDiffusion",
+    "StableDiffusionPipelineSafe",
+)
+
+
+def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse pipelines whose own guidance takes another kind of batch.
+
+    It is asked before the pipeline runs: PAG and SAG put processors of their own into the denoiser
+    at the start, and leave them there if they are stopped.
+
+    Args:
+        pipeline: The pipeline that is about to run.
+        arguments: The arguments of its `__call__`, defaults included.
 
     Raises:
-        RuntimeError: If the pipeline runs PAG or SAG by itself.
+        RuntimeError: If the pipeline runs PAG or SAG by itself, or has batches that are not known.
     """
     name = type(pipeline).__name__
-    if getattr(pipeline, "do_perturbed_attention_guidance", False):
+    if (arguments.get("pag_scale") or 0) > 0 and getattr(pipeline, "pag_applied_layers", ()):
         raise RuntimeError(
             f"{name} runs perturbed-attention guidance in the same batch; attach to the pipeline "
             "without PAG, or pass pag_scale=0"
@@ -78,4 +98,9 @@ def refuse_own_guidance(pipeline: Any) -> None:
     if "SAG" in name:
         raise RuntimeError(
             f"{name} runs self-attention guidance by itself; attach to the pipeline without SAG"
+        )
+    if any(part in name for part in _OTHER_BATCHES):
+        raise RuntimeError(
+            f"{name} arranges its batches in a way of its own, so guidance would come out wrong; "
+            "docs/pipelines.md lists the pipelines that work"
         )

@@ -5,7 +5,11 @@ Such a pipeline puts its own processors into the U-Net when it is called, so eac
 
 import pytest
 from brute_force_guidance import Term
-from diffusers import StableDiffusionPAGPipeline, StableDiffusionSAGPipeline
+from diffusers import (
+    StableDiffusionPAGPipeline,
+    StableDiffusionPanoramaPipeline,
+    StableDiffusionSAGPipeline,
+)
 from tiny_pipelines import (
     assert_guided_as_by_brute_force,
     cfg,
@@ -41,4 +45,27 @@ def test_self_attention_guidance_pipelines_are_refused():
     pipe = sd(StableDiffusionSAGPipeline, model=new_unet())
     run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0, sag_scale=0.75)
     with guidance_for(TERM).attach(pipe), pytest.raises(RuntimeError, match="without SAG"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments"),
+    [
+        (StableDiffusionPAGPipeline, {"pag_scale": 3.0}),
+        (StableDiffusionSAGPipeline, {"sag_scale": 0.75}),
+    ],
+)
+def test_a_refused_pipeline_keeps_its_attention_processors(cls, arguments):
+    pipe = sd(cls, model=new_unet())
+    before = pipe.unet.attn_processors
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0, **arguments)
+    with guidance_for(TERM).attach(pipe), pytest.raises(RuntimeError):
+        run()
+    assert pipe.unet.attn_processors == before
+
+
+def test_pipelines_with_batches_of_their_own_are_refused():
+    pipe = sd(StableDiffusionPanoramaPipeline, model=new_unet())
+    run = latents_of(pipe, **prompts(), **size(64, 576), guidance_scale=5.0)
+    with guidance_for(TERM).attach(pipe), pytest.raises(RuntimeError, match="of its own"):
         run()
