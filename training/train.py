@@ -35,6 +35,7 @@ from .networks import (
     time_ids,
     train_tokenizer,
 )
+from .parallel import Exchange, Team
 from .places import default_folder
 from .recipes import RECIPES, Recipe
 
@@ -94,17 +95,22 @@ class Trainer:
         )
         self.average = Average(self.parameters, recipe.ema)
         self.step, self.elapsed = 0, 0.0
+        self.exchange: Exchange | None = None
         self.time_ids = torch.tensor([time_ids(recipe)], device=device)
 
     def loss(self, latents: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean squared error of the velocity on one batch; a scalar."""
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        """Mean squared error of the velocity on this process's rows of a batch; a scalar."""
+        noise = torch.randn(latents.shape, generator=generator)
         # Stratified timesteps: one from each of B equal parts of the schedule.
         count = len(latents)
         position = (torch.arange(count) + torch.rand(count, generator=generator)) / count
         position = position[torch.randperm(count, generator=generator)]
         timesteps = (position * len(self.levels)).long().clamp_max(len(self.levels) - 1)
-        timesteps = timesteps.to(self.device)
+        rows = slice(None) if self.exchange is None else self.exchange.rows(count)
+        latents, tokens, noise, timesteps = (
+            x[rows].to(self.device) for x in (latents, tokens, noise, timesteps)
+        )
+        count = len(latents)
         noisy, velocity = noised(latents, noise, self.levels[timesteps])
         with torch.autocast(self.device, dtype=torch.bfloat16):
             states, pooled = text_conditioning(self.text_encoder, tokens)
@@ -125,14 +131,22 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * rate
-        loss = self.loss(latents.to(self.device), tokens.to(self.device), generator)
+        loss = self.loss(latents, tokens, generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.exchange is not None:
+            self.exchange.average(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.step += 1
-        self.average.update(self.step)
+        if self.leads:
+            self.average.update(self.step)
         return loss.item()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process keeps the averages and writes the files."""
+        return self.exchange is None or self.exchange.rank == 0
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
@@ -161,11 +175,18 @@ def train(
     """Trains until ``minutes`` of training time have passed in all, saving as it goes."""
     clock = Clock(minutes * 60, trainer.elapsed)
     saved, recent, decaying = clock.elapsed, [], clock.fraction > 0.75
-    while clock.fraction < 1:
-        rate = trapezoid_rate(clock.fraction, trainer.step)
+    while True:
+        fraction = clock.fraction
+        if trainer.exchange is not None:  # All processes follow the leader's clock.
+            fraction = trainer.exchange.agree(fraction)
+        if fraction >= 1:
+            break
+        rate = trapezoid_rate(fraction, trainer.step)
         latents, tokens = portraits.batch(trainer.step, trainer.recipe.batch)
         recent.append(trainer.train_step(latents, tokens, rate))
         trainer.elapsed = clock.elapsed
+        if not trainer.leads:
+            continue
         if trainer.step % 50 == 0:
             seen = trainer.step * trainer.recipe.batch
             line = {
@@ -184,7 +205,22 @@ def train(
         if clock.elapsed - saved > save_every:
             saved = clock.elapsed
             save_checkpoint(run / "latest.pt", trainer.state())
-    save_checkpoint(run / "latest.pt", trainer.state())
+    if trainer.leads:
+        save_checkpoint(run / "latest.pt", trainer.state())
+
+
+def _work(rank: int, team: Team | None, options: argparse.Namespace) -> None:
+    """One process of a training run."""
+    run = options.folder / options.recipe
+    if team is not None:
+        torch.set_num_threads(1)
+    portraits, tokenizer = prepare(options.folder, options.recipe)
+    trainer = Trainer(RECIPES[options.recipe], tokenizer, device=options.device)
+    trainer.exchange = None if team is None else Exchange(team, rank)
+    if (run / options.start).exists():
+        trainer.load_state(load_checkpoint(run / options.start))
+        print(f"resumed at step {trainer.step}, {trainer.elapsed / 60:.1f} minutes", flush=True)
+    train(trainer, portraits, run, minutes=options.time_budget)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -195,14 +231,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--time-budget", type=float, default=75.0, help="minutes in all")
     parser.add_argument("--from", dest="start", default="latest.pt", help="checkpoint to resume")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--processes", type=int, default=1, help="of one thread each, on a CPU")
     options = parser.parse_args(arguments)
-    run = options.folder / options.recipe
-    portraits, tokenizer = prepare(options.folder, options.recipe)
-    trainer = Trainer(RECIPES[options.recipe], tokenizer, device=options.device)
-    if (run / options.start).exists():
-        trainer.load_state(load_checkpoint(run / options.start))
-        print(f"resumed at step {trainer.step}, {trainer.elapsed / 60:.1f} minutes", flush=True)
-    train(trainer, portraits, run, minutes=options.time_budget)
+    if options.processes == 1:
+        _work(0, None, options)
+        return
+    _, tokenizer = prepare(options.folder, options.recipe)
+    trainer = Trainer(RECIPES[options.recipe], tokenizer)
+    team = Team(options.processes, sum(p.numel() for p in trainer.parameters))
+    del trainer
+    torch.multiprocessing.spawn(_work, (team, options), nprocs=options.processes)
 
 
 if __name__ == "__main__":

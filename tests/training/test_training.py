@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from training.clock import cosine_rate, trapezoid_rate
 from training.dataset import Portraits, tokenize
 from training.diffusion import Average, noised
 from training.networks import TOKENS, build_scheduler, save_tokenizer, train_tokenizer
+from training.parallel import Exchange, Team
 from training.recipes import RECIPES
 from training.train import Trainer
 
@@ -136,6 +138,30 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(recipe, tokenizer, portrait
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     for a, b in zip(straight.average.values, second.average.values, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_team_steps_with_the_gradient_of_the_whole_batch(recipe, tokenizer, portraits):
+    latents, tokens = portraits.batch(0, 4)
+    alone = Trainer(recipe, tokenizer)
+    alone.train_step(latents, tokens, 1.0)
+    members = [Trainer(recipe, tokenizer) for _ in range(2)]
+    team = Team(2, sum(p.numel() for p in alone.parameters))
+    for rank, member in enumerate(members):
+        member.exchange = Exchange(team, rank)
+    threads = [threading.Thread(target=m.train_step, args=(latents, tokens, 1.0)) for m in members]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for a, b, c in zip(alone.parameters, members[0].parameters, members[1].parameters, strict=True):
+        assert torch.equal(b, c)
+        # Rows in another order of summation, in bfloat16.
+        torch.testing.assert_close(a.grad, b.grad, rtol=0.1, atol=2e-2)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="3 processes"):
+        Exchange(Team(3, 1), 0).rows(4)
 
 
 def test_a_checkpoint_leaves_no_partial_file(tmp_path):
