@@ -202,6 +202,7 @@ class TestMistakes:
             (("--num-inference-steps", 0), "--num-inference-steps"),
             (("--seed", -3), "--seed"),
             (("--dtype", "int8"), "int8.*float32"),
+            (("--device", "abacus"), "abacus.*cpu"),
             (("--negative-prompt", "x"), "--negative-prompt.*--cfg"),
             (("--nonsense",), "--nonsense"),
             (("--from", "missing.png"), "missing.png.*no such file"),
@@ -223,6 +224,17 @@ class TestMistakes:
         assert code == 2
         assert "no self-attention" in err
         assert len(err.strip().splitlines()) == 1
+
+    def test_a_pipeline_that_no_guidance_can_attach_to_is_refused(self, run, model, monkeypatch):
+        from smoothed_energy import SmoothedEnergyGuidance
+
+        def refuse(self, pipeline):
+            raise RuntimeError("it has a guidance of its own")
+
+        monkeypatch.setattr(SmoothedEnergyGuidance, "attach", refuse)
+        code, _, err = run("generate", "--model", model)
+        assert code == 2
+        assert err.endswith("tiny cannot be guided: it has a guidance of its own\n")
 
     def test_a_prompt_for_a_pipeline_without_prompts_is_refused(self, run, unconditional_model):
         code, _, err = run("generate", "cat", "--model", unconditional_model)

@@ -226,8 +226,11 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
     pipeline = open_pipeline(settings)
     accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
     arguments = _call_arguments(type(pipeline).__name__, accepted, settings)
-    with guidance.attach(pipeline):
-        pass  # what does not fit the model shows now, and not after the unguided images
+    try:
+        with guidance.attach(pipeline):
+            pass  # what does not fit the model shows now, and not after the unguided images
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{settings.model} cannot be guided: {error}") from error
 
     modes = sorted({key[1] for key in paths if isinstance(key, tuple)})
     images: dict[tuple[int, bool], Image.Image] = {}

@@ -29,7 +29,7 @@ def open_pipeline(settings: Settings) -> Any:
 
         options["dtype"] = getattr(torch, settings.dtype)
     if settings.device != "auto":
-        options["device"] = settings.device
+        options["device"] = _device(settings.device)
     pipeline = load(settings.model, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -68,6 +68,22 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
     with torch.device("meta"):
         denoiser = cls.from_config(config)
     return denoiser, factor
+
+
+def _device(name: str) -> str:
+    """The device's name, if it is here."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        here = ["cpu"]
+        here += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(
+            f"--device {name} is not here; expected one of {', '.join(here)}"
+        ) from None
+    return name
 
 
 def _location(model: str) -> str:
