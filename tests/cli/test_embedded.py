@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from smoothed_energy.models import available
 from smoothed_energy.report import read_settings
 
-pytestmark = pytest.mark.skipif(
-    "avatars" not in available(), reason="the embedded model is not in this checkout"
-)
 FAST = ("--num-inference-steps", 4)
 
 
