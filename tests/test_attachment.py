@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import inputs, small_pipeline, small_unet, unet_inputs
+from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import (
     GaussianBlur,
     GuidanceWarning,

@@ -9,7 +9,7 @@ from diffusers.models.attention_processor import (
     SlicedAttnProcessor,
 )
 
-from conftest import inputs, small_pipeline, small_unet, unet_inputs
+from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.attention import AttentionBackendError
 

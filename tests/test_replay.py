@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from conftest import inputs, small_pipeline, small_unet, unet_inputs
+from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import GaussianBlur, SmoothedEnergyGuidance
 
 STEPS = 6
