@@ -29,8 +29,8 @@ from torch import Tensor
 from smoothed_energy import GaussianBlur, SmoothedEnergyGuidance
 from smoothed_energy.evaluation import (
     FeatureExtractor,
-    Moments,
     frechet_distance,
+    kernel_distance,
     moments,
 )
 from smoothed_energy.models import load
@@ -40,6 +40,13 @@ from .places import default_folder
 __all__ = ["GROUPS", "Configuration", "Evaluation", "markdown"]
 
 CHUNK = 50
+#: Drawings that the kernel distance is taken to: it needs no more, and costs their square.
+KERNEL_REFERENCE = 2000
+
+
+#: The widths and the scales of the table.
+SIGMAS = (1.0, 2.0, 5.0, 10.0, math.inf)
+SCALES = (1.0, 2.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -112,8 +119,8 @@ class Evaluation:
         self.place.mkdir(parents=True, exist_ok=True)
         self.extractor = FeatureExtractor(device, input_size=input_size)
 
-    def reference(self, count: int) -> Moments:
-        """Moments of ``count`` held-out drawings; their features are computed once."""
+    def reference(self, count: int) -> Tensor:
+        """Features of ``count`` held-out drawings, ``(count, 1280)``; computed once."""
         name = f"heldout-{self.size}-features-{self.input_size}.npy"
         path = self.folder / "evaluation" / name
         known = np.load(path) if path.exists() else np.empty((0, 1280), np.float32)
@@ -127,7 +134,7 @@ class Evaluation:
             known = np.concatenate([known, found.numpy()])
             np.save(path, known)
             print(f"held-out features: {len(known)} of {count}", flush=True)
-        return moments(torch.from_numpy(known[:count]))
+        return torch.from_numpy(known[:count])
 
     @torch.inference_mode()
     def sample(self, configuration: Configuration, start: int, stop: int) -> Tensor:
@@ -168,17 +175,21 @@ class Evaluation:
     ) -> Iterator[dict[str, Any]]:
         """The distances of each configuration, from the cache where they are known."""
         path = self.place / "results.json"
-        target = self.reference(reference)
+        drawings = self.reference(reference)
+        target = moments(drawings)
         for configuration in configurations:
             results = json.loads(path.read_text()) if path.exists() else {}
             key = f"{configuration.label}, N={count}, against {reference}, {self.input_size} px"
             if key not in results:
                 found = self.features(configuration, count)
+                # Another process may have measured something in the meantime.
+                results = json.loads(path.read_text()) if path.exists() else {}
                 results[key] = asdict(configuration) | {
                     "sigma": None if configuration.sigma is None else str(configuration.sigma),
                     "count": count,
                     "reference": reference,
                     "frechet": frechet_distance(moments(found), target),
+                    "kernel": 1000 * kernel_distance(found, drawings[:KERNEL_REFERENCE]),
                 }
                 path.write_text(json.dumps(results, indent=2) + "\n")
                 print(f"{key}: {results[key]['frechet']:.1f}", flush=True)
@@ -192,10 +203,11 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     first = results[0]
     lines = [
         f"Frechet distance of {first['count']} samples to {first['reference']} held-out drawings "
+        f"and, times 1000, kernel distance to {min(KERNEL_REFERENCE, first['reference'])} of them "
         "(EfficientNet-Lite0 features; lower is better).",
         "",
-        "| sigma | scale | layers | active steps | DDIM steps | distance |",
-        "|---|---|---|---|---|---|",
+        "| sigma | scale | layers | active steps | DDIM steps | Frechet | kernel |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in results:
         if r["count"] != first["count"] or r["reference"] != first["reference"]:
@@ -204,7 +216,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         cells = [r["sigma"], f"{r['scale']:g}", r["layers"], r["steps"]] if guided else ["-"] * 4
         if not guided:
             cells[0] = "unguided"
-        lines.append(f"| {' | '.join(cells)} | {r['inference_steps']} | {r['frechet']:.1f} |")
+        cells += [str(r["inference_steps"]), f"{r['frechet']:.1f}", f"{r['kernel']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -215,14 +228,17 @@ def layer_group(steps: int) -> list[Configuration]:
     return [Configuration(inference_steps=steps), *guided]
 
 
-def table_group(steps: int, layers: str) -> list[Configuration]:
+def table_group(
+    steps: int,
+    layers: str,
+    *,
+    sigmas: Sequence[float] = SIGMAS,
+    scales: Sequence[float] = SCALES,
+    active: str = "all",
+) -> list[Configuration]:
     """Unguided, and every width with every scale."""
-    sigmas = (1.0, 2.0, 5.0, 10.0, math.inf)
-    scales = (1.0, 2.0, 3.0)
-    return [
-        Configuration(inference_steps=steps),
-        *(Configuration(s, g, layers, inference_steps=steps) for s in sigmas for g in scales),
-    ]
+    guided = [Configuration(s, g, layers, active, steps) for g in scales for s in sigmas]
+    return [Configuration(inference_steps=steps), *guided]
 
 
 #: What can be measured by name.
@@ -240,14 +256,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--reference", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
-    parser.add_argument("--layers", default="down+mid", help="layers of the table")
+    parser.add_argument("--layers", default="mid", help="layers of the table")
     parser.add_argument("--table", choices=GROUPS, default="table")
+    parser.add_argument("--sigmas", type=float, nargs="+", default=list(SIGMAS))
+    parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES))
+    parser.add_argument("--active", default="all", help="steps at which guidance is active")
     options = parser.parse_args(arguments)
     evaluation = Evaluation(options.model, options.folder, device=options.device)
     if options.table == "layers":
         group = layer_group(options.steps)
     else:
-        group = table_group(options.steps, options.layers)
+        group = table_group(
+            options.steps,
+            options.layers,
+            sigmas=options.sigmas,
+            scales=options.scales,
+            active=options.active,
+        )
     results = list(evaluation.measure(group, options.count, options.reference))
     print(markdown(results))
 
