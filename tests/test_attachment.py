@@ -246,6 +246,49 @@ def test_a_shallow_copy_of_a_guided_pipeline_is_not_guided(pipe):
         assert torch.equal(plain, copy.copy(pipe)(**one_step()).images)
 
 
+def test_a_shallow_copy_of_a_guided_pipeline_can_have_guidance_of_its_own(pipe):
+    cls = type(pipe)
+    with SmoothedEnergyGuidance().attach(pipe):
+        expected = pipe(**one_step()).images
+        twin = copy.copy(pipe)
+        with SmoothedEnergyGuidance().attach(twin):
+            assert torch.equal(expected, twin(**one_step()).images)
+        assert type(twin) is cls
+
+
+def test_a_deep_copy_of_a_guided_pipeline_is_not_guided(pipe):
+    plain = pipe(**one_step()).images
+    with SmoothedEnergyGuidance().attach(pipe):
+        twin = copy.deepcopy(pipe)
+    assert torch.equal(plain, twin(**one_step()).images)
+
+
+def test_warnings_point_at_the_call_of_the_pipeline(pipe):
+    with (
+        SmoothedEnergyGuidance(steps=NoiseLevels(1e6, 1e7)).attach(pipe),
+        pytest.warns(GuidanceWarning) as caught,
+    ):
+        pipe(**one_step())
+    assert [w.filename for w in caught if w.category is GuidanceWarning] == [__file__]
+
+
+def test_a_run_that_never_reaches_the_guidance_warns(pipe):
+    prepare = pipe.prepare_latents
+
+    def prepare_and_renew(*args, **kwargs):  # as offloading that is enabled in mid-run does
+        del pipe.unet.forward
+        return prepare(*args, **kwargs)
+
+    pipe.prepare_latents = prepare_and_renew
+    with (
+        SmoothedEnergyGuidance().attach(pipe) as attachment,
+        pytest.warns(GuidanceWarning, match="not called, or its forward") as caught,
+    ):
+        pipe(**one_step())
+    assert attachment.last_run.calls == 0
+    assert [w.filename for w in caught if w.category is GuidanceWarning] == [__file__]
+
+
 def test_a_run_in_which_no_chosen_layer_is_reached_warns(pipe):
     attention = pipe.unet.mid_block.attentions[0]
     attention.forward = lambda hidden_states, *args, **kwargs: (hidden_states,)
@@ -339,6 +382,29 @@ class TestBareDenoiser:
             with pytest.raises(ValueError, match="conditional_rows=3 does not divide the batch"):
                 unet(**unet_inputs(batch=4))
 
+    @pytest.mark.parametrize(
+        "settings", [{"conditional_rows": 1, "rescale_scale": 1.0}, {"rescale_scale": 5.0}]
+    )
+    def test_a_rescale_scale_that_says_nothing_is_an_error(self, unet, settings):
+        with (
+            SmoothedEnergyGuidance().attach(unet) as attachment,
+            pytest.raises(ValueError, match="rescale_scale="),
+        ):
+            attachment.step(0, 1, **settings)
+
+    def test_rows_that_are_all_conditional_are_guided_whatever_the_rescaling(self, unet):
+        with SmoothedEnergyGuidance().attach(unet) as attachment:
+            expected = unet(**unet_inputs()).sample
+            attachment.step(0, 1, conditional_rows=2, rescale_scale=5.0)
+            assert torch.equal(expected, unet(**unet_inputs()).sample)
+
+    def test_calls_are_counted_from_when_the_guidance_was_attached(self, unet):
+        with SmoothedEnergyGuidance().attach(unet):
+            unet(**unet_inputs())
+            with SmoothedEnergyGuidance(layers="down").attach(unet) as attachment:
+                unet(**unet_inputs())
+                assert attachment.last_run.calls == attachment.last_run.guided_calls == 1
+
     def test_positional_arguments_work(self, unet):
         given = unet_inputs()
         first = [given.pop(name) for name in ("sample", "timestep", "encoder_hidden_states")]
@@ -378,3 +444,34 @@ def test_layers_that_do_not_exist_are_refused_when_attaching(pipe):
     with pytest.raises(ValueError, match=r"'m7'.*mid \(m0-m1\)"):
         SmoothedEnergyGuidance(layers="m7").attach(pipe)
     assert traces(pipe) == []
+
+
+class TestPatchesThatOthersKeep:
+    """Offloading wraps whatever function it finds, and puts it back when it is removed."""
+
+    def test_a_patch_that_a_hook_has_wrapped_is_dead_after_detaching(self, unet):
+        accelerate = pytest.importorskip("accelerate")
+        with SmoothedEnergyGuidance().attach(unet):
+            expected = unet(**unet_inputs()).sample
+            _, hook = accelerate.cpu_offload_with_hook(unet, torch.device("cpu"))
+            assert torch.equal(expected, unet(**unet_inputs()).sample)
+        with SmoothedEnergyGuidance().attach(unet) as attachment:  # once, not once for each patch
+            assert torch.equal(expected, unet(**unet_inputs()).sample)
+            assert attachment.last_run.calls == 1
+        hook.remove()
+        with SmoothedEnergyGuidance().attach(unet) as attachment:
+            assert torch.equal(expected, unet(**unet_inputs()).sample)
+            assert attachment.last_run.calls == 1
+
+    def test_a_deep_copy_of_a_guided_denoiser_uses_its_own_weights_and_is_not_guided(self, unet):
+        plain = unet(**unet_inputs()).sample
+        with SmoothedEnergyGuidance().attach(unet):
+            twin = copy.deepcopy(unet)
+            assert torch.equal(plain, twin(**unet_inputs()).sample)
+            with SmoothedEnergyGuidance().attach(twin) as attachment:
+                assert torch.equal(unet(**unet_inputs()).sample, twin(**unet_inputs()).sample)
+                assert attachment.last_run.calls == 1
+            with torch.no_grad():
+                twin.conv_out.weight.zero_()
+                twin.conv_out.bias.zero_()
+            assert not twin(**unet_inputs()).sample.any()

@@ -1,5 +1,7 @@
 """Guidance with other attention processors, dtypes, compilation and offloading."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from diffusers.models.attention_processor import (
@@ -12,6 +14,7 @@ from diffusers.models.attention_processor import (
 from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.attention import AttentionBackendError
+from smoothed_energy.denoiser import _eagerly
 
 GUIDANCE = SmoothedEnergyGuidance(blur="gaussian:1", layers=["down", "mid"])
 
@@ -131,6 +134,38 @@ class TestCompiled:
     def test_compiled_blocks_give_the_same_guidance(self, unet, expected):
         unet.compile_repeated_blocks(backend="eager")
         torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+
+    def test_a_block_that_is_compiled_by_itself_gives_the_same_guidance(self, unet, expected):
+        graphs = []
+
+        def backend(module, example_inputs):
+            graphs.append(module)
+            return module.forward
+
+        unet.mid_block = torch.compile(unet.mid_block, backend=backend)
+        unet(**unet_inputs(), return_dict=False)
+        known = len(graphs)
+        torch.testing.assert_close(predict(unet), expected, rtol=0, atol=1e-5)
+        unet(**unet_inputs(), return_dict=False)
+        assert len(graphs) == known  # no patch was traced
+
+    def test_second_passes_that_overlap_leave_compilation_as_it_was(self):
+        graphs = []
+
+        def backend(module, example_inputs):
+            graphs.append(module)
+            return module.forward
+
+        compiled = torch.compile(lambda x: x + 1, backend=backend)
+        one, other = ExitStack(), ExitStack()  # of two threads
+        one.enter_context(_eagerly())
+        other.enter_context(_eagerly())
+        one.close()
+        compiled(torch.ones(2))
+        assert not graphs  # the other one is still running
+        other.close()
+        compiled(torch.ones(2))
+        assert len(graphs) == 1
 
     def test_a_pipeline_with_a_compiled_denoiser_gives_the_same_guidance(self):
         pipe = small_pipeline()

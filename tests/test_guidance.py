@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from smoothed_energy import BoxBlur, GaussianBlur, NoiseLevels, SmoothedEnergyGuidance, Steps
@@ -72,6 +73,15 @@ def test_settings_of_another_method_are_refused():
         SmoothedEnergyGuidance.from_dict({"method": "pag"})
     with pytest.raises(ValueError, match=r"'sigma' is not a setting.*blur"):
         SmoothedEnergyGuidance.from_dict({"sigma": 1})
+
+
+def test_json_that_is_no_object_is_refused():
+    with pytest.raises(ValueError, match="JSON object; got list"):
+        SmoothedEnergyGuidance.from_json("[]")
+
+
+def test_any_real_number_is_a_scale():
+    assert SmoothedEnergyGuidance(scale=np.float32(3)) == SmoothedEnergyGuidance(scale=3)
 
 
 def test_a_predicate_selects_layers_but_cannot_be_saved(unet):

@@ -3,7 +3,8 @@
 A pipeline that guidance is attached to becomes, until it is detached, an instance of a subclass of
 its own class that differs in `__call__` alone: it marks the beginning and the end of a run. The
 denoiser is patched only while such a run lasts, and only calls that belong to the run are guided,
-so another pipeline that shares the denoiser never notices, in whatever thread it runs.
+so another pipeline that shares the denoiser never notices, in whatever thread it runs. (What a
+callback of the run calls belongs to the run, unless it is another pipeline with guidance.)
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class RunSummary:
     """What one attached guidance did in one run.
 
     Args:
-        calls: How often the denoiser was called.
+        calls: How often the denoiser was called while the guidance was attached.
         guided_calls: How many of these calls had a second pass of this guidance.
         layers: The names of the layers that were perturbed.
     """
@@ -107,9 +108,13 @@ class Attachment:
                 rows, which then stay as they are.
 
         Raises:
+            RuntimeError: If the guidance is detached.
             TypeError: If this guidance is attached to a pipeline, which knows all of this itself.
-            ValueError: If `index` is not in `[0, count)` or `conditional_rows` is not positive.
+            ValueError: If `index` is not in `[0, count)`, `conditional_rows` is not positive, or
+                `rescale_scale` is 1 or given without `conditional_rows`.
         """
+        if not self.attached:
+            raise RuntimeError("this guidance is detached, so no step of it can follow")
         self._session.set_step(StepPosition(index, count, sigma), conditional_rows, rescale_scale)
 
     def __enter__(self) -> Self:
@@ -150,7 +155,8 @@ class _Run:
         self.denoiser = denoiser
         self.guided = GuidedDenoiser(denoiser)
         self._plans: dict[Attachment, Plan] = {}
-        self._calls = 0
+        self.calls = 0
+        self._calls: Counter[Attachment] = Counter()
         self._guided_calls: Counter[Attachment] = Counter()
         self._reached: defaultdict[Attachment, set[str]] = defaultdict(set)
 
@@ -168,7 +174,9 @@ class _Run:
 
         `position` and `layout` (of a number of rows) are asked only if the answer matters.
         """
-        self._calls += 1
+        self.calls += 1
+        attachments = tuple(attachments)
+        self._calls.update(attachments)
         active = [item for item in attachments if _is_active(item.guidance, position)]
         if not active:
             return forward(*args, **kwargs)
@@ -188,7 +196,9 @@ class _Run:
     def summary(self, attachment: Attachment) -> RunSummary:
         """What `attachment` did so far."""
         return RunSummary(
-            self._calls, self._guided_calls[attachment], frozenset(self._reached[attachment])
+            self._calls[attachment],
+            self._guided_calls[attachment],
+            frozenset(self._reached[attachment]),
         )
 
 
@@ -275,11 +285,16 @@ class _PipelineSession(_Session):
 
     def _open(self) -> None:
         vars(self.pipeline)[_SESSION] = self
-        object.__setattr__(self.pipeline, "__class__", _marking_runs(type(self.pipeline)))
+        object.__setattr__(
+            self.pipeline, "__class__", _marking_runs(_unmarked(type(self.pipeline)))
+        )
 
     def _close(self) -> None:
-        object.__setattr__(self.pipeline, "__class__", type(self.pipeline).__base__)
+        object.__setattr__(self.pipeline, "__class__", _unmarked(type(self.pipeline)))
         del vars(self.pipeline)[_SESSION]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copy of the pipeline has no guidance."""
 
     @contextmanager
     def run(self, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -303,8 +318,17 @@ class _PipelineSession(_Session):
                 yield
         finally:
             self._running.release()
-        for attachment in self.attachments:
+        attachments = tuple(self.attachments)
+        for attachment in attachments:
             attachment.last_run = run.summary(attachment)
+        if attachments and not run.calls:
+            warnings.warn(
+                f"the {type(denoiser).__name__} was not called, or its forward function was "
+                "replaced, in this run, so the result is unguided",
+                GuidanceWarning,
+                stacklevel=4,
+            )
+        for attachment in attachments:
             _warn_if_idle(attachment)
 
     def _call(
@@ -330,6 +354,7 @@ class _PipelineSession(_Session):
 
 
 _SESSION = "_smoothed_energy_session"
+_ORIGINAL = "_smoothed_energy_original"
 
 
 def _existing_session(pipeline: Any) -> _PipelineSession | None:
@@ -342,6 +367,12 @@ def _existing_session(pipeline: Any) -> _PipelineSession | None:
 
 def _pipeline_session(pipeline: Any) -> _PipelineSession:
     return _existing_session(pipeline) or _PipelineSession(pipeline)
+
+
+def _unmarked(cls: type) -> type:
+    """The pipeline's own class, also of a class that `_marking_runs` made (copies have it, too)."""
+    original: type = vars(cls).get(_ORIGINAL, cls)
+    return original
 
 
 def _marking_runs(cls: type) -> type:
@@ -361,7 +392,7 @@ def _marking_runs(cls: type) -> type:
 
     # Saving writes the class's name, and other pipelines are built by it.
     same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls.__name__, (cls,), {"__call__": call, **same})
+    return type(cls.__name__, (cls,), {"__call__": call, _ORIGINAL: cls, **same})
 
 
 def _warn_if_idle(attachment: Attachment) -> None:
@@ -373,14 +404,14 @@ def _warn_if_idle(attachment: Attachment) -> None:
             f"none of the {done.calls} denoising steps of this run was in "
             f"steps={str(guidance.steps)!r}, so the result is unguided",
             GuidanceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     elif not done.layers:
         warnings.warn(
             f"no layer of layers={guidance.layers!r} was reached in "
             f"{done.guided_calls} guided steps, so the result is unguided",
             GuidanceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -413,6 +444,12 @@ class _DenoiserSession(_Session):
             raise ValueError(
                 f"conditional_rows={conditional_rows!r} is not a number of rows; expected 1 or "
                 "more, or None if all rows are guided by themselves"
+            )
+        if rescale_scale is not None and (conditional_rows is None or rescale_scale == 1):
+            raise ValueError(
+                f"rescale_scale={rescale_scale!r} with conditional_rows={conditional_rows!r}: "
+                "expected CFG's scale, not 1, and the number of conditional rows; without CFG "
+                "leave it out"
             )
         self._position = position
         self._conditional_rows = conditional_rows
@@ -447,6 +484,8 @@ class _DenoiserSession(_Session):
                 "last rows to be conditional, and as many, or a multiple, to be unconditional"
             )
         groups = rows // size
+        if groups == 1:
+            return BatchLayout()
         return BatchLayout(groups, conditional=groups - 1, rescale_scale=self._rescale_scale)
 
 

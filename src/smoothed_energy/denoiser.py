@@ -11,8 +11,9 @@ from __future__ import annotations
 __all__ = ["DenoiserCall", "GuidedDenoiser", "Plan"]
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -66,9 +67,37 @@ def _running(current: _Pass) -> Iterator[None]:
 
 
 def _is_compiled(denoiser: nn.Module) -> bool:
-    return unwrap_denoiser(denoiser) is not denoiser or any(
-        vars(module).get("_compiled_call_impl") is not None for module in denoiser.modules()
+    """Whether `torch.compile` or `Module.compile` was used on it or on anything inside it."""
+    return any(
+        unwrap_denoiser(module) is not module or vars(module).get("_compiled_call_impl") is not None
+        for module in denoiser.modules()
     )
+
+
+_eager_lock = threading.Lock()
+_eager_stance = ExitStack()
+_eager_users = 0
+
+
+@contextmanager
+def _eagerly() -> Iterator[None]:
+    """A block in which nothing is compiled.
+
+    The stance belongs to the process, not to the thread: the first block sets it and the last one
+    restores it, or blocks that overlap would restore each other's.
+    """
+    global _eager_users
+    with _eager_lock:
+        if not _eager_users:
+            _eager_stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _eager_users += 1
+    try:
+        yield
+    finally:
+        with _eager_lock:
+            _eager_users -= 1
+            if not _eager_users:
+                _eager_stance.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +296,7 @@ class GuidedDenoiser:
         patches: AbstractContextManager[None] = (
             patched(plan.names, _route_inside) if self.compiled else nullcontext()
         )
-        eager = torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
+        eager = _eagerly() if self.compiled else nullcontext()
         with patches, eager, _running(second):
             yield
 

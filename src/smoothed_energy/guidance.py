@@ -21,6 +21,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -64,11 +65,7 @@ class Guidance(ABC):
 
     def __post_init__(self) -> None:
         scale = self.scale
-        if (
-            isinstance(scale, bool)
-            or not isinstance(scale, (int, float))
-            or not 0 <= scale < math.inf
-        ):
+        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 <= scale < math.inf:
             raise ValueError(
                 f"scale={scale!r} is not a guidance scale; expected a finite number >= 0 "
                 "(0 is no guidance; the paper uses 3)"
@@ -174,8 +171,17 @@ class Guidance(ABC):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The guidance that `to_json` wrote."""
-        return cls.from_dict(json.loads(text))
+        """The guidance that `to_json` wrote.
+
+        Raises:
+            ValueError: If the text is not a JSON object of this method's settings.
+        """
+        settings = json.loads(text)
+        if not isinstance(settings, dict):
+            raise ValueError(
+                f"the settings of a guidance are a JSON object; got {type(settings).__name__}"
+            )
+        return cls.from_dict(settings)
 
     def save(self, path: str | Path) -> None:
         """Write the settings to a JSON file."""

@@ -13,7 +13,6 @@ __all__ = ["Router", "patched"]
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -34,13 +33,31 @@ class Router(Protocol):
         ...
 
 
-@dataclass
 class _Patch:
-    router: Router
-    attribute: str
-    replacement: Callable[..., Any]
-    previous: Any
-    users: int = 0
+    """What stands in for a module's forward function while somebody needs it."""
+
+    def __init__(self, module: nn.Module, router: Router, users: int = 0) -> None:
+        # Module.compile() puts a compiled function in front of forward; a patch of forward below it
+        # would be traced into the graph.
+        compiled = vars(module).get("_compiled_call_impl")
+        self.module = module
+        self.router = router
+        self.attribute = "forward" if compiled is None else "_compiled_call_impl"
+        self.previous = vars(module).get(self.attribute, _MISSING)
+        self.original = compiled if compiled is not None else module.forward
+        self.users = users
+        self.live = True
+        vars(module)[self.attribute] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Whoever wrapped the patch (offloading does) may call it after its time, or below another.
+        if not self.live:
+            return self.original(*args, **kwargs)
+        return self.router(self.module, self.original, args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy of a patched module is not patched.
+        return vars(self) | {"live": False}
 
 
 _MISSING = object()
@@ -73,30 +90,14 @@ def patched(modules: Iterable[nn.Module], router: Router) -> Iterator[None]:
 def _install(module: nn.Module, router: Router) -> None:
     with _lock:
         patch = _patches.get(module)
-        if patch is None:
-            patch = _patches[module] = _new_patch(module, router)
-        elif patch.router is not router:
+        if patch is not None and patch.router is not router:
             raise RuntimeError(f"{type(module).__name__} is guided as a part of another denoiser")
-        elif vars(module).get(patch.attribute) is not patch.replacement:
-            users = patch.users
-            patch = _patches[module] = _new_patch(module, router)
-            patch.users = users
+        if patch is None or vars(module).get(patch.attribute) is not patch:
+            users = 0
+            if patch is not None:
+                patch.live, users = False, patch.users
+            patch = _patches[module] = _Patch(module, router, users)
         patch.users += 1
-
-
-def _new_patch(module: nn.Module, router: Router) -> _Patch:
-    # Module.compile() puts a compiled function in front of forward; a patch of forward below it
-    # would be traced into the graph.
-    compiled = vars(module).get("_compiled_call_impl")
-    attribute = "forward" if compiled is None else "_compiled_call_impl"
-    previous = vars(module).get(attribute, _MISSING)
-    original = compiled if compiled is not None else module.forward
-
-    def replacement(*args: Any, **kwargs: Any) -> Any:
-        return router(module, original, args, kwargs)
-
-    vars(module)[attribute] = replacement
-    return _Patch(router, attribute, replacement, previous)
 
 
 def _remove(module: nn.Module) -> None:
@@ -106,8 +107,9 @@ def _remove(module: nn.Module) -> None:
         if patch.users:
             return
         del _patches[module]
+        patch.live = False
         # Offloading may have replaced the function meanwhile; then the patch is gone already.
-        if vars(module).get(patch.attribute) is patch.replacement:
+        if vars(module).get(patch.attribute) is patch:
             if patch.previous is _MISSING:
                 del vars(module)[patch.attribute]
             else:

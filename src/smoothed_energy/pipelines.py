@@ -49,12 +49,17 @@ def batch_layout(pipeline: Any, arguments: Mapping[str, Any]) -> BatchLayout:
         return BatchLayout()
     rescaled = (setting("guidance_rescale", 0.0) or 0.0) > 0.0
     rescale_scale = float(scale) if rescaled else None
-    if "InstructPix2Pix" in type(pipeline).__name__:
+    if _is_kind_of(pipeline, "InstructPix2Pix"):
         # [text, image, nothing], unless the image does not guide.
         if (setting("image_guidance_scale", 1.5) or 0.0) < 1.0:
             return BatchLayout()
         return BatchLayout(3, conditional=0, unconditional=2, rescale_scale=rescale_scale)
     return BatchLayout(2, conditional=1, unconditional=0, rescale_scale=rescale_scale)
+
+
+def _is_kind_of(pipeline: Any, part: str) -> bool:
+    """Whether its class, or one that it is derived from, has a name with `part` in it."""
+    return any(part in cls.__name__ for cls in type(pipeline).__mro__)
 
 
 def has_learned_variance(pipeline: Any) -> bool:
@@ -95,11 +100,11 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
             f"{name} runs perturbed-attention guidance in the same batch; attach to the pipeline "
             "without PAG, or pass pag_scale=0"
         )
-    if "SAG" in name:
+    if _is_kind_of(pipeline, "SAG"):
         raise RuntimeError(
             f"{name} runs self-attention guidance by itself; attach to the pipeline without SAG"
         )
-    if any(part in name for part in _OTHER_BATCHES):
+    if any(_is_kind_of(pipeline, part) for part in _OTHER_BATCHES):
         raise RuntimeError(
             f"{name} arranges its batches in a way of its own, so guidance would come out wrong; "
             "docs/pipelines.md lists the pipelines that work"

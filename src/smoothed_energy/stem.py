@@ -59,7 +59,6 @@ class Stem:
         self._candidates = candidates
         self._layers = layers
         self._recorded: dict[nn.Module, deque[_Recording]] = {}
-        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._open = True
 
     def before(self, module: nn.Module) -> None:
@@ -70,7 +69,7 @@ class Stem:
     def after(self, module: nn.Module, output: Any) -> None:
         """Note what `module` gave in the clean pass."""
         if self._open and module in self._candidates:
-            self._recorded.setdefault(module, deque()).append(_Recording(output, self._copies))
+            self._recorded.setdefault(module, deque()).append(_Recording(output))
 
     def replay(self, module: nn.Module, rows: slice, batch: int) -> tuple[bool, Any]:
         """The recorded rows of the next output of `module`.
@@ -93,17 +92,19 @@ class Stem:
 class _Recording:
     """One output, unusable once somebody has changed it in place (FreeU and T2I-Adapter do)."""
 
-    def __init__(self, output: Any, copies: dict[int, tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, output: Any) -> None:
         self._tensors: list[tuple[Tensor, int]] = []
-        self._copies = copies
+        self._copies: dict[int, Tensor] = {}
         self._output = self._keep(output)
 
     def _keep(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             if value.is_inference():
                 # Inference tensors count no changes, so only a copy is safe from them; what was
-                # one tensor stays one.
-                return self._copies.setdefault(id(value), (value, value.clone()))[1]
+                # one tensor in the output stays one.
+                if id(value) not in self._copies:
+                    self._copies[id(value)] = value.clone()
+                return self._copies[id(value)]
             self._tensors.append((value, value._version))
             return value
         if isinstance(value, (list, tuple)) and type(value) in (list, tuple):

@@ -6,6 +6,7 @@ Such a pipeline puts its own processors into the U-Net when it is called, so eac
 import pytest
 from brute_force_guidance import Term
 from diffusers import (
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionPanoramaPipeline,
     StableDiffusionSAGPipeline,
@@ -21,6 +22,9 @@ from tiny_pipelines import (
     sd,
     size,
 )
+
+from smoothed_energy.pipelines import batch_layout
+from smoothed_energy.rows import BatchLayout
 
 TERM = Term(mid_grids())
 
@@ -62,6 +66,25 @@ def test_a_refused_pipeline_keeps_its_attention_processors(cls, arguments):
     with guidance_for(TERM).attach(pipe), pytest.raises(RuntimeError):
         run()
     assert pipe.unet.attn_processors == before
+
+
+def test_classes_derived_from_a_refused_pipeline_are_refused():
+    class Mine(StableDiffusionSAGPipeline):
+        pass
+
+    pipe = sd(Mine, model=new_unet())
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0, sag_scale=0.75)
+    with guidance_for(TERM).attach(pipe), pytest.raises(RuntimeError, match="without SAG"):
+        run()
+
+
+def test_classes_derived_from_instruct_pix2pix_have_its_rows():
+    class Mine(StableDiffusionInstructPix2PixPipeline):
+        pass
+
+    pipe = object.__new__(Mine)
+    vars(pipe).update(_guidance_scale=7.0, _image_guidance_scale=1.5)
+    assert batch_layout(pipe, {}) == BatchLayout(3, conditional=0, unconditional=2)
 
 
 def test_pipelines_with_batches_of_their_own_are_refused():
