@@ -96,7 +96,8 @@ def _install(module: nn.Module, router: Router) -> None:
             users = 0
             if patch is not None:
                 patch.live, users = False, patch.users
-            patch = _patches[module] = _Patch(module, router, users)
+            patch = _Patch(module, router, users)
+            _patches[module] = patch
         patch.users += 1
 
 
