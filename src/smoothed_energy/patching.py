@@ -55,6 +55,11 @@ class _Patch:
             return self.original(*args, **kwargs)
         return self.router(self.module, self.original, args, kwargs)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the module still calls the patch itself."""
+        return vars(self.module).get(self.attribute) is self
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy of a patched module is not patched.
         return vars(self) | {"live": False}
@@ -92,7 +97,7 @@ def _install(module: nn.Module, router: Router) -> None:
         patch = _patches.get(module)
         if patch is not None and patch.router is not router:
             raise RuntimeError(f"{type(module).__name__} is guided as a part of another denoiser")
-        if patch is None or vars(module).get(patch.attribute) is not patch:
+        if patch is None or not patch.in_place:
             users = 0
             if patch is not None:
                 patch.live, users = False, patch.users
@@ -110,7 +115,7 @@ def _remove(module: nn.Module) -> None:
         del _patches[module]
         patch.live = False
         # Offloading may have replaced the function meanwhile; then the patch is gone already.
-        if vars(module).get(patch.attribute) is patch:
+        if patch.in_place:
             if patch.previous is _MISSING:
                 del vars(module)[patch.attribute]
             else:
