@@ -35,6 +35,8 @@ from smoothed_energy.layers import select_layers
 
 SIGMA = 10.0
 RUN_STEPS = 30
+MID = "ours, mid"
+BEGIN = "ours, mid, steps = begin (an unguided step of it)"
 
 
 def build(sdxl: bool, device: str, dtype: torch.dtype) -> tuple[UNet2DConditionModel, int]:
@@ -172,11 +174,11 @@ def contestants(unet: UNet2DConditionModel, size: int, cfg: bool) -> list[Contes
             lambda: unet(**wide),
         ),
         guided("ours without replay, mid", replay=False, layers="mid"),
-        guided("ours, mid", layers="mid"),
+        guided(MID, layers="mid"),
         guided("ours, mid, sigma = inf", layers="mid", blur="gaussian:inf"),
         guided("ours, down", layers="down"),
         guided("ours, up", layers="up"),
-        guided("ours, mid, steps = begin", layers="mid", steps="begin"),
+        guided(BEGIN, layers="mid", steps="begin"),
     ]
 
 
@@ -197,26 +199,22 @@ def time_table(unet: UNet2DConditionModel, size: int, device: str, repeats: int)
     print("|---|---|---:|---:|---:|")
     for cfg in (False, True):
         ways = contestants(unet, size, cfg)
-        # A step of the guided third and one after it; a run is made of such steps.
-        times = {(way.name, index): [] for way in ways for index in (0, RUN_STEPS - 1)}
+        times: dict[str, list[float]] = {way.name: [] for way in ways}
         for repeat in range(repeats + 1):
-            for index in (0, RUN_STEPS - 1):
-                for way in ways:
-                    with way.set_up(index):
-                        seconds = timed(way.call, device)
-                    if repeat:  # the first round warms up
-                        times[way.name, index].append(seconds)
-        medians = {key: statistics.median(values) for key, values in times.items()}
-
-        def run(name: str, medians: dict = medians) -> float:
-            first, later = medians[name, 0], medians[name, RUN_STEPS - 1]
-            return first * (RUN_STEPS // 3) + later * (RUN_STEPS - RUN_STEPS // 3)
-
+            for way in ways:
+                # A step of the guided third; of "begin", one after it.
+                with way.set_up(RUN_STEPS - 1 if way.name == BEGIN else 0):
+                    seconds = timed(way.call, device)
+                if repeat:  # the first round warms up
+                    times[way.name].append(seconds)
+        step = {name: statistics.median(values) for name, values in times.items()}
         for way in ways:
-            step = medians[way.name, 0]
+            run = step[way.name]
+            if way.name == BEGIN:  # a third of the steps is guided, the others are like this one
+                run = (step[MID] + 2 * step[BEGIN]) / 3
             print(
-                f"| {'yes' if cfg else 'no'} | {way.name} | {1e3 * step:.0f} "
-                f"| {step / medians['unguided', 0]:.2f} | {run(way.name) / run('unguided'):.2f} |",
+                f"| {'yes' if cfg else 'no'} | {way.name} | {1e3 * step[way.name]:.0f} "
+                f"| {step[way.name] / step['unguided']:.2f} | {run / step['unguided']:.2f} |",
                 flush=True,
             )
 
@@ -254,7 +252,7 @@ def memory_table(unet: UNet2DConditionModel, size: int, device: str) -> None:
     for cfg in (False, True):
         plain = 0
         for way in contestants(unet, size, cfg):
-            if "begin" in way.name:
+            if way.name == BEGIN:
                 continue
             with way.set_up(0):
                 peak = peak_bytes(way.call, device)
@@ -285,7 +283,7 @@ def main() -> None:
     print(f"U-Net: {shape}, latents {size} x {size}, {dtype}; torch {torch.__version__}, {machine}")
     with torch.no_grad():
         print("\n### Time\n")
-        time_table(unet, size, options.device, repeats=2 if options.quick else 7)
+        time_table(unet, size, options.device, repeats=2 if options.quick else 3)
         print("\n### Peak memory\n")
         memory_table(unet, size, options.device)
 

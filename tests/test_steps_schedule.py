@@ -1,5 +1,6 @@
 """Positions in the schedules of diffusers' schedulers."""
 
+import itertools
 import math
 import warnings
 from types import SimpleNamespace
@@ -46,10 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 def make(name, count=10, **config):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            scheduler = getattr(diffusers, name)(**config)
-        except ImportError as missing:  # DPMSolverSDE needs torchsde
-            pytest.skip(str(missing))
+        scheduler = getattr(diffusers, name)(**config)
         scheduler.set_timesteps(count)
     return scheduler
 
@@ -58,14 +56,16 @@ def walk(scheduler):
     return [schedule_position(scheduler, time) for time in scheduler.timesteps]
 
 
-@pytest.mark.parametrize("count", [1, 3, 20])
-@pytest.mark.parametrize("name", names)
+# These can't make a schedule of so few steps.
+too_short = {("PNDMScheduler", 1), ("PNDMScheduler", 3), ("UnCLIPScheduler", 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [pair for pair in itertools.product(names, [1, 3, 20]) if pair not in too_short],
+)
 def test_walking_a_schedule_counts_its_noise_levels(name, count):
-    try:
-        scheduler = make(name, count)
-    except (IndexError, ValueError, ZeroDivisionError) as refused:
-        pytest.skip(f"{name} does not do {count} steps: {refused}")
-    walked = walk(scheduler)
+    walked = walk(make(name, count))
     counts = {position.count for position in walked}
     assert len(counts) == 1
     indices = [position.index for position in walked]
