@@ -25,9 +25,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "batch_size": 1,
     },
     "avatars": {
-        "blur": "gaussian:10",
-        "scale": 3.0,
-        "layers": "mid",
+        "blur": "gaussian:1",
+        "scale": 2.0,
+        "layers": "down,mid",
         "steps": "all",
         "num_inference_steps": 30,
         "cfg": 3.0,
