@@ -24,7 +24,7 @@ from .sheet import contact_sheet
 
 __all__ = ["CAPTIONS", "draw", "side_by_side"]
 
-#: Captions to judge the model by. None is from the data set's phrasing of one drawing.
+#: Captions to judge the model by, in the words of the data.
 CAPTIONS = (
     *(
         f"a personas portrait of someone {rest}"
