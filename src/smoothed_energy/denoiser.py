@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,25 +24,13 @@ from torch import Tensor, nn
 from .attention import attend_with
 from .grid import token_grid
 from .layers import SelfAttentionLayer, unwrap_denoiser
-from .patching import patched
+from .patching import Router, patched
 from .perturbation import Perturbation
 from .rows import BatchLayout, Formulation, take_rows
 from .stem import Stem, stem_candidates
 
-
-class _Pass(Protocol):
-    """What happens inside the denoiser while it runs once."""
-
-    def call(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any: ...
-
-
-_current_pass: ContextVar[_Pass | None] = ContextVar("smoothed_energy_pass", default=None)
+# What happens inside the denoiser while it runs once.
+_current_pass: ContextVar[Router | None] = ContextVar("smoothed_energy_pass", default=None)
 
 
 def _route_inside(
@@ -54,11 +42,11 @@ def _route_inside(
     current = _current_pass.get()
     if current is None:
         return forward(*args, **kwargs)
-    return current.call(module, forward, args, kwargs)
+    return current(module, forward, args, kwargs)
 
 
 @contextmanager
-def _running(current: _Pass) -> Iterator[None]:
+def _running(current: Router) -> Iterator[None]:
     token = _current_pass.set(current)
     try:
         yield
@@ -145,7 +133,7 @@ class _CleanPass:
 
     stems: list[Stem]
 
-    def call(
+    def __call__(
         self,
         module: nn.Module,
         forward: Callable[..., Any],
@@ -171,7 +159,7 @@ class _PerturbedPass:
     grid_of: Callable[[int], tuple[int, ...]]
     reached: set[str] = field(default_factory=set)
 
-    def call(
+    def __call__(
         self,
         module: nn.Module,
         forward: Callable[..., Any],
