@@ -116,6 +116,47 @@ def test_head_transposed_tokens_are_smoothed_alike(op, grid):
     torch.testing.assert_close(result, op.apply(tokens.contiguous(), grid))
 
 
+@thorough
+@given(anything, grids, st.integers(1, 7), st.integers(1, 4))
+def test_tokens_smoothed_in_blocks_are_smoothed_alike(op, grid, rows, block):
+    tokens = torch.randn(rows, math.prod(grid), 3, dtype=torch.float64)
+    whole = op.apply(tokens, grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smoothing, "_BLOCK_BYTES", block * tokens[0].numel() * 8)
+        torch.testing.assert_close(op.apply(tokens, grid), whole, rtol=0, atol=1e-12)
+        transposed = tokens[None].transpose(1, 2).contiguous().transpose(1, 2)
+        torch.testing.assert_close(op.apply(transposed, grid)[0], whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("op", [GaussianBlur(1.5), BoxBlur(3, alpha=0.5)], ids=str)
+def test_blocks_leave_derivatives_and_transforms_as_they_are(op, monkeypatch):
+    tokens = torch.randn(5, 12, 2, dtype=torch.float64)
+    direction = torch.randn_like(tokens)
+    expected = op.matrix((3, 4)) @ direction
+    monkeypatch.setattr(smoothing, "_BLOCK_BYTES", 1)
+
+    def apply(x):
+        return op.apply(x, (3, 4))
+
+    made = []
+    real = smoothing._apply_in_blocks
+    monkeypatch.setattr(smoothing, "_apply_in_blocks", lambda *a: made.append(1) or real(*a))
+    torch.testing.assert_close(apply(direction), expected)
+    assert made
+    _, forward = torch.func.jvp(apply, (tokens,), (direction,))
+    torch.testing.assert_close(forward, expected)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(tokens, direction)
+        tangent = torch.autograd.forward_ad.unpack_dual(apply(dual)).tangent
+    torch.testing.assert_close(tangent, expected)
+    stacked = torch.stack([direction, tokens])
+    torch.testing.assert_close(torch.func.vmap(apply)(stacked)[0], expected)
+    _, pull = torch.func.vjp(apply, tokens)
+    torch.testing.assert_close(pull(direction)[0], op.matrix((3, 4)).T @ direction)
+    compiled = torch.compile(apply, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(direction), expected)
+
+
 @brief
 @given(st.floats(0.2, 20), st.none() | odd, paddings, sides, sides)
 def test_a_gaussian_blur_is_a_convolution_with_explicit_padding(sigma, k, padding, h, w):

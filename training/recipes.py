@@ -50,14 +50,14 @@ class Recipe:
 
 RECIPES: Mapping[str, Recipe] = {
     "cpu": Recipe(
-        image_size=64,
+        image_size=96,
         autoencoder_channels=(24, 48, 96),
         autoencoder_layers=1,
         autoencoder_batch=16,
         autoencoder_rate=1.5e-3,
-        channels=(64, 192),
+        channels=(48, 144),
         layers_per_block=1,
-        down_layers=(3,),
+        down_layers=(4,),
         up_layers=(1, 1),
         heads=3,
         text_width=128,

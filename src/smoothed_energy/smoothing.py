@@ -40,7 +40,7 @@ import functools
 import math
 import operator
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -740,10 +740,58 @@ def _unrows(rows: Tensor, shape: torch.Size, folded: torch.Size) -> Tensor:
     return rows.reshape(*batch, length, heads, width).transpose(-3, -2)
 
 
+#: Bytes of rows smoothed at a time on a CPU: what the caches of a core or two hold.
+_BLOCK_BYTES = 2 << 20
+
+
 def _apply_factors(
     rows: Tensor, grid: tuple[int, ...], factors: tuple[Tensor | None, ...], mix: float
 ) -> Tensor:
     """`mix B rows + (1 - mix) rows`, one axis of the grid at a time; rows `(N, T, D)`."""
+    block = max(1, _BLOCK_BYTES // max(1, rows[:1].numel() * rows.element_size()))
+    if (
+        rows.device.type == "cpu"
+        and len(rows) > block
+        and sum(factor is not None for factor in factors) > 1
+        and not (torch.is_grad_enabled() and rows.requires_grad)
+        and not torch.compiler.is_compiling()
+    ):
+        with suppress(RuntimeError):  # Forward-mode derivatives and vmap have no `out=`.
+            return _apply_in_blocks(rows, block, grid, factors, mix)
+    return _multiply(rows, grid, factors, mix)
+
+
+def _apply_in_blocks(
+    rows: Tensor,
+    block: int,
+    grid: tuple[int, ...],
+    factors: tuple[Tensor | None, ...],
+    mix: float,
+) -> Tensor:
+    """`_apply_factors`, a block of rows at a time.
+
+    The product along one axis is still in the cache when the next one reads it, and its buffer
+    is allocated once: a third less time for 60 heads of 64 x 64 tokens.
+    """
+    result = torch.empty(rows.shape, dtype=rows.dtype)
+    buffers: dict[int, Tensor] = {}
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        if len(part) < block:
+            buffers.clear()
+        _multiply(part, grid, factors, mix, buffers, result[start : start + block])
+    return result
+
+
+def _multiply(
+    rows: Tensor,
+    grid: tuple[int, ...],
+    factors: tuple[Tensor | None, ...],
+    mix: float,
+    buffers: dict[int, Tensor] | None = None,
+    into: Tensor | None = None,
+) -> Tensor:
+    """`_apply_factors` of one block; products go to `buffers` by axis, the last to `into`."""
     count, length, width = rows.shape
     last = min(axis for axis, factor in enumerate(factors) if factor is not None)
     result = rows
@@ -755,12 +803,21 @@ def _apply_factors(
             batch = count * length // (grid[axis] * after)
             columns = result.reshape(batch, grid[axis], after * width)
             repeated = factor.expand(batch, *factor.shape)
+            out = None
+            if into is not None and axis == last:
+                out = into.view(columns.shape)
+            elif buffers is not None:
+                if axis not in buffers:
+                    buffers[axis] = torch.empty(columns.shape, dtype=rows.dtype)
+                out = buffers[axis]
             if axis == last and mix != 1:
                 # Mixing inside the product saves a pass over memory.
                 original = rows.reshape(columns.shape)
-                result = torch.baddbmm(original, repeated, columns, beta=1 - mix, alpha=mix)
+                result = torch.baddbmm(
+                    original, repeated, columns, beta=1 - mix, alpha=mix, out=out
+                )
             else:
-                result = torch.bmm(repeated, columns)
+                result = torch.bmm(repeated, columns, out=out)
         after *= grid[axis]
     return result
 
