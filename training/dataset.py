@@ -47,7 +47,7 @@ class Portraits:
         empty: np.ndarray,
         *,
         std: float,
-        dropout: float = 0.15,
+        dropout: float = 0.1,
     ) -> None:
         if len(latents) != len(tokens):
             raise ValueError(f"{len(latents)} latents but captions of {len(tokens)} portraits")

@@ -44,7 +44,9 @@ class Guidance(ABC):
     r"""What all methods share: layers, steps, scale and formulation.
 
     Args:
-        scale: $\gamma \ge 0$, the factor of the difference of predictions.
+        scale: $\gamma \ge -1$, the factor of the difference of predictions. 0 is no guidance.
+            Without CFG, -1 samples from the perturbed prediction alone: it shows what the
+            perturbation breaks, which is what guidance moves away from.
         layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
         steps: The denoising steps that are guided; see `smoothed_energy.steps`.
         formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
@@ -65,10 +67,10 @@ class Guidance(ABC):
 
     def __post_init__(self) -> None:
         scale = self.scale
-        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 <= scale < math.inf:
+        if isinstance(scale, bool) or not isinstance(scale, Real) or not -1 <= scale < math.inf:
             raise ValueError(
-                f"scale={scale!r} is not a guidance scale; expected a finite number >= 0 "
-                "(0 is no guidance; the paper uses 3)"
+                f"scale={scale!r} is not a guidance scale; expected a finite number >= -1 "
+                "(0 is no guidance, -1 the perturbed prediction alone; the paper uses 3)"
             )
         object.__setattr__(self, "scale", float(scale))
         if not callable(self.layers):
@@ -205,7 +207,7 @@ class SmoothedEnergyGuidance(Guidance):
     Args:
         blur: The operator $B$: a `Smoothing`, or its text form such as `"gaussian:10"`. The
             default is the paper's strongest, $\sigma \to \infty$.
-        scale: $\gamma \ge 0$; the paper's default is 3.
+        scale: $\gamma \ge -1$; the paper's default is 3. See `Guidance`.
         layers: The layers in which queries are blurred; the paper's are the middle ones.
         steps: The guided steps: `"all"`, `"begin"` (the first third), `Steps(0, 0.5)`, ...
         formulation: `"conditional"` or `"unconditional"` (equation 10).

@@ -188,7 +188,7 @@ class TestMistakes:
             (("--blur", "box:4"), "4"),
             (("--blur", "median:3"), "median.*gaussian"),
             (("--scale", "nan"), "nan"),
-            (("--scale", "-1"), "-1"),
+            (("--scale", "-2"), "-2"),
             (("--scale", "much"), "--scale"),
             (("--steps", "0.7:0.2"), "0.7"),
             (("--steps", "later"), "later"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from brute_force_guidance import Term
+from brute_force_guidance import BlurredLogits, Term
 from diffusers import (
     CMStochasticIterativeScheduler,
     ConsistencyModelPipeline,
@@ -14,6 +14,8 @@ from diffusers import (
     DDPMScheduler,
 )
 from tiny_pipelines import assert_guided_as_by_brute_force, new_pixel_unet, quiet
+
+from smoothed_energy import SmoothedEnergyGuidance
 
 MID = "mid_block.attentions.0"
 BOTH = (True, False)
@@ -50,6 +52,18 @@ def test_unconditional_pipelines_equal_brute_force(cls, size, grid, sigma):
     pipe = pixel_pipe(cls, size)
     term = Term({MID: grid}, sigma=sigma)
     assert_guided_as_by_brute_force(pipe, pictures_of(pipe), term, replay=BOTH)
+
+
+def test_a_scale_of_minus_one_is_the_perturbed_prediction_alone():
+    pipe = pixel_pipe(DDIMPipeline, 16)
+    run = pictures_of(pipe)
+    plain = run()
+    with SmoothedEnergyGuidance(blur="gaussian:1", scale=-1, layers="mid").attach(pipe):
+        alone = run()
+    pipe.unet.get_submodule(MID).set_processor(BlurredLogits((8, 8), 1.0))
+    blurred = run()
+    assert abs(blurred - plain).max() > 1e-3
+    assert abs(alone - blurred).max() < 1e-5
 
 
 @pytest.mark.parametrize(
