@@ -2,6 +2,9 @@
 
     python -m training.evaluate --count 2000 --table table
 
+Beside the distance to the drawings stands the kernel distance to other held-out drawings after
+the autoencoder has encoded and decoded them: what is left there is the diffusion model's own.
+
 Samples have no prompt. The drawings are of the held-out split, whose seeds were never trained on.
 Sample ``i`` starts from the seed ``i`` in every configuration. Features are kept in the cache, by
 configuration and by a hash of the weights, a chunk at a time: an interrupted run goes on where it
@@ -40,6 +43,8 @@ from .places import default_folder
 __all__ = ["GROUPS", "Configuration", "Evaluation", "markdown"]
 
 CHUNK = 50
+#: Held-out drawings that samples are compared to; the rest goes through the autoencoder.
+REFERENCE = 10_000
 #: Drawings that the kernel distance is taken to: it needs no more, and costs their square.
 KERNEL_REFERENCE = 2000
 
@@ -137,6 +142,25 @@ class Evaluation:
         return torch.from_numpy(known[:count])
 
     @torch.inference_mode()
+    def reconstructions(self) -> Tensor:
+        """Features of held-out drawings through the autoencoder, ``(N, 1280)``; computed once.
+
+        These are the drawings after the first 10,000, to which samples are compared directly.
+        """
+        path = self.place / f"reconstructions-{self.input_size}.npy"
+        if not path.exists():
+            pixels = np.load(self.folder / f"heldout-{self.size}.npy", mmap_mode="r")
+            found = []
+            for start in range(REFERENCE, len(pixels), CHUNK):
+                part = torch.from_numpy(np.array(pixels[start : start + CHUNK]))
+                images = part.permute(0, 3, 1, 2).to(self.device).float() / 127.5 - 1
+                latents = self.pipe.vae.encode(images).latent_dist.mode()
+                decoded = self.pipe.vae.decode(latents).sample
+                found.append(self.extractor((decoded / 2 + 0.5).clamp(0, 1)))
+            np.save(path, torch.cat(found).numpy())
+        return torch.from_numpy(np.load(path))
+
+    @torch.inference_mode()
     def sample(self, configuration: Configuration, start: int, stop: int) -> Tensor:
         """Samples of the seeds ``start`` to ``stop``, ``(N, 3, H, W)`` in ``[0, 1]``."""
         guidance = configuration.guidance()
@@ -176,7 +200,7 @@ class Evaluation:
         """The distances of each configuration, from the cache where they are known."""
         path = self.place / "results.json"
         drawings = self.reference(reference)
-        target = moments(drawings)
+        target, decoded = moments(drawings), self.reconstructions()
         for configuration in configurations:
             results = json.loads(path.read_text()) if path.exists() else {}
             key = f"{configuration.label}, N={count}, against {reference}, {self.input_size} px"
@@ -190,6 +214,7 @@ class Evaluation:
                     "reference": reference,
                     "frechet": frechet_distance(moments(found), target),
                     "kernel": 1000 * kernel_distance(found, drawings[:KERNEL_REFERENCE]),
+                    "kernel_decoded": 1000 * kernel_distance(found, decoded),
                 }
                 path.write_text(json.dumps(results, indent=2) + "\n")
                 print(f"{key}: {results[key]['frechet']:.1f}", flush=True)
@@ -204,10 +229,11 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     lines = [
         f"Frechet distance of {first['count']} samples to {first['reference']} held-out drawings "
         f"and, times 1000, kernel distance to {min(KERNEL_REFERENCE, first['reference'])} of them "
-        "(EfficientNet-Lite0 features; lower is better).",
+        "and to others that went through the autoencoder (EfficientNet-Lite0 features; lower is "
+        "better).",
         "",
-        "| sigma | scale | layers | active steps | DDIM steps | Frechet | kernel |",
-        "|---|---|---|---|---|---|---|",
+        "| sigma | scale | layers | active steps | DDIM steps | Frechet | kernel | decoded |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         if r["count"] != first["count"] or r["reference"] != first["reference"]:
@@ -216,7 +242,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         cells = [r["sigma"], f"{r['scale']:g}", r["layers"], r["steps"]] if guided else ["-"] * 4
         if not guided:
             cells[0] = "unguided"
-        cells += [str(r["inference_steps"]), f"{r['frechet']:.1f}", f"{r['kernel']:.2f}"]
+        cells += [str(r["inference_steps"]), f"{r['frechet']:.1f}"]
+        cells += [f"{r['kernel']:.2f}", f"{r['kernel_decoded']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -226,6 +253,16 @@ def layer_group(steps: int) -> list[Configuration]:
     parts = ["down", "mid", "up", "down+mid", "mid+up", "down+mid+up"]
     guided = [Configuration(math.inf, 2.0, part, inference_steps=steps) for part in parts]
     return [Configuration(inference_steps=steps), *guided]
+
+
+def alone_group(steps: int) -> list[Configuration]:
+    """Unguided, and the perturbed prediction alone: what does each part's attention carry?"""
+    found = [
+        Configuration(sigma, -1.0, part, inference_steps=steps)
+        for part in ("down", "mid", "up")
+        for sigma in (1.0, math.inf)
+    ]
+    return [Configuration(inference_steps=steps), *found]
 
 
 def table_group(
@@ -242,7 +279,7 @@ def table_group(
 
 
 #: What can be measured by name.
-GROUPS = ("layers", "table")
+GROUPS = ("layers", "alone", "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -254,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=default_folder())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--reference", type=int, default=10_000)
+    parser.add_argument("--reference", type=int, default=REFERENCE)
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
     parser.add_argument("--layers", default="mid", help="layers of the table")
     parser.add_argument("--table", choices=GROUPS, default="table")
@@ -265,6 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evaluation = Evaluation(options.model, options.folder, device=options.device)
     if options.table == "layers":
         group = layer_group(options.steps)
+    elif options.table == "alone":
+        group = alone_group(options.steps)
     else:
         group = table_group(
             options.steps,

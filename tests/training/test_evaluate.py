@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("tokenizers")
 
-from training.evaluate import Configuration, Evaluation, markdown, table_group
+from training.evaluate import Configuration, Evaluation, alone_group, markdown, table_group
 from training.samples import CAPTIONS, side_by_side
 from training.sheet import contact_sheet
 
@@ -26,6 +26,9 @@ class Stub(Evaluation):
     def reference(self, count):
         generator = torch.Generator().manual_seed(0)
         return torch.randn(count, 1280, generator=generator)
+
+    def reconstructions(self):
+        return self.reference(30) + 0.1
 
     def sample(self, configuration, start, stop):
         self.drawn.extend(range(start, stop))
@@ -65,6 +68,13 @@ def test_a_configuration_becomes_the_guidance_it_names():
     assert Configuration().guidance() is None
 
 
+def test_the_perturbed_prediction_is_measured_alone_in_every_part():
+    first, *rest = alone_group(25)
+    assert first == Configuration()
+    assert {c.layers for c in rest} == {"down", "mid", "up"}
+    assert all(c.guidance().scale == -1 for c in rest)
+
+
 def test_the_table_states_its_counts_and_refuses_to_mix_them():
     row = {
         "sigma": None,
@@ -76,12 +86,13 @@ def test_the_table_states_its_counts_and_refuses_to_mix_them():
         "reference": 10_000,
         "frechet": 123.46,
         "kernel": 1.234,
+        "kernel_decoded": 0.456,
     }
     guided = row | {"sigma": "inf", "scale": 2.0, "layers": "mid", "frechet": 100.0}
     text = markdown([row, guided])
     assert "300 samples" in text
-    assert "| unguided | - | - | - | 25 | 123.5 | 1.23 |" in text
-    assert "| inf | 2 | mid | all | 25 | 100.0 | 1.23 |" in text
+    assert "| unguided | - | - | - | 25 | 123.5 | 1.23 | 0.46 |" in text
+    assert "| inf | 2 | mid | all | 25 | 100.0 | 1.23 | 0.46 |" in text
     with pytest.raises(ValueError, match="numbers"):
         markdown([row, guided | {"count": 400}])
 
