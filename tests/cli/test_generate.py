@@ -77,11 +77,17 @@ class TestImages:
             assert abs(one - three).max() <= 1
 
     def test_guidance_changes_the_picture_and_scale_zero_does_not(self, run, model, tmp_path):
-        for scale in (0, 3):
-            run("generate", "--model", model, "--scale", scale, "--out", f"s{scale}", *FAST)
+        for scale in (0, 3, -1):
+            code, _, err = run(
+                "generate", "--model", model, "--scale", scale, "--out", f"s{scale}", *FAST
+            )
+            assert code == 0, err
         run("generate", "--model", model, "--compare", "--out", "both", *FAST)
-        plain, guided = (pixels(tmp_path / f"s{scale}/no-prompt-seed0.png") for scale in (0, 3))
+        plain, guided, alone = (
+            pixels(tmp_path / f"s{scale}/no-prompt-seed0.png") for scale in (0, 3, -1)
+        )
         assert (plain != guided).any()
+        assert (plain != alone).any()
         assert (plain == pixels(tmp_path / "both/no-prompt-seed0-unguided.png")).all()
         assert (guided == pixels(tmp_path / "both/no-prompt-seed0-guided.png")).all()
 

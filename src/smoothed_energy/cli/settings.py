@@ -174,7 +174,7 @@ def output_paths(settings: Settings, folder: Path) -> dict[tuple[int, bool] | st
             paths[seed, False] = folder / f"{stem}-seed{seed}-unguided.png"
             paths[seed, True] = folder / f"{stem}-seed{seed}-guided.png"
         else:
-            paths[seed, settings.scale > 0] = folder / f"{stem}-seed{seed}.png"
+            paths[seed, settings.scale != 0] = folder / f"{stem}-seed{seed}.png"
     if settings.compare:
         paths["sheet"] = folder / f"{stem}-compare.png"
     return paths
