@@ -44,9 +44,14 @@ def test_json_round_trips(guidance, tmp_path):
     assert json.loads(guidance.to_json())["method"] == "seg"
 
 
-@pytest.mark.parametrize("scale", [-1.01, -2, math.nan, math.inf, "3", None, True])
+@pytest.mark.parametrize(
+    "scale",
+    [-1.01, -2, math.nan, math.inf, "much", "linear:3", "linear:3:nan", "table:", None, True],
+)
 def test_a_scale_that_is_no_finite_number_from_minus_one_up_is_refused(scale):
-    with pytest.raises(ValueError, match=r"scale=.*expected a finite number >= -1"):
+    with pytest.raises(
+        ValueError, match=r"is not a guidance scale; expected a finite number >= -1"
+    ):
         SmoothedEnergyGuidance(scale=scale)
 
 

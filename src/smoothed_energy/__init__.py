@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attachment import Attachment, GuidanceWarning, RunSummary
-    from .guidance import Guidance, SmoothedEnergyGuidance
+    from .guidance import Guidance
+    from .methods import SmoothedEnergyGuidance
     from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
     from .steps import EveryNth, NoiseLevels, StepPosition, Steps
 
@@ -35,7 +36,7 @@ _HOME_OF = {
     "GuidanceWarning": "attachment",
     "RunSummary": "attachment",
     "Guidance": "guidance",
-    "SmoothedEnergyGuidance": "guidance",
+    "SmoothedEnergyGuidance": "methods",
     "BoxBlur": "smoothing",
     "Compose": "smoothing",
     "EMASmoothing": "smoothing",

@@ -31,7 +31,7 @@ from .denoiser import DenoiserCall, GuidedDenoiser, Plan
 from .patching import patched
 from .pipelines import batch_layout, find_denoiser, has_learned_variance, refuse_own_guidance
 from .rows import BatchLayout
-from .steps import StepPosition, Steps, schedule_position
+from .steps import StepPosition, schedule_position
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -92,6 +92,7 @@ class Attachment:
         *,
         conditional_rows: int | None = None,
         sigma: float | None = None,
+        timestep: float | None = None,
         rescale_scale: float | None = None,
     ) -> None:
         """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
@@ -104,6 +105,7 @@ class Attachment:
                 added to each group, so that $u + g (c - u)$ gains exactly the correction. None:
                 every row is guided by itself.
             sigma: The noise level (noise over signal), needed if `steps` selects by it.
+            timestep: The timestep, needed if the scale depends on it.
             rescale_scale: CFG's $g$ if the loop rescales by the statistics of the conditional
                 rows, which then stay as they are.
 
@@ -115,7 +117,9 @@ class Attachment:
         """
         if not self.attached:
             raise RuntimeError("this guidance is detached, so no step of it can follow")
-        self._session.set_step(StepPosition(index, count, sigma), conditional_rows, rescale_scale)
+        self._session.set_step(
+            StepPosition(index, count, sigma, timestep), conditional_rows, rescale_scale
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -177,16 +181,19 @@ class _Run:
         self.calls += 1
         attachments = tuple(attachments)
         self._calls.update(attachments)
-        active = [item for item in attachments if _is_active(item.guidance, position)]
-        if not active:
+        found = {item: _scale(item.guidance, position) for item in attachments}
+        scales = {item: scale for item, scale in found.items() if scale}
+        if not scales:
             return forward(*args, **kwargs)
-        for item in active:
+        for item in scales:
             if item not in self._plans:
                 self._plans[item] = item.guidance.plan(self.denoiser, replay=item._replay)
-        plans = {item: self._plans[item] for item in active}
+        plans = {item: self._plans[item] for item in scales}
         rows = self.guided.argument("sample", args, kwargs).shape[0]
-        call = DenoiserCall(tuple(plans.values()), layout(rows), learned_variance)
-        with self.guided.patches(call.plans):
+        call = DenoiserCall(
+            {plan: scales[item] for item, plan in plans.items()}, layout(rows), learned_variance
+        )
+        with self.guided.patches(call.scales):
             output, reached = self.guided.run(call, forward, args, kwargs)
         for item, plan in plans.items():
             self._guided_calls[item] += 1
@@ -202,14 +209,14 @@ class _Run:
         )
 
 
-def _is_active(guidance: Guidance, position: Callable[[], StepPosition]) -> bool:
+def _scale(guidance: Guidance, position: Callable[[], StepPosition]) -> float:
+    """The scale of this step, 0 if it is not guided."""
     if guidance.is_off:
-        return False
-    # Guidance at all steps works with schedules that can't tell where they are.
-    return guidance.steps == _ALL_STEPS or guidance.is_active(position())
-
-
-_ALL_STEPS = Steps()
+        return 0.0
+    # Guidance that is alike at all steps works with schedules that can't tell where they are.
+    if guidance.is_uniform and isinstance(guidance.scale, float):
+        return guidance.scale
+    return guidance.scale_at(position())
 
 
 class _Session(ABC):

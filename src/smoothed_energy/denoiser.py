@@ -10,9 +10,10 @@ from __future__ import annotations
 
 __all__ = ["DenoiserCall", "GuidedDenoiser", "Plan"]
 
+import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,11 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import attend_with
 from .grid import token_grid
-from .layers import SelfAttentionLayer, unwrap_denoiser
+from .layers import unwrap_denoiser
 from .patching import Router, patched
-from .perturbation import Perturbation
+from .perturbation import ImageTokens, LayerCall, Perturbation
 from .rows import BatchLayout, Formulation, take_rows
 from .stem import Stem, stem_candidates
 
@@ -93,36 +93,30 @@ class Plan:
     r"""What one guidance does to one denoiser.
 
     Args:
-        perturbation: The change of attention in the second pass.
-        scale: $\gamma$, the factor of the difference of predictions.
+        perturbation: What the second pass changes.
         formulation: Which prediction is perturbed: the conditional or the unconditional one.
-        layers: The self-attention layers in which attention is perturbed.
-        replay: Whether the second pass takes over what was computed before the first layer.
+        modules: The modules that are perturbed, and the layer that each belongs to.
+        replay: Whether the second pass takes over what was computed before the first of them.
     """
 
     perturbation: Perturbation
-    scale: float
     formulation: Formulation
-    layers: tuple[SelfAttentionLayer, ...]
+    modules: Mapping[nn.Module, str]
     replay: bool = True
-    names: dict[nn.Module, str] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", {layer.module: layer.name for layer in self.layers})
 
 
 @dataclass(frozen=True)
 class DenoiserCall:
-    """What one call of the denoiser is to do.
+    r"""What one call of the denoiser is to do.
 
     Args:
-        plans: The guidances that are active at this step.
+        scales: The guidances that are active at this step, each with its scale $\gamma$.
         layout: The meaning of the rows of the batch.
         learned_variance: Whether the second half of the prediction's channels may be a variance,
             which is not corrected.
     """
 
-    plans: Sequence[Plan]
+    scales: Mapping[Plan, float]
     layout: BatchLayout
     learned_variance: bool = False
 
@@ -150,13 +144,13 @@ class _CleanPass:
 
 @dataclass
 class _PerturbedPass:
-    """Replays the stem of one plan, and perturbs attention in its layers."""
+    """Replays the stem of one plan, and perturbs its modules."""
 
     plan: Plan
     stem: Stem | None
     rows: slice
     batch: int
-    grid_of: Callable[[int], tuple[int, ...]]
+    image_tokens: Callable[[int], ImageTokens]
     reached: set[str] = field(default_factory=set)
 
     def __call__(
@@ -170,17 +164,12 @@ class _PerturbedPass:
             found, output = self.stem.replay(module, self.rows, self.batch)
             if found:
                 return output
-        name = self.plan.names.get(module)
+        name = self.plan.modules.get(module)
         if name is None:
             return forward(*args, **kwargs)
         self.reached.add(name)
-        return attend_with(self._attend, module, forward, args, kwargs, name)
-
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, options: Any, native: Any
-    ) -> Tensor:
-        grid = self.grid_of(query.shape[-2])
-        return self.plan.perturbation.attend(query, key, value, options, native, grid)
+        call = LayerCall(name, module, forward, args, kwargs, self.image_tokens)
+        return self.plan.perturbation.run(call)
 
 
 class GuidedDenoiser:
@@ -205,13 +194,13 @@ class GuidedDenoiser:
 
     def modules_of(self, plan: Plan) -> set[nn.Module]:
         """The modules that must be patched while `plan` is used."""
-        return set(plan.names) | self._stem_candidates(plan)
+        return set(plan.modules) | self._stem_candidates(plan)
 
     def _stem_candidates(self, plan: Plan) -> frozenset[nn.Module]:
         if not plan.replay or self.compiled:
             return frozenset()
         if plan not in self._candidates:
-            self._candidates[plan] = stem_candidates(self.model, set(plan.names))
+            self._candidates[plan] = stem_candidates(self.model, set(plan.modules))
         return self._candidates[plan]
 
     def run(
@@ -239,8 +228,8 @@ class GuidedDenoiser:
         # pass needs its own.
         kept_args, kept_kwargs = _copied(args), _copied(kwargs)
         stems = {
-            plan: Stem(candidates, plan.names)
-            for plan in call.plans
+            plan: Stem(candidates, plan.modules)
+            for plan in call.scales
             if (candidates := self._stem_candidates(plan))
         }
         if stems:
@@ -251,18 +240,16 @@ class GuidedDenoiser:
         prediction = _prediction(output)
         batch = prediction.shape[0]
         sample = self.argument("sample", args, kwargs)
-        grids: dict[int, tuple[int, ...]] = {}
 
-        def grid_of(tokens: int) -> tuple[int, ...]:
-            if tokens not in grids:
-                grids[tokens] = token_grid(self.model, sample.shape, tokens)
-            return grids[tokens]
+        @functools.cache
+        def image_tokens(count: int) -> ImageTokens:
+            return ImageTokens(token_grid(self.model, sample.shape, count))
 
         deltas: list[Tensor] = []
         reached: dict[Plan, set[str]] = {}
-        for plan in call.plans:
+        for plan, scale in call.scales.items():
             rows = call.layout.rows(plan.formulation, batch)
-            second = _PerturbedPass(plan, stems.pop(plan, None), rows, batch, grid_of)
+            second = _PerturbedPass(plan, stems.pop(plan, None), rows, batch, image_tokens)
             with self._second_pass(plan, second):
                 perturbed = _prediction(
                     self._perturbed_forward(forward)(
@@ -270,7 +257,7 @@ class GuidedDenoiser:
                         **take_rows(kept_kwargs, rows, batch),
                     )
                 )
-            deltas.append(plan.scale * (prediction[rows] - perturbed))
+            deltas.append(scale * (prediction[rows] - perturbed))
             reached[plan] = second.reached
         delta = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
         channels = sample.shape[1]
@@ -282,7 +269,7 @@ class GuidedDenoiser:
     def _second_pass(self, plan: Plan, second: _PerturbedPass) -> Iterator[None]:
         # A compiled first pass must not trace the patches, so they are there only now.
         patches: AbstractContextManager[None] = (
-            patched(plan.names, _route_inside) if self.compiled else nullcontext()
+            patched(plan.modules, _route_inside) if self.compiled else nullcontext()
         )
         eager = _eagerly() if self.compiled else nullcontext()
         with patches, eager, _running(second):
@@ -291,7 +278,7 @@ class GuidedDenoiser:
     def _perturbed_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         return self.model.forward if self.model is not self.denoiser else forward
 
-    def patches(self, plans: Sequence[Plan]) -> AbstractContextManager[None]:
+    def patches(self, plans: Iterable[Plan]) -> AbstractContextManager[None]:
         """A block in which `run` can be used with `plans`."""
         if self.compiled:
             return nullcontext()

@@ -1,9 +1,10 @@
-r"""Guidance methods: what is perturbed, where, when, and how the difference is used.
+r"""What all guidance methods share: where, when, and how the difference is used.
 
 $$s^\star = s + \gamma\,(s - \tilde s)$$
 
-where $s$ is a prediction of the denoiser and $\tilde s$ the same prediction made with perturbed
-attention. $\gamma = 0$ is no guidance. Equation 9 of the paper writes
+where $s$ is a prediction of the denoiser and $\tilde s$ the same prediction with something in the
+denoiser perturbed. What that is tells the methods apart; each is a module of
+`smoothed_energy.methods`. $\gamma = 0$ is no guidance. Equation 9 of the paper writes
 $\gamma' s - (\gamma' - 1)\,\tilde s$; its released code, and this package, use
 $\gamma = \gamma' - 1$.
 
@@ -14,14 +15,12 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Guidance", "SmoothedEnergyGuidance"]
+__all__ = ["Guidance", "check_choice"]
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -29,14 +28,35 @@ from torch import nn
 
 from .attachment import Attachment, attach
 from .denoiser import Plan
-from .layers import LayerSelection, SelfAttentionLayer, normalise_selection, select_layers
-from .perturbation import BlurQueries, Perturbation
+from .layers import (
+    LayerSelection,
+    SelfAttentionLayer,
+    normalise_selection,
+    select_layers,
+    unwrap_denoiser,
+)
+from .perturbation import Perturbation
 from .rows import Formulation
-from .smoothing import GaussianBlur, Smoothing, as_smoothing
-from .steps import StepPosition, StepSelection, as_steps
+from .scales import ScaleSchedule, as_scale, scale_at
+from .smoothing import Smoothing
+from .steps import StepPosition, Steps, StepSelection, as_steps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_ALL_STEPS = Steps()
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is not one of the choices.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in choices:
+        expected = ", ".join(map(repr, choices))
+        raise ValueError(f"{name}={value!r} is not known; expected one of {expected}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +66,8 @@ class Guidance(ABC):
     Args:
         scale: $\gamma \ge -1$, the factor of the difference of predictions. 0 is no guidance.
             Without CFG, -1 samples from the perturbed prediction alone: it shows what the
-            perturbation breaks, which is what guidance moves away from.
+            perturbation breaks, which is what guidance moves away from. A schedule, or its text,
+            changes it over the steps; see `smoothed_energy.scales`.
         layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
         steps: The denoising steps that are guided; see `smoothed_energy.steps`.
         formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
@@ -60,27 +81,17 @@ class Guidance(ABC):
     method: ClassVar[str]
 
     _: KW_ONLY
-    scale: float = 3.0
+    scale: float | ScaleSchedule | str = 3.0
     layers: LayerSelection = "mid"
     steps: StepSelection | str | Sequence[str] = "all"
     formulation: Formulation = "conditional"
 
     def __post_init__(self) -> None:
-        scale = self.scale
-        if isinstance(scale, bool) or not isinstance(scale, Real) or not -1 <= scale < math.inf:
-            raise ValueError(
-                f"scale={scale!r} is not a guidance scale; expected a finite number >= -1 "
-                "(0 is no guidance, -1 the perturbed prediction alone; the paper uses 3)"
-            )
-        object.__setattr__(self, "scale", float(scale))
+        object.__setattr__(self, "scale", as_scale(self.scale))
         if not callable(self.layers):
             object.__setattr__(self, "layers", normalise_selection(self.layers))
         object.__setattr__(self, "steps", as_steps(self.steps))
-        if self.formulation not in get_args(Formulation):
-            raise ValueError(
-                f"formulation={self.formulation!r} is not known; expected one of "
-                + ", ".join(map(repr, get_args(Formulation)))
-            )
+        check_choice("formulation", self.formulation, get_args(Formulation))
 
     @property
     @abstractmethod
@@ -92,9 +103,16 @@ class Guidance(ABC):
         """Whether the correction is zero whatever the model."""
         return self.scale == 0 or self.perturbation.is_identity
 
-    def is_active(self, position: StepPosition) -> bool:
-        """Whether the step at `position` is guided."""
-        return not self.is_off and as_steps(self.steps).active(position)
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all steps are guided alike, so that the position of a step does not matter."""
+        return self.steps == _ALL_STEPS and isinstance(self.scale, float)
+
+    def scale_at(self, position: StepPosition) -> float:
+        """The scale of the step at `position`: 0 where it is not guided."""
+        if self.is_off or not as_steps(self.steps).active(position):
+            return 0.0
+        return scale_at(as_scale(self.scale), position)
 
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """The layers of `denoiser` that are perturbed, in the order in which they run.
@@ -106,11 +124,11 @@ class Guidance(ABC):
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """What this guidance does to `denoiser`."""
+        perturbation = self.perturbation
         return Plan(
-            perturbation=self.perturbation,
-            scale=self.scale,
+            perturbation=perturbation,
             formulation=self.formulation,
-            layers=self.select(denoiser),
+            modules=perturbation.modules(unwrap_denoiser(denoiser), self.select(denoiser)),
             replay=replay,
         )
 
@@ -143,7 +161,7 @@ class Guidance(ABC):
             value = getattr(self, field.name)
             if field.name == "layers":
                 value = normalise_selection(value)
-            elif isinstance(value, (Smoothing, StepSelection)):
+            elif isinstance(value, (ScaleSchedule, Smoothing, StepSelection)):
                 value = str(value)
             settings[field.name] = value
         return settings
@@ -193,40 +211,3 @@ class Guidance(ABC):
     def load(cls, path: str | Path) -> Self:
         """Read the settings from a JSON file that `save` wrote."""
         return cls.from_json(Path(path).read_text())
-
-
-@dataclass(frozen=True)
-class SmoothedEnergyGuidance(Guidance):
-    r"""Guidance away from a prediction with smoothed attention energy (SEG).
-
-    The second pass computes $\operatorname{softmax}(B Q K^\top / \sqrt d)\, V$ in the chosen
-    layers: a blur $B$ of the queries over space, which flattens the energy
-    $E = -\sum \operatorname{lse}(Q K^\top)$ of which attention is a gradient step (section 3 of
-    the paper).
-
-    Args:
-        blur: The operator $B$: a `Smoothing`, or its text form such as `"gaussian:10"`. The
-            default is the paper's strongest, $\sigma \to \infty$.
-        scale: $\gamma \ge -1$; the paper's default is 3. See `Guidance`.
-        layers: The layers in which queries are blurred; the paper's are the middle ones.
-        steps: The guided steps: `"all"`, `"begin"` (the first third), `Steps(0, 0.5)`, ...
-        formulation: `"conditional"` or `"unconditional"` (equation 10).
-
-    Example:
-        >>> guidance = SmoothedEnergyGuidance(blur="gaussian:10", scale=3.0, layers="mid")
-        >>> with guidance.attach(pipe):
-        ...     image = pipe("a lighthouse", guidance_scale=5.0).images[0]
-    """
-
-    method: ClassVar[str] = "seg"
-
-    blur: Smoothing | str = GaussianBlur(math.inf)  # noqa: RUF009 - immutable
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "blur", as_smoothing(self.blur))
-
-    @property
-    def perturbation(self) -> BlurQueries:
-        """Attention with blurred queries."""
-        return BlurQueries(as_smoothing(self.blur))

@@ -1,95 +1,186 @@
-r"""What the second pass changes inside attention.
+r"""What the second pass changes inside the chosen layers.
 
-A perturbation stands for $\tilde A$ in $\tilde s = s_\theta(\cdot;\, \tilde A)$, the prediction
-that guidance moves away from. It knows nothing of layers, steps or model families.
+A perturbation makes $\tilde s$, the prediction that guidance moves away from, out of the denoiser
+that makes $s$. It is told what a layer is about to compute and says what is computed instead; it
+knows nothing of methods, steps or model families.
 """
 
 from __future__ import annotations
 
-__all__ = ["BlurQueries", "Perturbation"]
+__all__ = [
+    "AttentionCall",
+    "AttentionPerturbation",
+    "ImageTokens",
+    "LayerCall",
+    "Perturbation",
+]
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from .smoothing import Smoothing
+from .attention import attend_with
 
-# Large enough that no kernel degenerates for lack of neighbours.
-_ANY_GRID = (8, 8)
+if TYPE_CHECKING:
+    from .layers import SelfAttentionLayer
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Which of a layer's tokens are the image's, and how they lie.
+
+    Args:
+        grid: Their layout, `(H, W)` or `(F, H, W)`, row-major.
+        start: The number of tokens before the first of them.
+    """
+
+    grid: tuple[int, ...]
+    start: int = 0
+
+    @property
+    def slice(self) -> slice:
+        """Their place among the tokens."""
+        return slice(self.start, self.start + math.prod(self.grid))
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a chosen module in the second pass.
+
+    Args:
+        name: The name of the layer.
+        module: The module.
+        forward: Its own forward function.
+        args: The positional arguments of the call.
+        kwargs: Its keyword arguments.
+        image_tokens: Of a number of tokens, which are the image's.
+    """
+
+    name: str
+    module: nn.Module
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    image_tokens: Callable[[int], ImageTokens]
 
 
 class Perturbation(ABC):
-    """A change of scaled dot-product attention, given the grid on which its tokens lie."""
+    """A change of what the chosen layers compute."""
 
-    @abstractmethod
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-        grid: tuple[int, ...],
-    ) -> Tensor:
-        """Perturbed attention.
+    def modules(
+        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
+    ) -> Mapping[nn.Module, str]:
+        """The modules whose calls are changed, and the layer that each belongs to.
 
         Args:
-            query: `(B, heads, T, d)`, as it enters the softmax.
-            key: `(B, heads, S, d)`.
-            value: `(B, heads, S, d)`.
-            options: The other arguments of `scaled_dot_product_attention`.
-            native: `scaled_dot_product_attention`.
-            grid: The layout of the T tokens, `(H, W)`, row-major.
-
-        Returns:
-            `(B, heads, T, d)`, dtype and device of `query`.
+            denoiser: The denoiser, not compiled.
+            layers: The chosen layers. By default their attention modules are changed.
         """
+        return {layer.module: layer.name for layer in layers}
+
+    @abstractmethod
+    def run(self, call: LayerCall) -> Any:
+        """What the module gives in the second pass."""
 
     @property
     def is_identity(self) -> bool:
-        """Whether attention is left as it is, so that there is nothing to guide away from."""
+        """Whether nothing is changed, so that there is nothing to guide away from."""
         return False
 
 
 @dataclass(frozen=True)
-class BlurQueries(Perturbation):
-    r"""Attention with smoothed queries, $\operatorname{softmax}(B Q K^\top / \sqrt d)\, V$.
-
-    By Proposition 3.1 of the paper (arXiv 2408.00760), $B (Q K^\top) = (B Q) K^\top$: smoothing the
-    queries over space smooths the attention weights before the softmax, and never forms them.
+class AttentionCall:
+    r"""One softmax attention, $\operatorname{softmax}(Q K^\top c)\, V$, as it enters the softmax.
 
     Args:
-        smoothing: The linear operator $B$ over the tokens.
+        query: `(B, heads, T, d)`: the image's tokens only.
+        key: `(B, heads, S, d)`.
+        value: `(B, heads, S, e)`.
+        options: The other arguments of `scaled_dot_product_attention`, by name.
+        native: That function.
+        image: Which of the S keys are the image's; there are T of them.
     """
 
-    smoothing: Smoothing
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    options: Mapping[str, Any]
+    native: Callable[..., Tensor]
+    image: ImageTokens
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-        grid: tuple[int, ...],
-    ) -> Tensor:
-        """Attention of the smoothed queries; see `Perturbation.attend`."""
-        if self.smoothing.is_uniform(grid) and _same_for_all_queries(options):
-            # All smoothed queries of a head are equal, so one is enough: O(T d), not O(T^2 d).
-            attended = native(query.mean(dim=-2, keepdim=True), key, value, **options)
-            return attended.expand(*query.shape[:-1], attended.shape[-1])
-        return native(self.smoothing.apply(query, grid), key, value, **options)
+    def __call__(self) -> Tensor:
+        """The attention itself, `(B, heads, T, e)`."""
+        return self.native(self.query, self.key, self.value, **self.options)
+
+    def with_query(self, query: Tensor) -> AttentionCall:
+        """The same with another query."""
+        return replace(self, query=query)
+
+    def with_key(self, key: Tensor) -> AttentionCall:
+        """The same with another key."""
+        return replace(self, key=key)
 
     @property
-    def is_identity(self) -> bool:
-        """Whether the operator is the identity (sigma = 0)."""
-        return self.smoothing.is_identity(_ANY_GRID)
+    def grid(self) -> tuple[int, ...]:
+        """How the image's tokens lie."""
+        return self.image.grid
+
+    @property
+    def treats_queries_alike(self) -> bool:
+        """Whether mask and causality are the same for every query."""
+        mask = self.options.get("attn_mask")
+        return not self.options.get("is_causal") and (mask is None or mask.shape[-2] == 1)
 
 
-def _same_for_all_queries(options: Mapping[str, Any]) -> bool:
-    """Whether mask and causality treat every query alike."""
+class AttentionPerturbation(Perturbation):
+    """A change of scaled dot-product attention.
+
+    Where text and image tokens attend together, only what the image's tokens ask is changed.
+    """
+
+    @abstractmethod
+    def attend(self, call: AttentionCall) -> Tensor:
+        """Perturbed attention, `(B, heads, T, e)`, dtype and device of the query."""
+
+    def run(self, call: LayerCall) -> Any:
+        """See `Perturbation.run`."""
+
+        def attend(
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            options: Mapping[str, Any],
+            native: Callable[..., Tensor],
+        ) -> Tensor:
+            image = call.image_tokens(query.shape[-2])
+            where = image.slice
+            if where == slice(0, query.shape[-2]):
+                return self.attend(AttentionCall(query, key, value, options, native, image))
+            perturbed = self.attend(
+                AttentionCall(
+                    query[..., where, :], key, value, _of_rows(options, where), native, image
+                )
+            )
+            parts = [perturbed]
+            for other, end in ((slice(0, where.start), 0), (slice(where.stop, None), 1)):
+                part = query[..., other, :]
+                if part.shape[-2]:
+                    plain = native(part, key, value, **_of_rows(options, other))
+                    parts.insert(len(parts) if end else 0, plain)
+            return torch.cat(parts, dim=-2)
+
+        return attend_with(attend, call.module, call.forward, call.args, call.kwargs, call.name)
+
+
+def _of_rows(options: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """The options of attention for some of the queries."""
+    options = dict(options)
     mask = options.get("attn_mask")
-    return not options.get("is_causal") and (mask is None or mask.shape[-2] == 1)
+    if mask is not None and mask.shape[-2] != 1:
+        options["attn_mask"] = mask[..., rows, :]
+    return options

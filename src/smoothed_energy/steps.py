@@ -59,6 +59,7 @@ class StepPosition:
         count: Number of distinct noise levels in the schedule.
         sigma: Noise level, the standard deviation of the noise over that of the signal, in
             [0, inf]; None if unknown.
+        timestep: The timestep given to the denoiser; None if unknown.
 
     Raises:
         ValueError: Unless 0 <= index < count, and sigma is not negative.
@@ -67,6 +68,7 @@ class StepPosition:
     index: int
     count: int
     sigma: float | None = None
+    timestep: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
@@ -363,6 +365,7 @@ def schedule_position(scheduler: Any, timestep: int | float | Tensor) -> StepPos
         index=levels.index(nearest),
         count=len(levels),
         sigma=_noise_level(scheduler, times, times.index(nearest)),
+        timestep=nearest,
     )
 
 

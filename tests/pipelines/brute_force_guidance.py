@@ -53,11 +53,12 @@ def grid_blur_matrix(grid, sigma):
 
 
 class BlurredLogits:
-    """An attention processor that blurs the logits of self-attention over its queries."""
+    """An attention processor that blurs the logits of self-attention over its queries or keys."""
 
-    def __init__(self, grid, sigma):
+    def __init__(self, grid, sigma, on="query"):
         self.grid = grid
         self.sigma = sigma
+        self.on = on
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
@@ -75,7 +76,8 @@ class BlurredLogits:
             return projection(tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2).double()
 
         query, key, value = heads(attn.to_q), heads(attn.to_k), heads(attn.to_v)
-        logits = grid_blur_matrix(self.grid, self.sigma) @ (query @ key.mT)
+        blur, logits = grid_blur_matrix(self.grid, self.sigma), query @ key.mT
+        logits = blur @ logits if self.on == "query" else logits @ blur.mT
         weights = torch.softmax(logits / math.sqrt(query.shape[-1]), dim=-1)
         output = (weights @ value).transpose(1, 2).flatten(2).to(tokens.dtype)
         for layer in attn.to_out:
@@ -95,6 +97,7 @@ class Term:
         grids: The perturbed layers by full name, each with the height and width of its tokens.
         sigma: Width of the blur.
         scale: The factor of the difference, gamma.
+        on: Whether queries or keys are blurred.
         branch: The letter of the perturbed prediction in `Branches.order`.
         active: Whether a call at a timestep is guided.
     """
@@ -102,6 +105,7 @@ class Term:
     grids: Mapping[str, tuple[int, int]]
     sigma: float = 1.0
     scale: float = 3.0
+    on: str = "query"
     branch: str = "c"
     active: Callable[[float], bool] = lambda timestep: True
 
@@ -149,7 +153,7 @@ def _blurred_logits(unet, term):
     before = {module: module.processor for module in modules}
     try:
         for module, grid in modules.items():
-            module.processor = BlurredLogits(grid, term.sigma)
+            module.processor = BlurredLogits(grid, term.sigma, term.on)
         yield
     finally:
         for module, processor in before.items():

@@ -255,11 +255,8 @@ ALONE = Branches()
 
 def guidance_for(term, **changes):
     """The package's words for a term, layers by name."""
-    return SmoothedEnergyGuidance(
-        blur=GaussianBlur(sigma=term.sigma),
-        scale=term.scale,
-        **{"layers": list(term.grids), **changes},
-    )
+    settings = {"scale": term.scale, "layers": list(term.grids), **changes}
+    return SmoothedEnergyGuidance(blur=GaussianBlur(sigma=term.sigma), **settings)
 
 
 def assert_guided_as_by_brute_force(

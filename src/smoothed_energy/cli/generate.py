@@ -25,7 +25,7 @@ from .settings import (
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..guidance import SmoothedEnergyGuidance
+    from ..methods import SmoothedEnergyGuidance
 
 
 def _default(name: str) -> str:
@@ -211,7 +211,7 @@ def command(
 
 
 def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> None:
-    from ..guidance import SmoothedEnergyGuidance
+    from ..methods import SmoothedEnergyGuidance
     from ..report import save_image
     from .opening import open_pipeline
     from .progress import ImageProgress
