@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attachment import Attachment, GuidanceWarning, RunSummary
     from .guidance import Guidance
-    from .methods import SmoothedEnergyGuidance
+    from .methods import (
+        EntropyRectifyingGuidance,
+        PerturbedAttentionGuidance,
+        SmoothedEnergyGuidance,
+        guidance_from_dict,
+        guidance_from_text,
+    )
+    from .scales import CosineScale, LinearScale, ScaleTable
     from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
     from .steps import EveryNth, NoiseLevels, StepPosition, Steps
 
@@ -18,17 +25,24 @@ __all__ = [
     "Attachment",
     "BoxBlur",
     "Compose",
+    "CosineScale",
     "EMASmoothing",
+    "EntropyRectifyingGuidance",
     "EveryNth",
     "GaussianBlur",
     "Guidance",
     "GuidanceWarning",
+    "LinearScale",
     "NoiseLevels",
+    "PerturbedAttentionGuidance",
     "RunSummary",
+    "ScaleTable",
     "SmoothedEnergyGuidance",
     "Smoothing",
     "StepPosition",
     "Steps",
+    "guidance_from_dict",
+    "guidance_from_text",
 ]
 
 _HOME_OF = {
@@ -36,7 +50,14 @@ _HOME_OF = {
     "GuidanceWarning": "attachment",
     "RunSummary": "attachment",
     "Guidance": "guidance",
+    "EntropyRectifyingGuidance": "methods",
+    "PerturbedAttentionGuidance": "methods",
     "SmoothedEnergyGuidance": "methods",
+    "guidance_from_dict": "methods",
+    "guidance_from_text": "methods",
+    "CosineScale": "scales",
+    "LinearScale": "scales",
+    "ScaleTable": "scales",
     "BoxBlur": "smoothing",
     "Compose": "smoothing",
     "EMASmoothing": "smoothing",

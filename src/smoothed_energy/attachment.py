@@ -191,7 +191,10 @@ class _Run:
         plans = {item: self._plans[item] for item in scales}
         rows = self.guided.argument("sample", args, kwargs).shape[0]
         call = DenoiserCall(
-            {plan: scales[item] for item, plan in plans.items()}, layout(rows), learned_variance
+            {plan: scales[item] for item, plan in plans.items()},
+            layout(rows),
+            position,
+            learned_variance,
         )
         with self.guided.patches(call.scales):
             output, reached = self.guided.run(call, forward, args, kwargs)

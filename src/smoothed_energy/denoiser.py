@@ -28,6 +28,7 @@ from .patching import Router, patched
 from .perturbation import ImageTokens, LayerCall, Perturbation
 from .rows import BatchLayout, Formulation, take_rows
 from .stem import Stem, stem_candidates
+from .steps import StepPosition
 
 # What happens inside the denoiser while it runs once.
 _current_pass: ContextVar[Router | None] = ContextVar("smoothed_energy_pass", default=None)
@@ -112,12 +113,14 @@ class DenoiserCall:
     Args:
         scales: The guidances that are active at this step, each with its scale $\gamma$.
         layout: The meaning of the rows of the batch.
+        position: Where the step is in its schedule, for whom it matters.
         learned_variance: Whether the second half of the prediction's channels may be a variance,
             which is not corrected.
     """
 
     scales: Mapping[Plan, float]
     layout: BatchLayout
+    position: Callable[[], StepPosition]
     learned_variance: bool = False
 
 
@@ -151,6 +154,7 @@ class _PerturbedPass:
     rows: slice
     batch: int
     image_tokens: Callable[[int], ImageTokens]
+    position: Callable[[], StepPosition]
     reached: set[str] = field(default_factory=set)
 
     def __call__(
@@ -168,7 +172,7 @@ class _PerturbedPass:
         if name is None:
             return forward(*args, **kwargs)
         self.reached.add(name)
-        call = LayerCall(name, module, forward, args, kwargs, self.image_tokens)
+        call = LayerCall(name, module, forward, args, kwargs, self.image_tokens, self.position)
         return self.plan.perturbation.run(call)
 
 
@@ -249,7 +253,9 @@ class GuidedDenoiser:
         reached: dict[Plan, set[str]] = {}
         for plan, scale in call.scales.items():
             rows = call.layout.rows(plan.formulation, batch)
-            second = _PerturbedPass(plan, stems.pop(plan, None), rows, batch, image_tokens)
+            second = _PerturbedPass(
+                plan, stems.pop(plan, None), rows, batch, image_tokens, call.position
+            )
             with self._second_pass(plan, second):
                 perturbed = _prediction(
                     self._perturbed_forward(forward)(

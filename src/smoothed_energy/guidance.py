@@ -15,12 +15,14 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Guidance", "check_choice"]
+__all__ = ["Guidance", "check_choice", "check_positive"]
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
@@ -38,7 +40,6 @@ from .layers import (
 from .perturbation import Perturbation
 from .rows import Formulation
 from .scales import ScaleSchedule, as_scale, scale_at
-from .smoothing import Smoothing
 from .steps import StepPosition, Steps, StepSelection, as_steps
 
 if TYPE_CHECKING:
@@ -57,6 +58,18 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         expected = ", ".join(map(repr, choices))
         raise ValueError(f"{name}={value!r} is not known; expected one of {expected}")
+
+
+def check_positive(name: str, value: object) -> float:
+    """A finite number above 0.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}={value!r}: expected a finite number > 0")
+    return number
 
 
 @dataclass(frozen=True)
@@ -161,8 +174,8 @@ class Guidance(ABC):
             value = getattr(self, field.name)
             if field.name == "layers":
                 value = normalise_selection(value)
-            elif isinstance(value, (ScaleSchedule, Smoothing, StepSelection)):
-                value = str(value)
+            elif not isinstance(value, (bool, int, float, str, type(None))):
+                value = str(value)  # Blurs, steps, schedules: each reads its own text.
             settings[field.name] = value
         return settings
 

@@ -2,7 +2,7 @@ r"""What the second pass changes inside the chosen layers.
 
 A perturbation makes $\tilde s$, the prediction that guidance moves away from, out of the denoiser
 that makes $s$. It is told what a layer is about to compute and says what is computed instead; it
-knows nothing of methods, steps or model families.
+knows nothing of methods or model families.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .attention import attend_with
+from .attention import AttentionBackendError, attend_with
 
 if TYPE_CHECKING:
     from .layers import SelfAttentionLayer
+    from .steps import StepPosition
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class LayerCall:
         args: The positional arguments of the call.
         kwargs: Its keyword arguments.
         image_tokens: Of a number of tokens, which are the image's.
+        position: Where the step is in its schedule.
     """
 
     name: str
@@ -67,6 +69,7 @@ class LayerCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     image_tokens: Callable[[int], ImageTokens]
+    position: Callable[[], StepPosition]
 
 
 class Perturbation(ABC):
@@ -104,6 +107,7 @@ class AttentionCall:
         options: The other arguments of `scaled_dot_product_attention`, by name.
         native: That function.
         image: Which of the S keys are the image's; there are T of them.
+        position: Where the step is in its schedule.
     """
 
     query: Tensor
@@ -112,6 +116,7 @@ class AttentionCall:
     options: Mapping[str, Any]
     native: Callable[..., Tensor]
     image: ImageTokens
+    position: Callable[[], StepPosition]
 
     def __call__(self) -> Tensor:
         """The attention itself, `(B, heads, T, e)`."""
@@ -159,13 +164,18 @@ class AttentionPerturbation(Perturbation):
         ) -> Tensor:
             image = call.image_tokens(query.shape[-2])
             where = image.slice
-            if where == slice(0, query.shape[-2]):
-                return self.attend(AttentionCall(query, key, value, options, native, image))
-            perturbed = self.attend(
-                AttentionCall(
-                    query[..., where, :], key, value, _of_rows(options, where), native, image
-                )
+            of_image = AttentionCall(
+                query[..., where, :],
+                key,
+                value,
+                _of_rows(options, where),
+                native,
+                image,
+                call.position,
             )
+            perturbed = self.attend(of_image)
+            if perturbed.shape[-2] == query.shape[-2]:
+                return perturbed
             parts = [perturbed]
             for other, end in ((slice(0, where.start), 0), (slice(where.stop, None), 1)):
                 part = query[..., other, :]
@@ -180,6 +190,11 @@ class AttentionPerturbation(Perturbation):
 def _of_rows(options: Mapping[str, Any], rows: slice) -> dict[str, Any]:
     """The options of attention for some of the queries."""
     options = dict(options)
+    if options.get("is_causal") and rows.start:
+        raise AttentionBackendError(
+            "causal attention of text and image together can't be perturbed: which keys a query "
+            "sees depends on its place; choose other layers"
+        )
     mask = options.get("attn_mask")
     if mask is not None and mask.shape[-2] != 1:
         options["attn_mask"] = mask[..., rows, :]

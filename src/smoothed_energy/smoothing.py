@@ -415,7 +415,7 @@ class EMASmoothing(_Parametric):
     The decay is the weight of the *history*. The published study uses both conventions: its text
     writes $y_t = \beta x_t + (1-\beta) y_{t-1}$, so that `decay = 1 - beta`; its released code
     computes $y_t = \alpha y_{t-1} + (1-\alpha) x_t$, so that `decay = alpha`. "0.95" is a strong
-    smoothing in the code and hardly any in the text.
+    smoothing in the code and hardly any in the text. The ramps are the code's.
 
     Args:
         decay: Weight of the history, in [0, 1]; 0 is the identity, 1 repeats the first token.

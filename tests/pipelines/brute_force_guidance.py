@@ -30,6 +30,8 @@ def blur_matrix(count, sigma):
     """
     if sigma == math.inf:
         return torch.full((count, count), 1 / count, dtype=torch.float64)
+    if sigma == 0:
+        return torch.eye(count, dtype=torch.float64)
     size = math.ceil(6 * sigma)
     size = size + 1 if size % 2 == 0 else size
     size = min(size, count if count % 2 == 1 else count + 1)
@@ -53,12 +55,16 @@ def grid_blur_matrix(grid, sigma):
 
 
 class BlurredLogits:
-    """An attention processor that blurs the logits of self-attention over its queries or keys."""
+    """An attention processor that blurs the logits of self-attention over its queries or keys.
 
-    def __init__(self, grid, sigma, on="query"):
+    The logits are divided by a temperature.
+    """
+
+    def __init__(self, grid, sigma, on="query", temperature=1.0):
         self.grid = grid
         self.sigma = sigma
         self.on = on
+        self.temperature = temperature
 
     def __call__(
         self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None
@@ -78,6 +84,7 @@ class BlurredLogits:
         query, key, value = heads(attn.to_q), heads(attn.to_k), heads(attn.to_v)
         blur, logits = grid_blur_matrix(self.grid, self.sigma), query @ key.mT
         logits = blur @ logits if self.on == "query" else logits @ blur.mT
+        logits = logits / self.temperature
         weights = torch.softmax(logits / math.sqrt(query.shape[-1]), dim=-1)
         output = (weights @ value).transpose(1, 2).flatten(2).to(tokens.dtype)
         for layer in attn.to_out:
@@ -98,6 +105,7 @@ class Term:
         sigma: Width of the blur.
         scale: The factor of the difference, gamma.
         on: Whether queries or keys are blurred.
+        temperature: The logits are divided by it.
         branch: The letter of the perturbed prediction in `Branches.order`.
         active: Whether a call at a timestep is guided.
     """
@@ -106,6 +114,7 @@ class Term:
     sigma: float = 1.0
     scale: float = 3.0
     on: str = "query"
+    temperature: float = 1.0
     branch: str = "c"
     active: Callable[[float], bool] = lambda timestep: True
 
@@ -153,7 +162,7 @@ def _blurred_logits(unet, term):
     before = {module: module.processor for module in modules}
     try:
         for module, grid in modules.items():
-            module.processor = BlurredLogits(grid, term.sigma, term.on)
+            module.processor = BlurredLogits(grid, term.sigma, term.on, term.temperature)
         yield
     finally:
         for module, processor in before.items():

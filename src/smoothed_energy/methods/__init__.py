@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
+from .registry import METHODS, guidance_from_dict, guidance_from_text, guidance_to_text
 from .seg import SmoothedEnergyGuidance
 
-__all__ = ["PerturbedAttentionGuidance", "SmoothedEnergyGuidance"]
+__all__ = [
+    "METHODS",
+    "EntropyRectifyingGuidance",
+    "PerturbedAttentionGuidance",
+    "SmoothedEnergyGuidance",
+    "guidance_from_dict",
+    "guidance_from_text",
+    "guidance_to_text",
+]

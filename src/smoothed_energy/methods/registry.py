@@ -1,0 +1,88 @@
+"""All methods by name, and guidance from settings and from text.
+
+A text is a method's name and its settings, separated by semicolons:
+`"seg; blur=gaussian:10; scale=3; layers=d0,mid"`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["METHODS", "guidance_from_dict", "guidance_from_text", "guidance_to_text"]
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Any
+
+from ..guidance import Guidance
+from .erg import EntropyRectifyingGuidance
+from .pag import PerturbedAttentionGuidance
+from .seg import SmoothedEnergyGuidance
+
+#: Method names to classes.
+METHODS: Mapping[str, type[Guidance]] = MappingProxyType(
+    {
+        cls.method: cls
+        for cls in (SmoothedEnergyGuidance, PerturbedAttentionGuidance, EntropyRectifyingGuidance)
+    }
+)
+
+
+def _method(name: object) -> type[Guidance]:
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(f"method={name!r} is not known; expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def guidance_from_dict(settings: Mapping[str, Any]) -> Guidance:
+    """The guidance of any method that `Guidance.to_dict` described.
+
+    Args:
+        settings: The method's name under `"method"`, and its settings.
+
+    Raises:
+        ValueError: If the method is missing or unknown, or a setting is not one of its own.
+    """
+    return _method(settings.get("method")).from_dict(settings)
+
+
+def guidance_from_text(text: str) -> Guidance:
+    """The guidance that a text such as `"pag; scale=2; layers=mid"` names.
+
+    Settings that are left out have their defaults.
+
+    Raises:
+        ValueError: If it is not understood, or a value is outside its set.
+    """
+    name, *parts = (part.strip() for part in text.split(";"))
+    cls = _method(name)
+    settings: dict[str, Any] = {}
+    for part in parts:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not value:
+            raise ValueError(f"{part!r} in {text!r} is not a setting; expected name=value")
+        if key in settings:
+            raise ValueError(f"{key!r} is set twice in {text!r}")
+        settings[key] = _number_or_text(value)
+    try:
+        return cls.from_dict(settings)
+    except TypeError as error:  # A number in place of a text.
+        raise ValueError(f"{text!r}: {error}") from error
+
+
+def guidance_to_text(guidance: Guidance) -> str:
+    """The text of a guidance, settings that differ from the defaults only.
+
+    Raises:
+        LayerError: If its layers are a predicate, which has no text.
+    """
+    settings = guidance.to_dict()
+    usual = type(guidance)().to_dict()
+    names = [field.name for field in fields(guidance) if settings[field.name] != usual[field.name]]
+    return "; ".join([guidance.method, *(f"{name}={settings[name]}" for name in names)])
+
+
+def _number_or_text(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
