@@ -94,6 +94,7 @@ class Attachment:
         sigma: float | None = None,
         timestep: float | None = None,
         rescale_scale: float | None = None,
+        cfg_scale: float | None = None,
     ) -> None:
         """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
 
@@ -108,6 +109,7 @@ class Attachment:
             timestep: The timestep, needed if the scale depends on it.
             rescale_scale: CFG's $g$ if the loop rescales by the statistics of the conditional
                 rows, which then stay as they are.
+            cfg_scale: CFG's $g$, needed by combinations with CFG's result.
 
         Raises:
             RuntimeError: If the guidance is detached.
@@ -117,9 +119,8 @@ class Attachment:
         """
         if not self.attached:
             raise RuntimeError("this guidance is detached, so no step of it can follow")
-        self._session.set_step(
-            StepPosition(index, count, sigma, timestep), conditional_rows, rescale_scale
-        )
+        position = StepPosition(index, count, sigma, timestep)
+        self._session.set_step(position, conditional_rows, rescale_scale, cfg_scale)
 
     def __enter__(self) -> Self:
         return self
@@ -243,7 +244,11 @@ class _Session(ABC):
             self._close()
 
     def set_step(
-        self, position: StepPosition, conditional_rows: int | None, rescale_scale: float | None
+        self,
+        position: StepPosition,
+        conditional_rows: int | None,
+        rescale_scale: float | None,
+        cfg_scale: float | None,
     ) -> None:
         """See `Attachment.step`."""
         raise TypeError(
@@ -437,6 +442,7 @@ class _DenoiserSession(_Session):
         self._position: StepPosition | None = None
         self._conditional_rows: int | None = None
         self._rescale_scale: float | None = None
+        self._cfg_scale: float | None = None
 
     def _open(self) -> None:
         self._patches.enter_context(patched([self.denoiser], _route_denoiser))
@@ -447,7 +453,11 @@ class _DenoiserSession(_Session):
         self._patches.close()
 
     def set_step(
-        self, position: StepPosition, conditional_rows: int | None, rescale_scale: float | None
+        self,
+        position: StepPosition,
+        conditional_rows: int | None,
+        rescale_scale: float | None,
+        cfg_scale: float | None,
     ) -> None:
         """See `Attachment.step`."""
         if conditional_rows is not None and conditional_rows < 1:
@@ -464,6 +474,7 @@ class _DenoiserSession(_Session):
         self._position = position
         self._conditional_rows = conditional_rows
         self._rescale_scale = rescale_scale
+        self._cfg_scale = rescale_scale if cfg_scale is None else cfg_scale
 
     def call(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -496,7 +507,12 @@ class _DenoiserSession(_Session):
         groups = rows // size
         if groups == 1:
             return BatchLayout()
-        return BatchLayout(groups, conditional=groups - 1, rescale_scale=self._rescale_scale)
+        return BatchLayout(
+            groups,
+            conditional=groups - 1,
+            rescale_scale=self._rescale_scale,
+            cfg_scale=self._cfg_scale,
+        )
 
 
 def _denoiser_session(denoiser: nn.Module) -> _DenoiserSession:

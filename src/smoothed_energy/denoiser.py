@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .combination import Combination
 from .grid import token_grid
 from .layers import unwrap_denoiser
 from .patching import Router, patched
@@ -96,12 +97,14 @@ class Plan:
     Args:
         perturbation: What the second pass changes.
         formulation: Which prediction is perturbed: the conditional or the unconditional one.
+        combinations: What changes the correction before it is added.
         modules: The modules that are perturbed, and the layer that each belongs to.
         replay: Whether the second pass takes over what was computed before the first of them.
     """
 
     perturbation: Perturbation
     formulation: Formulation
+    combinations: tuple[Combination, ...]
     modules: Mapping[nn.Module, str]
     replay: bool = True
 
@@ -249,6 +252,9 @@ class GuidedDenoiser:
         def image_tokens(count: int) -> ImageTokens:
             return ImageTokens(token_grid(self.model, sample.shape, count))
 
+        channels = sample.shape[1]
+        if not (call.learned_variance and prediction.shape[1] == 2 * channels):
+            channels = prediction.shape[1]
         deltas: list[Tensor] = []
         reached: dict[Plan, set[str]] = {}
         for plan, scale in call.scales.items():
@@ -263,12 +269,18 @@ class GuidedDenoiser:
                         **take_rows(kept_kwargs, rows, batch),
                     )
                 )
-            deltas.append(scale * (prediction[rows] - perturbed))
+            delta = scale * (prediction[rows, :channels] - perturbed[:, :channels])
+            if plan.combinations:
+                predictions = call.layout.predictions(prediction[:, :channels], plan.formulation)
+                for combination in plan.combinations:
+                    delta = combination.apply(delta, predictions)
+            deltas.append(delta)
             reached[plan] = second.reached
         delta = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
-        channels = sample.shape[1]
-        if call.learned_variance and prediction.shape[1] == 2 * channels:
-            delta[:, channels:] = 0
+        if channels < prediction.shape[1]:
+            # A learned variance is not corrected.
+            variance = torch.zeros_like(prediction[: len(delta), channels:])
+            delta = torch.cat([delta, variance], dim=1)
         return _with_prediction(output, call.layout.corrected(prediction, delta)), reached
 
     @contextmanager

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 from torch import nn
 
 from .attachment import Attachment, attach
+from .combination import Combination, as_combinations, combinations_text
 from .denoiser import Plan
 from .layers import (
     LayerSelection,
@@ -86,6 +87,8 @@ class Guidance(ABC):
         formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
             does; `"unconditional"` the one without, as equation 10 of the paper does. Without CFG
             there is one prediction and no difference.
+        combine: How the correction is combined with the prediction; see
+            `smoothed_energy.combination`. By default it is added.
 
     Raises:
         ValueError: If a value is outside its set.
@@ -98,6 +101,7 @@ class Guidance(ABC):
     layers: LayerSelection = "mid"
     steps: StepSelection | str | Sequence[str] = "all"
     formulation: Formulation = "conditional"
+    combine: Combination | str | Sequence[Combination | str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", as_scale(self.scale))
@@ -105,6 +109,7 @@ class Guidance(ABC):
             object.__setattr__(self, "layers", normalise_selection(self.layers))
         object.__setattr__(self, "steps", as_steps(self.steps))
         check_choice("formulation", self.formulation, get_args(Formulation))
+        object.__setattr__(self, "combine", as_combinations(self.combine))
 
     @property
     @abstractmethod
@@ -141,6 +146,7 @@ class Guidance(ABC):
         return Plan(
             perturbation=perturbation,
             formulation=self.formulation,
+            combinations=as_combinations(self.combine),
             modules=perturbation.modules(unwrap_denoiser(denoiser), self.select(denoiser)),
             replay=replay,
         )
@@ -174,6 +180,8 @@ class Guidance(ABC):
             value = getattr(self, field.name)
             if field.name == "layers":
                 value = normalise_selection(value)
+            elif field.name == "combine":
+                value = combinations_text(value)
             elif not isinstance(value, (bool, int, float, str, type(None))):
                 value = str(value)  # Blurs, steps, schedules: each reads its own text.
             settings[field.name] = value

@@ -54,7 +54,9 @@ def batch_layout(pipeline: Any, arguments: Mapping[str, Any]) -> BatchLayout:
         if (setting("image_guidance_scale", 1.5) or 0.0) < 1.0:
             return BatchLayout()
         return BatchLayout(3, conditional=0, unconditional=2, rescale_scale=rescale_scale)
-    return BatchLayout(2, conditional=1, unconditional=0, rescale_scale=rescale_scale)
+    return BatchLayout(
+        2, conditional=1, unconditional=0, rescale_scale=rescale_scale, cfg_scale=float(scale)
+    )
 
 
 def _is_kind_of(pipeline: Any, part: str) -> bool:

@@ -23,6 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .combination import Predictions
+
 Formulation = Literal["conditional", "unconditional"]
 
 
@@ -36,12 +38,14 @@ class BatchLayout:
         unconditional: The index of the group without it; that of the only group if there is one.
         rescale_scale: CFG's `g` if the pipeline rescales by the statistics of the conditional
             prediction, else None.
+        cfg_scale: CFG's `g` where there is one and it is known, else None.
     """
 
     groups: int = 1
     conditional: int = 0
     unconditional: int = 0
     rescale_scale: float | None = None
+    cfg_scale: float | None = None
 
     def rows(self, formulation: Formulation, batch: int) -> slice:
         """The rows of a batch that the second pass predicts again.
@@ -58,6 +62,19 @@ class BatchLayout:
         size = batch // self.groups
         group = self.conditional if formulation == "conditional" else self.unconditional
         return slice(group * size, (group + 1) * size)
+
+    def predictions(self, prediction: Tensor, formulation: Formulation) -> Predictions:
+        """The groups of a prediction `(B, *)` by their meaning."""
+        batch = len(prediction)
+        conditional = prediction[self.rows("conditional", batch)]
+        unconditional = prediction[self.rows("unconditional", batch)] if self.groups > 1 else None
+        return Predictions(
+            clean=prediction[self.rows(formulation, batch)],
+            conditional=conditional,
+            unconditional=unconditional,
+            # Three branches have two scales, and their sum is not u + g (c - u).
+            cfg_scale=self.cfg_scale if self.groups == 2 else None,
+        )
 
     def corrected(self, prediction: Tensor, delta: Tensor) -> Tensor:
         """The prediction that makes the pipeline's own guidance come out `delta` higher.

@@ -108,6 +108,7 @@ class Term:
         temperature: The logits are divided by it.
         branch: The letter of the perturbed prediction in `Branches.order`.
         active: Whether a call at a timestep is guided.
+        combine: What becomes of the correction, given the predictions and g.
     """
 
     grids: Mapping[str, tuple[int, int]]
@@ -117,6 +118,7 @@ class Term:
     temperature: float = 1.0
     branch: str = "c"
     active: Callable[[float], bool] = lambda timestep: True
+    combine: Callable = lambda delta, prediction, guidance_scale: delta
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,8 @@ def brute_force(unet, terms, branches=Branches(), *, variance=False):
             branch = term.branch if term.branch in here.order else here.order
             with _blurred_logits(unet, term):
                 perturbed = predictions()[branch]
-            result = result + term.scale * (clean[branch] - perturbed)
+            delta = term.scale * (clean[branch] - perturbed)
+            result = result + term.combine(delta, clean, here.guidance_scale)
         result = here.rescaled(result, clean["c"])
         if variance:
             image = sample.shape[1]

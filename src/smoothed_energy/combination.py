@@ -1,0 +1,264 @@
+r"""How a correction is combined with the prediction that it corrects.
+
+A guidance computes $\delta = \gamma\,(s - \tilde s)$ and adds it to $D = u + g\,(c - u)$, the
+pipeline's own guidance ($D = c$ without CFG). A combination changes $\delta$ before that; several
+are applied one after the other.
+
+| text | value | what it does |
+|---|---|---|
+| `"rescale:0.7"` | `Rescale(0.7)` | tames the contrast of the whole result |
+| `"rescale:0.7:partial"` | `Rescale(0.7, "partial")` | ... of $c + \delta$ alone |
+| `"project"`, `"project:0.5"` | `Projection(0.5)` | drops (half of) what is parallel to $s$ |
+| `"fuse"` | `SaliencyFusion()` | everywhere the more salient of $\delta$ and $g\,(c - u)$ |
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Combination",
+    "Predictions",
+    "Projection",
+    "Rescale",
+    "SaliencyFusion",
+    "as_combinations",
+    "combinations_text",
+]
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .smoothing import GaussianBlur
+
+Extent = Literal["full", "partial"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a step predicted without the perturbation.
+
+    Args:
+        clean: $s$, the prediction that was perturbed, `(B, C, *)`.
+        conditional: $c$, of the same shape.
+        unconditional: $u$; None without CFG.
+        cfg_scale: $g$; None if it is not known.
+    """
+
+    clean: Tensor
+    conditional: Tensor
+    unconditional: Tensor | None = None
+    cfg_scale: float | None = None
+
+    @property
+    def text_guidance(self) -> Tensor | None:
+        r"""$g\,(c - u)$; None without CFG.
+
+        Raises:
+            ValueError: If CFG is on but its scale is not known.
+        """
+        if self.unconditional is None:
+            return None
+        if self.cfg_scale is None:
+            raise ValueError(
+                "this combination needs the scale of classifier-free guidance, which is not known "
+                "here; expected rescale:...:partial or project, or on a bare denoiser the scale "
+                "as cfg_scale= of step()"
+            )
+        return self.cfg_scale * (self.conditional - self.unconditional)
+
+    @property
+    def combined(self) -> Tensor:
+        r"""$D = u + g\,(c - u)$, and $c$ without CFG."""
+        guidance = self.text_guidance
+        if guidance is None or self.unconditional is None:
+            return self.conditional
+        return self.unconditional + guidance
+
+
+class Combination(ABC):
+    """A change of a correction: an immutable value whose `str` is read by `as_combinations`."""
+
+    @abstractmethod
+    def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
+        """The changed correction.
+
+        Args:
+            delta: `(B, C, *)`.
+            predictions: What the step predicted.
+
+        Returns:
+            `(B, C, *)`, dtype of `delta`.
+        """
+
+
+@dataclass(frozen=True)
+class Rescale(Combination):
+    r"""Scales the correction so that the result has a spread closer to that of $c$.
+
+    $\delta \left(\varphi\, \frac{\operatorname{std} c}{\operatorname{std} r} + 1 - \varphi\right)$
+    with $r = D + \delta$ (full) or $r = c + \delta$ (partial), for every sample by itself. After
+    Lin et al. 2023 (https://arxiv.org/abs/2305.08891), applied to the correction alone, as PAG and
+    SEG are rescaled in ComfyUI.
+
+    Args:
+        amount: $\varphi$ in $[0, 1]$.
+        extent: `"full"` or `"partial"`.
+
+    Raises:
+        ValueError: If a value is outside its set.
+    """
+
+    amount: float
+    extent: Extent = "full"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "amount", _unit("amount", self.amount))
+        if self.extent not in get_args(Extent):
+            raise ValueError(
+                f"extent={self.extent!r}: expected one of {', '.join(get_args(Extent))}"
+            )
+
+    def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
+        """See `Combination.apply`."""
+        base = predictions.combined if self.extent == "full" else predictions.conditional
+        dims = tuple(range(1, delta.ndim))
+        wanted = predictions.conditional.float().std(dim=dims, keepdim=True)
+        found = (base + delta).float().std(dim=dims, keepdim=True)
+        factor = self.amount * wanted / found + (1 - self.amount)
+        return delta * factor.to(delta.dtype)
+
+    def __str__(self) -> str:
+        return f"rescale:{self.amount!r}" + (":partial" if self.extent == "partial" else "")
+
+
+@dataclass(frozen=True)
+class Projection(Combination):
+    r"""Keeps the part of the correction that is orthogonal to the clean prediction.
+
+    $\delta_\perp + \eta\,\delta_\parallel$, where $\delta_\parallel$ is the projection of $\delta$
+    on $s$, for every sample by itself, over all its numbers, in float64. The parallel part mostly
+    raises contrast and saturation (adaptive projected guidance, Sadat et al. 2024,
+    https://arxiv.org/abs/2410.02416, there for predictions of the clean image).
+
+    Args:
+        parallel: $\eta$ in $[0, 1]$.
+
+    Raises:
+        ValueError: If it is outside.
+    """
+
+    parallel: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parallel", _unit("parallel", self.parallel))
+
+    def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
+        """See `Combination.apply`."""
+        flat, onto = delta.double().flatten(1), predictions.clean.double().flatten(1)
+        onto = torch.nn.functional.normalize(onto, dim=1)
+        along = (flat * onto).sum(dim=1, keepdim=True) * onto
+        return (flat - (1 - self.parallel) * along).reshape(delta.shape).to(delta.dtype)
+
+    def __str__(self) -> str:
+        return "project" if self.parallel == 0 else f"project:{self.parallel!r}"
+
+
+@dataclass(frozen=True)
+class SaliencyFusion(Combination):
+    r"""Saliency-adaptive noise fusion: at every place the stronger of the two guidances.
+
+    $D + \delta$ becomes $u + f$ with $f$, at every place and channel, the one of $g\,(c - u)$ and
+    $\delta$ that has the higher saliency: the softmax over space of its blurred magnitude (Wang et
+    al. 2023, https://arxiv.org/abs/2311.10329). Without CFG there is one guidance, and nothing
+    changes.
+
+    Args:
+        sigma: Width of the blur of the magnitudes, in latent pixels.
+
+    Raises:
+        ValueError: If it is not a finite number above 0.
+    """
+
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        value = self.sigma
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, Real)
+            or not 0 < float(value) < math.inf
+        ):
+            raise ValueError(f"sigma={value!r}: expected a finite number > 0")
+        object.__setattr__(self, "sigma", float(value))
+
+    def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
+        """See `Combination.apply`."""
+        text = predictions.text_guidance
+        if text is None:
+            return delta
+        stronger = self._saliency(delta) > self._saliency(text)
+        # The pipeline adds text guidance by itself, so where ours is taken it is taken back.
+        return torch.where(stronger, delta - text, torch.zeros_like(delta))
+
+    def _saliency(self, guidance: Tensor) -> Tensor:
+        grid = tuple(guidance.shape[2:])
+        tokens = guidance.float().abs().flatten(2).mT
+        blurred = GaussianBlur(self.sigma, padding="symmetric").apply(tokens, grid)
+        return blurred.softmax(dim=-2).mT.reshape(guidance.shape)
+
+    def __str__(self) -> str:
+        return "fuse" if self.sigma == 1 else f"fuse:{self.sigma!r}"
+
+
+def as_combinations(
+    value: Combination | str | Sequence[Combination | str],
+) -> tuple[Combination, ...]:
+    """Combinations from one, several, or texts joined by `+`.
+
+    Raises:
+        ValueError: If a text is not understood.
+    """
+    if isinstance(value, Combination):
+        return (value,)
+    if isinstance(value, str):
+        return tuple(_parse(part.strip()) for part in value.split("+")) if value.strip() else ()
+    return tuple(found for item in value for found in as_combinations(item))
+
+
+def combinations_text(combinations: Sequence[Combination]) -> str:
+    """The text of several, `""` for none."""
+    return "+".join(map(str, combinations))
+
+
+def _parse(text: str) -> Combination:
+    kind, *rest = text.split(":")
+    try:
+        if kind == "rescale" and 1 <= len(rest) <= 2:
+            return Rescale(float(rest[0]), *rest[1:])  # type: ignore[arg-type]  # checked there
+        if kind == "project" and len(rest) <= 1:
+            return Projection(*map(float, rest))
+        if kind == "fuse" and len(rest) <= 1:
+            return SaliencyFusion(*map(float, rest))
+        raise ValueError("unknown")
+    except ValueError as error:
+        raise ValueError(
+            f"combine={text!r} is not understood ({error}); expected rescale:AMOUNT, "
+            "rescale:AMOUNT:partial, project, project:PARALLEL or fuse, joined by +"
+        ) from None
+
+
+def _unit(name: str, value: object) -> float:
+    number = _number(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name}={value!r}: expected a number in [0, 1]")
+    return number
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
