@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smoothed_energy.steps import (
+    Adaptive,
     AllOf,
     AnyOf,
     EveryNth,
@@ -34,7 +35,7 @@ noise = (
 )
 every = st.integers(1, 9).flatmap(lambda n: st.builds(EveryNth, st.just(n), st.integers(0, n - 1)))
 selections = st.recursive(
-    st.one_of(steps, noise, every),
+    st.one_of(steps, noise, every, st.floats(1e-6, 1).map(Adaptive)),
     lambda inner: st.one_of(
         st.lists(inner, min_size=2, max_size=3).map(lambda parts: AnyOf(*parts)),
         st.lists(inner, min_size=2, max_size=3).map(lambda parts: AllOf(*parts)),

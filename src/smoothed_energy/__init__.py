@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     )
     from .scales import CosineScale, LinearScale, ScaleTable
     from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
-    from .steps import EveryNth, NoiseLevels, StepPosition, Steps
+    from .steps import Adaptive, EveryNth, NoiseLevels, StepPosition, Steps
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptive",
     "Attachment",
     "BoxBlur",
     "Compose",
@@ -63,6 +64,7 @@ _HOME_OF = {
     "EMASmoothing": "smoothing",
     "GaussianBlur": "smoothing",
     "Smoothing": "smoothing",
+    "Adaptive": "steps",
     "EveryNth": "steps",
     "NoiseLevels": "steps",
     "StepPosition": "steps",

@@ -20,18 +20,18 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+from torch import Tensor, nn
 
 from .denoiser import DenoiserCall, GuidedDenoiser, Plan
 from .patching import patched
 from .pipelines import batch_layout, find_denoiser, has_learned_variance, refuse_own_guidance
 from .rows import BatchLayout
-from .steps import StepPosition, schedule_position
+from .steps import StepPosition, as_steps, schedule_position
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,11 +51,13 @@ class RunSummary:
         calls: How often the denoiser was called while the guidance was attached.
         guided_calls: How many of these calls had a second pass of this guidance.
         layers: The names of the layers that were perturbed.
+        reused_calls: How many of these calls used the difference of predictions of an earlier one.
     """
 
     calls: int = 0
     guided_calls: int = 0
     layers: frozenset[str] = frozenset()
+    reused_calls: int = 0
 
 
 class Attachment:
@@ -99,7 +101,7 @@ class Attachment:
         """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
 
         Args:
-            index: The number of the denoising step, from 0.
+            index: The number of the denoising step, from 0, where other images begin.
             count: The number of steps.
             conditional_rows: How many rows of the batch, the last ones, are conditional. The rest
                 must be as many, or an integer multiple (CFG stacks `[u, c]`), and the correction is
@@ -164,6 +166,11 @@ class _Run:
         self._calls: Counter[Attachment] = Counter()
         self._guided_calls: Counter[Attachment] = Counter()
         self._reached: defaultdict[Attachment, set[str]] = defaultdict(set)
+        # The last difference of predictions, and in how many calls it was used.
+        self._kept: dict[Attachment, Tensor] = {}
+        self._uses: Counter[Attachment] = Counter()
+        self._reused_calls: Counter[Attachment] = Counter()
+        self._similarity: dict[Attachment, float] = {}
 
     def call(
         self,
@@ -182,7 +189,7 @@ class _Run:
         self.calls += 1
         attachments = tuple(attachments)
         self._calls.update(attachments)
-        found = {item: _scale(item.guidance, position) for item in attachments}
+        found = {item: self._scale(item, position) for item in attachments}
         scales = {item: scale for item, scale in found.items() if scale}
         if not scales:
             return forward(*args, **kwargs)
@@ -190,19 +197,62 @@ class _Run:
             if item not in self._plans:
                 self._plans[item] = item.guidance.plan(self.denoiser, replay=item._replay)
         plans = {item: self._plans[item] for item in scales}
-        rows = self.guided.argument("sample", args, kwargs).shape[0]
+        sample = self.guided.argument("sample", args, kwargs)
+        meaning = layout(len(sample))
+        known = {}
+        for item, plan in plans.items():
+            rows = meaning.rows(plan.formulation, len(sample))
+            if self._is_kept(item, sample[rows]):
+                known[plan] = self._kept[item]
         call = DenoiserCall(
             {plan: scales[item] for item, plan in plans.items()},
-            layout(rows),
+            meaning,
             position,
+            known,
             learned_variance,
         )
-        with self.guided.patches(call.scales):
-            output, reached = self.guided.run(call, forward, args, kwargs)
+        with self.guided.patches(plan for plan in call.scales if plan not in call.known):
+            result = self.guided.run(call, forward, args, kwargs)
         for item, plan in plans.items():
+            if plan in call.known:
+                self._uses[item] += 1
+                self._reused_calls[item] += 1
+                continue
             self._guided_calls[item] += 1
-            self._reached[item] |= reached[plan]
-        return output
+            self._reached[item] |= result.reached[plan]
+            if item.guidance.every > 1:
+                self._kept[item], self._uses[item] = result.differences[plan], 1
+            if as_steps(item.guidance.steps).needs_similarity:
+                highest = self._similarity.get(item, -1.0)
+                self._similarity[item] = max(highest, result.similarity(plan))
+        return result.output
+
+    def _scale(self, item: Attachment, position: Callable[[], StepPosition]) -> float:
+        """The scale of this step, 0 if it is not guided."""
+        guidance = item.guidance
+        if guidance.is_off:
+            return 0.0
+        # Guidance that is alike at all steps works with schedules that can't tell where they are.
+        if guidance.is_uniform and isinstance(guidance.scale, float):
+            return guidance.scale
+        here = position()
+        if item in self._similarity:
+            here = replace(here, similarity=self._similarity[item])
+        return guidance.scale_at(here)
+
+    def _is_kept(self, item: Attachment, sample: Tensor) -> bool:
+        """Whether the last difference of predictions is used again for these rows."""
+        kept = self._kept.get(item)
+        if kept is None or self._uses[item] >= item.guidance.every:
+            return False
+        # A callback may have changed the batch, by turning CFG off for instance.
+        return len(kept) == len(sample) and kept.shape[2:] == sample.shape[2:]
+
+    def begin(self) -> None:
+        """Forget what earlier steps of the same calls were like: other images begin."""
+        self._kept.clear()
+        self._uses.clear()
+        self._similarity.clear()
 
     def summary(self, attachment: Attachment) -> RunSummary:
         """What `attachment` did so far."""
@@ -210,17 +260,8 @@ class _Run:
             self._calls[attachment],
             self._guided_calls[attachment],
             frozenset(self._reached[attachment]),
+            self._reused_calls[attachment],
         )
-
-
-def _scale(guidance: Guidance, position: Callable[[], StepPosition]) -> float:
-    """The scale of this step, 0 if it is not guided."""
-    if guidance.is_off:
-        return 0.0
-    # Guidance that is alike at all steps works with schedules that can't tell where they are.
-    if guidance.is_uniform and isinstance(guidance.scale, float):
-        return guidance.scale
-    return guidance.scale_at(position())
 
 
 class _Session(ABC):
@@ -471,6 +512,8 @@ class _DenoiserSession(_Session):
                 "expected CFG's scale, not 1, and the number of conditional rows; without CFG "
                 "leave it out"
             )
+        if position.index == 0:
+            self._run.begin()
         self._position = position
         self._conditional_rows = conditional_rows
         self._rescale_scale = rescale_scale

@@ -8,7 +8,7 @@ denoiser's own pass happens.
 
 from __future__ import annotations
 
-__all__ = ["DenoiserCall", "GuidedDenoiser", "Plan"]
+__all__ = ["DenoiserCall", "DenoiserResult", "GuidedDenoiser", "Plan"]
 
 import functools
 import inspect
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -117,6 +117,7 @@ class DenoiserCall:
         scales: The guidances that are active at this step, each with its scale $\gamma$.
         layout: The meaning of the rows of the batch.
         position: Where the step is in its schedule, for whom it matters.
+        known: Differences $s - \tilde s$ that are used again, in place of a second pass.
         learned_variance: Whether the second half of the prediction's channels may be a variance,
             which is not corrected.
     """
@@ -124,7 +125,31 @@ class DenoiserCall:
     scales: Mapping[Plan, float]
     layout: BatchLayout
     position: Callable[[], StepPosition]
+    known: Mapping[Plan, Tensor] = field(default_factory=dict)
     learned_variance: bool = False
+
+
+@dataclass(frozen=True)
+class DenoiserResult:
+    r"""What one call of the denoiser gave.
+
+    Args:
+        output: What the denoiser returns, corrected.
+        differences: For each guidance, $s - \tilde s$.
+        clean: For each guidance with a second pass, $s$.
+        reached: For each guidance with a second pass, the names of the perturbed layers.
+    """
+
+    output: Any
+    differences: dict[Plan, Tensor] = field(default_factory=dict)
+    clean: dict[Plan, Tensor] = field(default_factory=dict)
+    reached: dict[Plan, set[str]] = field(default_factory=dict)
+
+    def similarity(self, plan: Plan) -> float:
+        """The cosine of the clean and the perturbed prediction, of the least similar sample."""
+        clean = self.clean[plan].float().flatten(1)
+        perturbed = clean - self.differences[plan].float().flatten(1)
+        return float(torch.nn.functional.cosine_similarity(clean, perturbed).min())
 
 
 @dataclass
@@ -216,7 +241,7 @@ class GuidedDenoiser:
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> tuple[Any, dict[Plan, set[str]]]:
+    ) -> DenoiserResult:
         """One corrected call of the denoiser.
 
         The modules of all plans must be patched, unless the denoiser is compiled.
@@ -226,10 +251,6 @@ class GuidedDenoiser:
             forward: The denoiser's own forward function.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
-
-        Returns:
-            What the denoiser returns, corrected, and for each plan the names of the layers that
-            were perturbed.
         """
         # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so the second
         # pass needs its own.
@@ -237,7 +258,7 @@ class GuidedDenoiser:
         stems = {
             plan: Stem(candidates, plan.modules)
             for plan in call.scales
-            if (candidates := self._stem_candidates(plan))
+            if plan not in call.known and (candidates := self._stem_candidates(plan))
         }
         if stems:
             with _running(_CleanPass(list(stems.values()))):
@@ -255,33 +276,40 @@ class GuidedDenoiser:
         channels = sample.shape[1]
         if not (call.learned_variance and prediction.shape[1] == 2 * channels):
             channels = prediction.shape[1]
+        result = DenoiserResult(output)
         deltas: list[Tensor] = []
-        reached: dict[Plan, set[str]] = {}
         for plan, scale in call.scales.items():
             rows = call.layout.rows(plan.formulation, batch)
-            second = _PerturbedPass(
-                plan, stems.pop(plan, None), rows, batch, image_tokens, call.position
-            )
-            with self._second_pass(plan, second):
-                perturbed = _prediction(
-                    self._perturbed_forward(forward)(
-                        *take_rows(kept_args, rows, batch),
-                        **take_rows(kept_kwargs, rows, batch),
-                    )
+            if plan in call.known:
+                difference = call.known[plan]
+            else:
+                second = _PerturbedPass(
+                    plan, stems.pop(plan, None), rows, batch, image_tokens, call.position
                 )
-            delta = scale * (prediction[rows, :channels] - perturbed[:, :channels])
+                with self._second_pass(plan, second):
+                    perturbed = _prediction(
+                        self._perturbed_forward(forward)(
+                            *take_rows(kept_args, rows, batch),
+                            **take_rows(kept_kwargs, rows, batch),
+                        )
+                    )
+                result.clean[plan] = prediction[rows, :channels]
+                result.reached[plan] = second.reached
+                difference = result.clean[plan] - perturbed[:, :channels]
+            result.differences[plan] = difference
+            delta = scale * difference
             if plan.combinations:
                 predictions = call.layout.predictions(prediction[:, :channels], plan.formulation)
                 for combination in plan.combinations:
                     delta = combination.apply(delta, predictions)
             deltas.append(delta)
-            reached[plan] = second.reached
         delta = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
         if channels < prediction.shape[1]:
             # A learned variance is not corrected.
             variance = torch.zeros_like(prediction[: len(delta), channels:])
             delta = torch.cat([delta, variance], dim=1)
-        return _with_prediction(output, call.layout.corrected(prediction, delta)), reached
+        corrected = _with_prediction(output, call.layout.corrected(prediction, delta))
+        return replace(result, output=corrected)
 
     @contextmanager
     def _second_pass(self, plan: Plan, second: _PerturbedPass) -> Iterator[None]:

@@ -89,6 +89,8 @@ class Guidance(ABC):
             there is one prediction and no difference.
         combine: How the correction is combined with the prediction; see
             `smoothed_energy.combination`. By default it is added.
+        every: Of the guided steps, the first and every n-th after it has a second pass; in between
+            the last difference of predictions is used again.
 
     Raises:
         ValueError: If a value is outside its set.
@@ -102,6 +104,7 @@ class Guidance(ABC):
     steps: StepSelection | str | Sequence[str] = "all"
     formulation: Formulation = "conditional"
     combine: Combination | str | Sequence[Combination | str] = ()
+    every: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", as_scale(self.scale))
@@ -110,6 +113,10 @@ class Guidance(ABC):
         object.__setattr__(self, "steps", as_steps(self.steps))
         check_choice("formulation", self.formulation, get_args(Formulation))
         object.__setattr__(self, "combine", as_combinations(self.combine))
+        every = self.every
+        if isinstance(every, bool) or not isinstance(every, Real) or every < 1 or every % 1:
+            raise ValueError(f"every={every!r}: expected an integer >= 1 (1 is every guided step)")
+        object.__setattr__(self, "every", int(every))
 
     @property
     @abstractmethod
@@ -124,7 +131,7 @@ class Guidance(ABC):
     @property
     def is_uniform(self) -> bool:
         """Whether all steps are guided alike, so that the position of a step does not matter."""
-        return self.steps == _ALL_STEPS and isinstance(self.scale, float)
+        return self.steps == _ALL_STEPS and isinstance(self.scale, float) and self.every == 1
 
     def scale_at(self, position: StepPosition) -> float:
         """The scale of the step at `position`: 0 where it is not guided."""

@@ -16,17 +16,20 @@ the sigma of k-diffusion and EDM. A `StepSelection` says for a position whether 
 | `"sigma:0.5:5"`, `NoiseLevels(0.5, 5)` | an interval of noise levels |
 | `"every:2"`, `EveryNth(2)` | every second step |
 | `"begin&every:2"`, `Steps(0, 1/3) & EveryNth(2)` | an intersection |
+| `"adaptive:0.999"`, `Adaptive(0.999)` | until clean and perturbed predictions agree so far |
 
 Positions refer to the whole of the list, so that noise levels keep theirs: an image-to-image run
 of strength 0.6 starts at fraction 0.4, and one with `denoising_end=0.8` ends at fraction 0.8.
 
 Sources: the interval by fractions is the published study's ("guidance in the first third is
-enough"); the one by noise levels is that of Kynkaanniemi et al. (arXiv:2404.07724).
+enough"); the one by noise levels is that of Kynkaanniemi et al. (arXiv:2404.07724); the adaptive
+one that of Castillo et al. (arXiv:2312.12487), there for classifier-free guidance.
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "Adaptive",
     "AllOf",
     "AnyOf",
     "EveryNth",
@@ -60,6 +63,9 @@ class StepPosition:
         sigma: Noise level, the standard deviation of the noise over that of the signal, in
             [0, inf]; None if unknown.
         timestep: The timestep given to the denoiser; None if unknown.
+        similarity: How similar the perturbed prediction was to the clean one in this run so far:
+            of all guided steps the highest cosine of the two, in a batch that of the least similar
+            sample. None before the first.
 
     Raises:
         ValueError: Unless 0 <= index < count, and sigma is not negative.
@@ -69,6 +75,7 @@ class StepPosition:
     count: int
     sigma: float | None = None
     timestep: float | None = None
+    similarity: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
@@ -94,6 +101,11 @@ class StepSelection(abc.ABC):
     @abc.abstractmethod
     def active(self, position: StepPosition) -> bool:
         """Whether the step at this position is selected."""
+
+    @property
+    def needs_similarity(self) -> bool:
+        """Whether `StepPosition.similarity` matters."""
+        return False
 
     def __or__(self, other: StepSelection) -> AnyOf:
         if not isinstance(other, StepSelection):
@@ -227,6 +239,40 @@ class EveryNth(StepSelection):
         return f"every:{self.n}" + (f",offset={self.offset}" if self.offset else "")
 
 
+@dataclass(frozen=True)
+class Adaptive(StepSelection):
+    """All steps until the perturbed prediction has come close to the clean one in some step.
+
+    From then on guidance has little left to do, and the rest of the run saves its second passes.
+
+    Args:
+        threshold: The cosine of the two predictions at which guidance ends, in (0, 1].
+
+    Raises:
+        ValueError: If it is outside.
+        TypeError: If it is not a number.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", _number("threshold", self.threshold))
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"a threshold is a cosine, in (0, 1]; got {self.threshold!r}")
+
+    def active(self, position: StepPosition) -> bool:
+        """See `StepSelection.active`."""
+        return position.similarity is None or position.similarity < self.threshold
+
+    @property
+    def needs_similarity(self) -> bool:
+        """See `StepSelection.needs_similarity`."""
+        return True
+
+    def __str__(self) -> str:
+        return f"adaptive:{_text(self.threshold)}"
+
+
 @dataclass(frozen=True, init=False)
 class _Combination(StepSelection):
     """Several selections taken together; those of the same kind inside are unfolded."""
@@ -242,6 +288,11 @@ class _Combination(StepSelection):
         if len(flat) < 2:
             raise ValueError(f"{type(self).__name__} needs at least two step selections")
         object.__setattr__(self, "selections", tuple(flat))
+
+    @property
+    def needs_similarity(self) -> bool:
+        """See `StepSelection.needs_similarity`."""
+        return any(part.needs_similarity for part in self.selections)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.selections))})"
@@ -290,6 +341,7 @@ _FORMS = (
     '"sigma:0.5:5" (noise levels)',
     '"every:2"',
     '"every:2,offset=1"',
+    '"adaptive:0.999"',
     'unions "begin+end"',
     'intersections "begin&every:2"',
 )
@@ -299,8 +351,8 @@ def as_steps(value: StepSelection | str | Iterable[StepSelection | str]) -> Step
     """A step selection from itself, a text, or a list (a union) of either.
 
     Texts: a name, `start:stop` or `start-stop` in fractions of the schedule (`1/3` is a number,
-    too), `sigma:low:high` or `sigma:low-high`, `every:n` or `every:n,offset=m`; `+` joins a union,
-    `&` an intersection (which binds closer), and parentheses group.
+    too), `sigma:low:high` or `sigma:low-high`, `every:n` or `every:n,offset=m`, `adaptive:cosine`;
+    `+` joins a union, `&` an intersection (which binds closer), and parentheses group.
 
     Raises:
         ValueError: If the text has no valid form (the message lists the forms), a value is outside
@@ -473,6 +525,7 @@ class _Parser:
             (?P<name>all|begin|mid|end)\b
           | (?:(?P<sigma>sigma)\s*:\s*)?(?P<low>{_NUMBER})\s*[:-]\s*(?P<high>{_NUMBER})
           | every\s*:\s*(?P<n>\d+)(?:\s*,\s*offset\s*=\s*(?P<offset>\d+))?
+          | adaptive\s*:\s*(?P<threshold>{_NUMBER})
         )\s*""",
         re.VERBOSE,
     )
@@ -513,6 +566,8 @@ class _Parser:
             return _NAMED[match["name"]]
         if match["n"]:
             return EveryNth(int(match["n"]), int(match["offset"] or 0))
+        if match["threshold"]:
+            return Adaptive(_fraction(match["threshold"]))
         low, high = (_fraction(match[group]) for group in ("low", "high"))
         return NoiseLevels(low, high) if match["sigma"] else Steps(low, high)
 
