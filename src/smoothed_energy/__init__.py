@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attachment import Attachment, GuidanceWarning, RunSummary
     from .guidance import Guidance
+    from .interval import GuidanceInterval
     from .methods import (
         EntropyRectifyingGuidance,
         PerturbedAttentionGuidance,
@@ -32,6 +33,7 @@ __all__ = [
     "EveryNth",
     "GaussianBlur",
     "Guidance",
+    "GuidanceInterval",
     "GuidanceWarning",
     "LinearScale",
     "NoiseLevels",
@@ -51,6 +53,7 @@ _HOME_OF = {
     "GuidanceWarning": "attachment",
     "RunSummary": "attachment",
     "Guidance": "guidance",
+    "GuidanceInterval": "interval",
     "EntropyRectifyingGuidance": "methods",
     "PerturbedAttentionGuidance": "methods",
     "SmoothedEnergyGuidance": "methods",

@@ -22,21 +22,23 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from .denoiser import DenoiserCall, GuidedDenoiser, Plan
+from .denoiser import DenoiserCall, GuidedDenoiser, Plan, repeat_output
 from .patching import patched
 from .pipelines import batch_layout, find_denoiser, has_learned_variance, refuse_own_guidance
-from .rows import BatchLayout
+from .rows import BatchLayout, take_rows
 from .steps import StepPosition, as_steps, schedule_position
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .attachable import Attachable
     from .guidance import Guidance
+    from .interval import GuidanceInterval
 
 
 class GuidanceWarning(UserWarning):
@@ -71,7 +73,7 @@ class Attachment:
             since it was attached to a bare denoiser.
     """
 
-    def __init__(self, guidance: Guidance, session: _Session, *, replay: bool) -> None:
+    def __init__(self, guidance: Attachable, session: _Session, *, replay: bool) -> None:
         self.guidance = guidance
         self.last_run: RunSummary | None = None
         self._session = session
@@ -140,8 +142,8 @@ class Attachment:
         return f"<{self.guidance!r} {state} {self._session.target_name}>"
 
 
-def attach(guidance: Guidance, target: Any, *, replay: bool = True) -> Attachment:
-    """Attach a guidance to a pipeline or a denoiser; see `Guidance.attach`."""
+def attach(guidance: Attachable, target: Any, *, replay: bool = True) -> Attachment:
+    """Attach a guidance to a pipeline or a denoiser; see `Attachable.attach`."""
     bare = isinstance(target, nn.Module)
     guidance.select(target if bare else find_denoiser(target))  # layers exist, or it says so now
     session = _denoiser_session(target) if bare else _pipeline_session(target)
@@ -189,13 +191,45 @@ class _Run:
         self.calls += 1
         attachments = tuple(attachments)
         self._calls.update(attachments)
+        limits = [item for item in attachments if item.guidance.limits_cfg]
+        corrections = [item for item in attachments if item not in limits]
+        sample = self.guided.argument("sample", args, kwargs)
+        if all(item.guidance.is_off or _interval(item).keeps_cfg(position()) for item in limits):
+            self._guided_calls.update(limits)
+            return self._corrected(
+                corrections, position, layout, learned_variance, forward, args, kwargs
+            )
+        groups, batch = layout(len(sample)), len(sample)
+        rows = groups.rows("conditional", batch)
+        output = self._corrected(
+            corrections,
+            position,
+            lambda rows: BatchLayout(),
+            learned_variance,
+            forward,
+            take_rows(args, rows, batch),
+            take_rows(kwargs, rows, batch),
+        )
+        return repeat_output(output, groups.groups)
+
+    def _corrected(
+        self,
+        attachments: Iterable[Attachment],
+        position: Callable[[], StepPosition],
+        layout: Callable[[int], BatchLayout],
+        learned_variance: bool,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """One call of the denoiser, with the corrections of those attachments that are active."""
         found = {item: self._scale(item, position) for item in attachments}
         scales = {item: scale for item, scale in found.items() if scale}
         if not scales:
             return forward(*args, **kwargs)
         for item in scales:
             if item not in self._plans:
-                self._plans[item] = item.guidance.plan(self.denoiser, replay=item._replay)
+                self._plans[item] = _correction(item).plan(self.denoiser, replay=item._replay)
         plans = {item: self._plans[item] for item in scales}
         sample = self.guided.argument("sample", args, kwargs)
         meaning = layout(len(sample))
@@ -220,16 +254,16 @@ class _Run:
                 continue
             self._guided_calls[item] += 1
             self._reached[item] |= result.reached[plan]
-            if item.guidance.every > 1:
+            if _correction(item).every > 1:
                 self._kept[item], self._uses[item] = result.differences[plan], 1
-            if as_steps(item.guidance.steps).needs_similarity:
+            if as_steps(_correction(item).steps).needs_similarity:
                 highest = self._similarity.get(item, -1.0)
                 self._similarity[item] = max(highest, result.similarity(plan))
         return result.output
 
     def _scale(self, item: Attachment, position: Callable[[], StepPosition]) -> float:
         """The scale of this step, 0 if it is not guided."""
-        guidance = item.guidance
+        guidance = _correction(item)
         if guidance.is_off:
             return 0.0
         # Guidance that is alike at all steps works with schedules that can't tell where they are.
@@ -243,7 +277,7 @@ class _Run:
     def _is_kept(self, item: Attachment, sample: Tensor) -> bool:
         """Whether the last difference of predictions is used again for these rows."""
         kept = self._kept.get(item)
-        if kept is None or self._uses[item] >= item.guidance.every:
+        if kept is None or self._uses[item] >= _correction(item).every:
             return False
         # A callback may have changed the batch, by turning CFG off for instance.
         return len(kept) == len(sample) and kept.shape[2:] == sample.shape[2:]
@@ -262,6 +296,16 @@ class _Run:
             frozenset(self._reached[attachment]),
             self._reused_calls[attachment],
         )
+
+
+def _correction(attachment: Attachment) -> Guidance:
+    """The guidance of an attachment that adds a correction."""
+    return cast("Guidance", attachment.guidance)
+
+
+def _interval(attachment: Attachment) -> GuidanceInterval:
+    """The interval of an attachment that limits CFG."""
+    return cast("GuidanceInterval", attachment.guidance)
 
 
 class _Session(ABC):
@@ -452,7 +496,9 @@ def _marking_runs(cls: type) -> type:
 
 
 def _warn_if_idle(attachment: Attachment) -> None:
-    guidance, done = attachment.guidance, attachment.last_run
+    if attachment.guidance.limits_cfg:
+        return
+    guidance, done = _correction(attachment), attachment.last_run
     if guidance.is_off or done is None or not done.calls:
         return
     if not done.guided_calls:

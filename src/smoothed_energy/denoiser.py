@@ -8,7 +8,7 @@ denoiser's own pass happens.
 
 from __future__ import annotations
 
-__all__ = ["DenoiserCall", "DenoiserResult", "GuidedDenoiser", "Plan"]
+__all__ = ["DenoiserCall", "DenoiserResult", "GuidedDenoiser", "Plan", "repeat_output"]
 
 import functools
 import inspect
@@ -330,6 +330,12 @@ class GuidedDenoiser:
             return nullcontext()
         modules = set().union(*(self.modules_of(plan) for plan in plans)) if plans else set()
         return patched(modules, _route_inside)
+
+
+def repeat_output(output: Any, times: int) -> Any:
+    """What a denoiser returned, its prediction as often after itself as said."""
+    prediction = _prediction(output)
+    return _with_prediction(output, prediction.repeat(times, *([1] * (prediction.ndim - 1))))
 
 
 def _copied(value: Any) -> Any:

@@ -17,19 +17,17 @@ from __future__ import annotations
 
 __all__ = ["Guidance", "check_choice", "check_positive"]
 
-import json
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import get_args
 
 from torch import nn
 
-from .attachment import Attachment, attach
-from .combination import Combination, as_combinations, combinations_text
+from .attachable import Attachable
+from .combination import Combination, as_combinations
 from .denoiser import Plan
 from .layers import (
     LayerSelection,
@@ -42,10 +40,6 @@ from .perturbation import Perturbation
 from .rows import Formulation
 from .scales import ScaleSchedule, as_scale, scale_at
 from .steps import StepPosition, Steps, StepSelection, as_steps
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 
 _ALL_STEPS = Steps()
 
@@ -74,7 +68,7 @@ def check_positive(name: str, value: object) -> float:
 
 
 @dataclass(frozen=True)
-class Guidance(ABC):
+class Guidance(Attachable):
     r"""What all methods share: layers, steps, scale and formulation.
 
     Args:
@@ -95,8 +89,6 @@ class Guidance(ABC):
     Raises:
         ValueError: If a value is outside its set.
     """
-
-    method: ClassVar[str]
 
     _: KW_ONLY
     scale: float | ScaleSchedule | str = 3.0
@@ -157,85 +149,3 @@ class Guidance(ABC):
             modules=perturbation.modules(unwrap_denoiser(denoiser), self.select(denoiser)),
             replay=replay,
         )
-
-    def attach(self, target: Any, *, replay: bool = True) -> Attachment:
-        """Guide a pipeline, or a bare denoiser, until the attachment is detached.
-
-        Args:
-            target: A `diffusers` pipeline, or its denoiser for use in your own loop.
-            replay: Whether the second pass takes over what was computed before the first
-                perturbed layer. False computes it again, for comparison.
-
-        Returns:
-            A context manager that detaches when it closes; or call its `detach()`.
-
-        Raises:
-            TypeError: If `target` is neither.
-            LayerError: If it has no such layers.
-            RuntimeError: If an equal guidance is attached to it already.
-        """
-        return attach(self, target, replay=replay)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON values, with the method's name under `"method"`.
-
-        Raises:
-            LayerError: If `layers` is a predicate, which has no text.
-        """
-        settings: dict[str, Any] = {"method": self.method}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "layers":
-                value = normalise_selection(value)
-            elif field.name == "combine":
-                value = combinations_text(value)
-            elif not isinstance(value, (bool, int, float, str, type(None))):
-                value = str(value)  # Blurs, steps, schedules: each reads its own text.
-            settings[field.name] = value
-        return settings
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """The guidance that `to_dict` described.
-
-        Raises:
-            ValueError: If a setting is unknown or of another method.
-        """
-        settings = dict(settings)
-        method = settings.pop("method", cls.method)
-        if method != cls.method:
-            raise ValueError(f"method={method!r} is not {cls.__name__}; expected {cls.method!r}")
-        known = [field.name for field in fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise ValueError(
-                    f"{name!r} is not a setting of {cls.__name__}; it has {', '.join(known)}"
-                )
-        return cls(**settings)
-
-    def to_json(self) -> str:
-        """The settings as JSON text."""
-        return json.dumps(self.to_dict(), allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The guidance that `to_json` wrote.
-
-        Raises:
-            ValueError: If the text is not a JSON object of this method's settings.
-        """
-        settings = json.loads(text)
-        if not isinstance(settings, dict):
-            raise ValueError(
-                f"the settings of a guidance are a JSON object; got {type(settings).__name__}"
-            )
-        return cls.from_dict(settings)
-
-    def save(self, path: str | Path) -> None:
-        """Write the settings to a JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read the settings from a JSON file that `save` wrote."""
-        return cls.from_json(Path(path).read_text())

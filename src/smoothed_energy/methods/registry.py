@@ -13,28 +13,34 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
-from ..guidance import Guidance
+from ..attachable import Attachable
+from ..interval import GuidanceInterval
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 
 #: Method names to classes.
-METHODS: Mapping[str, type[Guidance]] = MappingProxyType(
+METHODS: Mapping[str, type[Attachable]] = MappingProxyType(
     {
         cls.method: cls
-        for cls in (SmoothedEnergyGuidance, PerturbedAttentionGuidance, EntropyRectifyingGuidance)
+        for cls in (
+            SmoothedEnergyGuidance,
+            PerturbedAttentionGuidance,
+            EntropyRectifyingGuidance,
+            GuidanceInterval,
+        )
     }
 )
 
 
-def _method(name: object) -> type[Guidance]:
+def _method(name: object) -> type[Attachable]:
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method={name!r} is not known; expected one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
-def guidance_from_dict(settings: Mapping[str, Any]) -> Guidance:
-    """The guidance of any method that `Guidance.to_dict` described.
+def guidance_from_dict(settings: Mapping[str, Any]) -> Attachable:
+    """The guidance of any method that `Attachable.to_dict` described.
 
     Args:
         settings: The method's name under `"method"`, and its settings.
@@ -45,7 +51,7 @@ def guidance_from_dict(settings: Mapping[str, Any]) -> Guidance:
     return _method(settings.get("method")).from_dict(settings)
 
 
-def guidance_from_text(text: str) -> Guidance:
+def guidance_from_text(text: str) -> Attachable:
     """The guidance that a text such as `"pag; scale=2; layers=mid"` names.
 
     Settings that are left out have their defaults.
@@ -69,7 +75,7 @@ def guidance_from_text(text: str) -> Guidance:
         raise ValueError(f"{text!r}: {error}") from error
 
 
-def guidance_to_text(guidance: Guidance) -> str:
+def guidance_to_text(guidance: Attachable) -> str:
     """The text of a guidance, settings that differ from the defaults only.
 
     Raises:
