@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Attachable"]
+__all__ = ["SECOND_PASS", "About", "Attachable"]
 
 import json
 from abc import ABC, abstractmethod
@@ -22,11 +22,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a method's entry in a table says.
+
+    Attributes:
+        title: Its name in full.
+        perturbs: What the prediction that it moves away from lacks.
+        cost: What a guided step costs.
+        source: The paper.
+        caveat: What to know before using it.
+    """
+
+    title: str
+    perturbs: str
+    cost: str
+    source: str
+    caveat: str = ""
+
+
+#: The cost of methods that perturb layers.
+SECOND_PASS = "a second pass from the first chosen layer on"
+
+
+@dataclass(frozen=True)
 class Attachable(ABC):
     """An immutable, comparable value that acts on a pipeline while it is attached to it."""
 
     #: Its name in settings and texts.
     method: ClassVar[str]
+    about: ClassVar[About]
 
     @abstractmethod
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:

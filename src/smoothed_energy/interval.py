@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from .attachable import Attachable
+from .attachable import About, Attachable
 from .layers import SelfAttentionLayer
 from .steps import StepPosition, Steps, StepSelection, as_steps
 
@@ -40,6 +40,13 @@ class GuidanceInterval(Attachable):
     """
 
     method: ClassVar[str] = "interval"
+    about: ClassVar[About] = About(
+        "Guidance interval",
+        "nothing; CFG is off at the other steps",
+        "half a pass where CFG is off",
+        "Kynkaanniemi et al. 2024, arXiv 2404.07724",
+        "needs classifier-free guidance; use it with --stack",
+    )
     limits_cfg: ClassVar[bool] = True
 
     steps: StepSelection | str | Sequence[str] = "all"

@@ -26,7 +26,8 @@ def test_the_manual_has_every_option_and_no_other(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     _, generate, _ = run("generate", "--help")
     _, layers, _ = run("layers", "--help")
-    real = options(generate) | options(layers)
+    _, methods, _ = run("methods", "--help")
+    real = options(generate) | options(layers) | options(methods)
     assert options(MANUAL) <= real
     assert real - options(MANUAL) <= {"--help", "--no-compare"}
 

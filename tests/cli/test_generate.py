@@ -47,11 +47,13 @@ class TestImages:
             "model": model,
             "prompt": "a red cat",
             "negative_prompt": "",
+            "method": "seg",
             "blur": "gaussian:10",
             "scale": 3.0,
             "layers": "mid",
             "steps": "begin",
             "formulation": "conditional",
+            "stack": [],
             "cfg": 5.0,
             "num_inference_steps": 3,
             "seed": 1,
@@ -167,6 +169,75 @@ class TestFrom:
         assert read_settings(tmp_path / "out/cat-seed0.png")["cfg"] == 5
 
 
+class TestMethods:
+    def test_every_method_draws_something_else(self, run, model, tmp_path):
+        def draw(name, *arguments):
+            code, _, err = run(
+                "generate",
+                "cat",
+                "--model",
+                model,
+                "--steps",
+                "all",
+                "--out",
+                name,
+                *arguments,
+                "--num-inference-steps",
+                4,
+            )
+            assert code == 0, err
+            return pixels(tmp_path / name / "cat-seed0.png")
+
+        pictures = [
+            draw("plain", "--scale", 0),
+            draw("seg"),
+            draw("keys", "--method", "seg; on=key"),
+            draw("pag", "--method", "pag"),
+            draw("ramp", "--method", "pag", "--scale", "linear:3:0"),
+            draw("erg", "--method", "erg; temperature=9"),
+            draw("two", "--method", "pag", "--stack", "seg; scale=2; layers=up"),
+            draw("interval", "--scale", 0, "--stack", "interval; steps=begin"),
+        ]
+        for index, one in enumerate(pictures):
+            for other in pictures[:index]:
+                assert (one != other).any()
+
+    def test_it_is_remembered(self, run, model, tmp_path):
+        method = "pag; adaptive_scale=0.001; combine=project"
+        arguments = ("--model", model, "--method", method + "; scale=2; layers=up", *FAST)
+        code, _, err = run(
+            "generate", *arguments, "--stack", "seg; scale=1", "--stack", "interval; steps=mid"
+        )
+        assert code == 0, err
+        settings = read_settings(tmp_path / "out/no-prompt-seed0.png")
+        assert settings["method"] == method
+        assert (settings["blur"], settings["scale"], settings["layers"]) == (None, 2.0, "up")
+        assert settings["stack"] == ["seg; scale=1", "interval; steps=mid"]
+        code, _, err = run("generate", "--from", "out/no-prompt-seed0.png", "--out", "again")
+        assert code == 0, err
+        first, again = (pixels(tmp_path / f / "no-prompt-seed0.png") for f in ("out", "again"))
+        assert (first == again).all()
+
+    def test_another_method_than_the_image_remembers(self, run, drawn, tmp_path):
+        image = drawn / "a-red-cat-seed0.png"
+        for method, blur in (("pag", None), ("seg; on=key", "gaussian:10")):
+            code, _, err = run(
+                "generate", "--from", image, "--method", method, "--overwrite", "--out", "b"
+            )
+            assert code == 0, err
+            image = tmp_path / "b" / "a-red-cat-seed0.png"
+            settings = read_settings(image)
+            assert (settings["method"], settings["blur"]) == (method, blur)
+
+    def test_a_comparison_names_all_guidances(self, run, model, tmp_path):
+        code, _, err = run(
+            "generate", "--model", model, "--method", "pag", "--stack", "erg", "--compare", *FAST
+        )
+        assert code == 0, err
+        assert read_settings(tmp_path / "out/no-prompt-seed0-unguided.png")["stack"] == []
+        assert read_settings(tmp_path / "out/no-prompt-seed0-guided.png")["stack"] == ["erg"]
+
+
 class TestExistingFiles:
     def test_they_are_never_replaced_silently(self, run, drawn, model):
         before = {path: path.read_bytes() for path in drawn.iterdir()}
@@ -195,7 +266,15 @@ class TestMistakes:
             (("--blur", "median:3"), "median.*gaussian"),
             (("--scale", "nan"), "nan"),
             (("--scale", "-2"), "-2"),
-            (("--scale", "much"), "--scale"),
+            (("--scale", "much"), "scale='much'"),
+            (("--scale", "linear:3"), "linear:3.*linear:START:STOP"),
+            (("--method", "gag"), "method='gag'.*seg, pag"),
+            (("--method", "pag", "--blur", "box:3"), "box:3.*pag.*seg"),
+            (("--method", "pag; sharpness=1"), "'sharpness' is not a setting"),
+            (("--method", "pag; adaptive_scale"), "'adaptive_scale'.*name=value"),
+            (("--method", "interval"), "'scale' is not a setting of GuidanceInterval"),
+            (("--stack", "pag; scale=nan"), "nan"),
+            (("--stack", "gag"), "gag.*seg, pag"),
             (("--steps", "0.7:0.2"), "0.7"),
             (("--steps", "later"), "later"),
             (("--formulation", "both"), "both.*conditional.*unconditional"),

@@ -6,9 +6,9 @@ __all__ = ["command"]
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ from .settings import (
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..methods import SmoothedEnergyGuidance
+    from ..attachable import Attachable
 
 
 def _default(name: str) -> str:
@@ -51,6 +51,14 @@ def command(
             f"Default: {DEFAULT_MODEL}.",
         ),
     ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="What is guided away from; `smoothed-energy methods` lists them. Further settings "
+            'follow after semicolons: "pag; adaptive_scale=0.01". Default: seg.',
+            rich_help_panel=_GUIDANCE,
+        ),
+    ] = None,
     blur: Annotated[
         str | None,
         typer.Option(
@@ -60,9 +68,11 @@ def command(
         ),
     ] = None,
     scale: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="Guidance scale; 0 is no guidance. " + _default("scale"), rich_help_panel=_GUIDANCE
+            help="Guidance scale; 0 is no guidance. linear:3:0 changes it over the steps. "
+            + _default("scale"),
+            rich_help_panel=_GUIDANCE,
         ),
     ] = None,
     layers: Annotated[
@@ -86,6 +96,14 @@ def command(
         typer.Option(
             help="Which prediction is perturbed: conditional, or unconditional (the paper's "
             "equation 10). Default: conditional.",
+            rich_help_panel=_GUIDANCE,
+        ),
+    ] = None,
+    stack: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='A further guidance beside it, such as "pag; scale=1; layers=up" or '
+            '"interval; steps=sigma:0.3:5". Can be given more than once.',
             rich_help_panel=_GUIDANCE,
         ),
     ] = None,
@@ -184,11 +202,13 @@ def command(
         "model": model,
         "prompt": prompt,
         "negative_prompt": negative_prompt,
+        "method": method,
         "blur": blur,
         "scale": scale,
         "layers": layers,
         "steps": steps,
         "formulation": formulation,
+        "stack": stack or None,
         "cfg": cfg,
         "num_inference_steps": num_inference_steps,
         "seed": seed,
@@ -211,23 +231,16 @@ def command(
 
 
 def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> None:
-    from ..methods import SmoothedEnergyGuidance
     from ..report import save_image
     from .opening import open_pipeline
     from .progress import ImageProgress
 
-    guidance = SmoothedEnergyGuidance(
-        blur=settings.blur,
-        scale=settings.scale,
-        layers=settings.layers,
-        steps=settings.steps,
-        formulation=cast(Any, settings.formulation),  # checked there
-    )
+    guidances = _guidances(settings)
     pipeline = open_pipeline(settings)
     accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
     arguments = _call_arguments(type(pipeline).__name__, accepted, settings)
     try:
-        with guidance.attach(pipeline):
+        with _attached(guidances, pipeline):
             pass  # what does not fit the model shows now, and not after the unguided images
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{settings.model} cannot be guided: {error}") from error
@@ -238,10 +251,7 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
     with ImageProgress(len(settings.seeds) * len(modes), settings.num_inference_steps) as advance:
         for seeds in _batches(settings.seeds, settings.batch_size):
             for guided in modes:
-                attached: AbstractContextManager[Any] = (
-                    guidance.attach(pipeline) if guided else nullcontext()
-                )
-                with attached:
+                with _attached(guidances if guided else (), pipeline):
                     drawn = _draw(pipeline, accepted, arguments, seeds, advance)
                 for seed, image in zip(seeds, drawn, strict=True):
                     images[seed, guided] = image
@@ -250,7 +260,7 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
                     save_image(image, path, {**remembered, "made_with": made_with})
 
     if "sheet" in paths:
-        sheet = _compare_sheet(settings, guidance, images)
+        sheet = _compare_sheet(settings, images)
         save_image(sheet, paths["sheet"], {**settings.to_dict(), "made_with": made_with})
         typer.echo(paths["sheet"])
     else:
@@ -325,20 +335,39 @@ def _batches(seeds: range, size: int) -> Iterator[range]:
     return (seeds[start : start + size] for start in range(0, len(seeds), size))
 
 
-def _compare_sheet(
-    settings: Settings,
-    guidance: SmoothedEnergyGuidance,
-    images: dict[tuple[int, bool], Image.Image],
-) -> Image.Image:
+def _guidances(settings: Settings) -> tuple[Attachable, ...]:
+    """The main guidance and those beside it.
+
+    Raises:
+        ValueError: If one is not understood.
+    """
+    from ..methods import guidance_from_dict, guidance_from_text
+
+    try:
+        main = guidance_from_dict(settings.guidance_settings())
+    except TypeError as error:
+        raise ValueError(f"--method {settings.method}: {error}") from error
+    return (main, *map(guidance_from_text, settings.stack))
+
+
+@contextmanager
+def _attached(guidances: Sequence[Attachable], pipeline: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for guidance in guidances:
+            stack.enter_context(guidance.attach(pipeline))
+        yield
+
+
+def _compare_sheet(settings: Settings, images: dict[tuple[int, bool], Image.Image]) -> Image.Image:
     from ..report import Series, contact_sheet
 
     seeds = settings.seeds
-    detail = (
-        f"{guidance.blur}   scale {settings.scale:g}   layers {settings.layers}   "
-        f"steps {settings.steps}"
-    )
+    scale = f"{settings.scale:g}" if isinstance(settings.scale, float) else settings.scale
+    what = settings.method if settings.blur is None else settings.blur
+    detail = f"{what}   scale {scale}   layers {settings.layers}   steps {settings.steps}"
     if settings.formulation != "conditional":
         detail += f"   {settings.formulation}"
+    detail = "   +   ".join([detail, *settings.stack])
     facts = [settings.model, f"{settings.num_inference_steps} steps"]
     facts.append(f"cfg {settings.cfg:g}" if settings.cfg > 1 else "no cfg")
     if settings.negative_prompt:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..texts import join_settings, split_settings
+
 DEFAULT_MODEL = "avatars"
 
 #: What is used where neither the command line nor ``--from`` says anything, by model. The entry
@@ -45,18 +47,22 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 class Settings:
     """Everything that decides what ``generate`` draws.
 
-    The names are those of the options. ``size`` is height and width in pixels, None the model's
-    own. ``batch_size`` and ``device`` change the speed and not the picture.
+    The names are those of the options. ``method`` is a text that may have settings without an
+    option of their own; ``blur`` is None for methods that have none. ``size`` is height and width
+    in pixels, None the model's own. ``batch_size`` and ``device`` change the speed and not the
+    picture.
     """
 
     model: str
     prompt: str
     negative_prompt: str
-    blur: str
-    scale: float
+    method: str
+    blur: str | None
+    scale: float | str
     layers: str
     steps: str
     formulation: str
+    stack: tuple[str, ...]
     cfg: float
     num_inference_steps: int
     seed: int
@@ -72,10 +78,22 @@ class Settings:
         """One seed for each image."""
         return range(self.seed, self.seed + self.count)
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether any guidance acts."""
+        return self.scale != 0 or bool(self.stack)
+
     def of_image(self, seed: int, *, guided: bool) -> Settings:
         """The settings that draw one image alone."""
-        scale = self.scale if guided else 0.0
-        return replace(self, seed=seed, count=1, compare=False, scale=scale)
+        alone = replace(self, seed=seed, count=1, compare=False)
+        return alone if guided else replace(alone, scale=0.0, stack=())
+
+    def guidance_settings(self) -> dict[str, Any]:
+        """The settings of the main guidance, as `guidance_from_dict` reads them."""
+        name, settings = split_settings(self.method)
+        own = {"blur": self.blur} if self.blur is not None else {}
+        names = ("scale", "layers", "steps", "formulation")
+        return {"method": name, **settings, **own, **{n: getattr(self, n) for n in names}}
 
     def to_dict(self) -> dict[str, Any]:
         """What an image should remember, as JSON values."""
@@ -114,7 +132,10 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
         if name not in names:
             raise ValueError(f"--from: the image has an unknown setting {name!r}")
     chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = _with_method_settings(chosen)
     merged = {**stored, **chosen}
+    if merged.get("blur") is None:
+        merged.pop("blur", None)  # of a method without one, that the image remembers
 
     model = merged.get("model", DEFAULT_MODEL)
     merged["model"] = model
@@ -124,8 +145,17 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
     if not merged["prompt"]:
         merged.setdefault("cfg", CFG_WITHOUT_PROMPT)
     merged = {**DEFAULTS.get(model, DEFAULTS[""]), **merged}
+    if split_settings(merged.get("method", "seg"))[0] != "seg":
+        if "blur" in chosen:
+            raise ValueError(
+                f"--blur {chosen['blur']} with --method {merged['method']}: expected the method "
+                "seg, the one that blurs"
+            )
+        merged["blur"] = None
     for name, value in {
         "negative_prompt": "",
+        "method": "seg",
+        "stack": (),
         "formulation": "conditional",
         "seed": 0,
         "count": 1,
@@ -135,12 +165,34 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
         "device": "auto",
     }.items():
         merged.setdefault(name, value)
+    merged["stack"] = tuple(merged["stack"])
+    merged["scale"] = _number_or_text(merged["scale"])
     if merged["size"] is not None:
         merged["size"] = (int(merged["size"][0]), int(merged["size"][1]))
 
     settings = Settings(**merged)
     _check(settings)
     return settings
+
+
+#: Settings of a guidance that are options of their own.
+_OPTIONS = ("blur", "scale", "layers", "steps", "formulation")
+
+
+def _with_method_settings(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Options that stand in the text of ``--method`` as options, unless they are given, too."""
+    if "method" not in chosen:
+        return chosen
+    name, settings = split_settings(chosen["method"])
+    options = {key: settings.pop(key) for key in _OPTIONS if key in settings}
+    return {**options, **chosen, "method": join_settings(name, settings)}
+
+
+def _number_or_text(value: Any) -> float | str:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def _check(settings: Settings) -> None:
@@ -174,7 +226,7 @@ def output_paths(settings: Settings, folder: Path) -> dict[tuple[int, bool] | st
             paths[seed, False] = folder / f"{stem}-seed{seed}-unguided.png"
             paths[seed, True] = folder / f"{stem}-seed{seed}-guided.png"
         else:
-            paths[seed, settings.scale != 0] = folder / f"{stem}-seed{seed}.png"
+            paths[seed, settings.is_guided] = folder / f"{stem}-seed{seed}.png"
     if settings.compare:
         paths["sheet"] = folder / f"{stem}-compare.png"
     return paths

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
+from ..attachable import SECOND_PASS, About
 from ..guidance import Guidance, check_choice, check_positive
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..steps import StepPosition
@@ -121,6 +122,13 @@ class EntropyRectifyingGuidance(Guidance):
     """
 
     method: ClassVar[str] = "erg"
+    about: ClassVar[About] = About(
+        "Entropy rectifying guidance",
+        "attention has a higher temperature",
+        SECOND_PASS,
+        "Ifriqi et al. 2025, arXiv 2504.13987; annealed: [Re] SEG 2025",
+        "the paper's temperature in the denoiser only",
+    )
 
     temperature: float | AnnealedTemperature | str = 4.0
 

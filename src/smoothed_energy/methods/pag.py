@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..attachable import SECOND_PASS, About
 from ..guidance import Guidance
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..steps import StepPosition
@@ -88,6 +89,13 @@ class PerturbedAttentionGuidance(Guidance):
     """
 
     method: ClassVar[str] = "pag"
+    about: ClassVar[About] = About(
+        "Perturbed-attention guidance",
+        "every token attends to itself alone",
+        SECOND_PASS,
+        "Ahn et al. 2024, arXiv 2403.17377",
+        "no strength to choose but the scale",
+    )
 
     adaptive_scale: float = 0.0
 

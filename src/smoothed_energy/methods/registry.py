@@ -15,6 +15,7 @@ from typing import Any
 
 from ..attachable import Attachable
 from ..interval import GuidanceInterval
+from ..texts import join_settings, split_settings
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
 from .seg import SmoothedEnergyGuidance
@@ -59,16 +60,8 @@ def guidance_from_text(text: str) -> Attachable:
     Raises:
         ValueError: If it is not understood, or a value is outside its set.
     """
-    name, *parts = (part.strip() for part in text.split(";"))
+    name, settings = split_settings(text)
     cls = _method(name)
-    settings: dict[str, Any] = {}
-    for part in parts:
-        key, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not value:
-            raise ValueError(f"{part!r} in {text!r} is not a setting; expected name=value")
-        if key in settings:
-            raise ValueError(f"{key!r} is set twice in {text!r}")
-        settings[key] = _number_or_text(value)
     try:
         return cls.from_dict(settings)
     except TypeError as error:  # A number in place of a text.
@@ -84,11 +77,4 @@ def guidance_to_text(guidance: Attachable) -> str:
     settings = guidance.to_dict()
     usual = type(guidance)().to_dict()
     names = [field.name for field in fields(guidance) if settings[field.name] != usual[field.name]]
-    return "; ".join([guidance.method, *(f"{name}={settings[name]}" for name in names)])
-
-
-def _number_or_text(value: str) -> float | str:
-    try:
-        return float(value)
-    except ValueError:
-        return value
+    return join_settings(guidance.method, {name: settings[name] for name in names})

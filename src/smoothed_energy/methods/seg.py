@@ -16,6 +16,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..attachable import SECOND_PASS, About
 from ..guidance import Guidance, check_choice
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
@@ -107,6 +108,13 @@ class SmoothedEnergyGuidance(Guidance):
     """
 
     method: ClassVar[str] = "seg"
+    about: ClassVar[About] = About(
+        "Smoothed energy guidance",
+        "queries (or keys) are blurred over space",
+        SECOND_PASS,
+        "Hong 2024, arXiv 2408.00760",
+        "the layers that matter depend on the model",
+    )
 
     blur: Smoothing | str = GaussianBlur(math.inf)  # noqa: RUF009 - immutable
     on: Side = "query"
