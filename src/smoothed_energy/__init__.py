@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from .methods import (
         EntropyRectifyingGuidance,
         PerturbedAttentionGuidance,
+        SkipLayerGuidance,
         SmoothedEnergyGuidance,
+        TokenPerturbationGuidance,
         guidance_from_dict,
         guidance_from_text,
     )
@@ -40,10 +42,12 @@ __all__ = [
     "PerturbedAttentionGuidance",
     "RunSummary",
     "ScaleTable",
+    "SkipLayerGuidance",
     "SmoothedEnergyGuidance",
     "Smoothing",
     "StepPosition",
     "Steps",
+    "TokenPerturbationGuidance",
     "guidance_from_dict",
     "guidance_from_text",
 ]
@@ -56,7 +60,9 @@ _HOME_OF = {
     "GuidanceInterval": "interval",
     "EntropyRectifyingGuidance": "methods",
     "PerturbedAttentionGuidance": "methods",
+    "SkipLayerGuidance": "methods",
     "SmoothedEnergyGuidance": "methods",
+    "TokenPerturbationGuidance": "methods",
     "guidance_from_dict": "methods",
     "guidance_from_text": "methods",
     "CosineScale": "scales",

@@ -137,7 +137,9 @@ class Guidance(Attachable):
         Raises:
             LayerError: If `denoiser` has no such layers.
         """
-        return select_layers(denoiser, self.layers)
+        layers = select_layers(denoiser, self.layers)
+        self.perturbation.modules(unwrap_denoiser(denoiser), layers)  # they exist, or it says so
+        return layers
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """What this guidance does to `denoiser`."""

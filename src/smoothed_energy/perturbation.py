@@ -13,6 +13,7 @@ __all__ = [
     "ImageTokens",
     "LayerCall",
     "Perturbation",
+    "enclosing_block",
 ]
 
 import math
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackendError, attend_with
+from .layers import LayerError
 
 if TYPE_CHECKING:
     from .layers import SelfAttentionLayer
@@ -94,6 +96,21 @@ class Perturbation(ABC):
     def is_identity(self) -> bool:
         """Whether nothing is changed, so that there is nothing to guide away from."""
         return False
+
+
+def enclosing_block(denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module:
+    """The transformer block that a layer's self-attention is part of.
+
+    Raises:
+        LayerError: If it is in none.
+    """
+    block = denoiser.get_submodule(layer.name.rpartition(".")[0])
+    if isinstance(block, nn.ModuleList):
+        raise LayerError(
+            f"layers: {layer.name} is attention by itself and not part of a transformer block; "
+            "expected layers of transformer blocks"
+        )
+    return block
 
 
 @dataclass(frozen=True)

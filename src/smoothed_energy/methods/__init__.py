@@ -6,12 +6,16 @@ from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
 from .registry import METHODS, guidance_from_dict, guidance_from_text, guidance_to_text
 from .seg import SmoothedEnergyGuidance
+from .slg import SkipLayerGuidance
+from .tpg import TokenPerturbationGuidance
 
 __all__ = [
     "METHODS",
     "EntropyRectifyingGuidance",
     "PerturbedAttentionGuidance",
+    "SkipLayerGuidance",
     "SmoothedEnergyGuidance",
+    "TokenPerturbationGuidance",
     "guidance_from_dict",
     "guidance_from_text",
     "guidance_to_text",

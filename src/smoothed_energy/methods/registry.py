@@ -19,6 +19,8 @@ from ..texts import join_settings, split_settings
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
 from .seg import SmoothedEnergyGuidance
+from .slg import SkipLayerGuidance
+from .tpg import TokenPerturbationGuidance
 
 #: Method names to classes.
 METHODS: Mapping[str, type[Attachable]] = MappingProxyType(
@@ -28,6 +30,8 @@ METHODS: Mapping[str, type[Attachable]] = MappingProxyType(
             SmoothedEnergyGuidance,
             PerturbedAttentionGuidance,
             EntropyRectifyingGuidance,
+            SkipLayerGuidance,
+            TokenPerturbationGuidance,
             GuidanceInterval,
         )
     }

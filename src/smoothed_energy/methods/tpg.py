@@ -1,0 +1,119 @@
+r"""Token perturbation guidance (TPG).
+
+References:
+    | Token Perturbation Guidance for Diffusion Models (Rajabi et al., NeurIPS 2025)
+    | https://arxiv.org/abs/2506.10036
+"""
+
+from __future__ import annotations
+
+__all__ = ["ShuffleTokens", "TokenPerturbationGuidance"]
+
+import operator
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..attachable import SECOND_PASS, About
+from ..guidance import Guidance
+from ..layers import SelfAttentionLayer
+from ..perturbation import LayerCall, Perturbation, enclosing_block
+
+
+@dataclass(frozen=True)
+class ShuffleTokens(Perturbation):
+    """The image's tokens enter the transformer blocks of the chosen layers in another order.
+
+    Every layer and step has its own permutation, which the seed decides: the random numbers of the
+    run are not touched.
+
+    Args:
+        seed: Of the permutations.
+    """
+
+    seed: int
+
+    def modules(
+        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
+    ) -> Mapping[nn.Module, str]:
+        """See `Perturbation.modules`.
+
+        Raises:
+            LayerError: If a layer is in no transformer block.
+        """
+        return {enclosing_block(denoiser, layer): layer.name for layer in layers}
+
+    def permutation(self, name: str, index: int, count: int) -> Tensor:
+        """The order of `count` tokens in a layer at the step `index`, on the CPU."""
+        text = f"{self.seed} {name} {index}"
+        generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+        return torch.randperm(count, generator=generator)
+
+    def run(self, call: LayerCall) -> Any:
+        """See `Perturbation.run`."""
+        args, kwargs = list(call.args), dict(call.kwargs)
+        tokens: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        order = self.permutation(call.name, call.position().index, tokens.shape[1])
+        shuffled = tokens[:, order.to(tokens.device)]
+        if "hidden_states" in kwargs:
+            kwargs["hidden_states"] = shuffled
+        else:
+            args[0] = shuffled
+        return call.forward(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class TokenPerturbationGuidance(Guidance):
+    r"""Guidance away from a prediction with shuffled tokens (TPG).
+
+    Shuffling keeps the norm of every token, and all that does not depend on where a token is.
+
+    Args:
+        scale: $\gamma \ge -1$; 3 is the paper's.
+        layers: The layers whose blocks get shuffled tokens; the paper's are `"down"`.
+        steps: The guided steps.
+        formulation: `"conditional"` or `"unconditional"`.
+        seed: Of the permutations.
+
+    Raises:
+        ValueError: If a value is outside its set.
+
+    Example:
+        >>> with TokenPerturbationGuidance(scale=3.0, layers="down").attach(pipe):
+        ...     image = pipe("a lighthouse", guidance_scale=5.0).images[0]
+    """
+
+    method: ClassVar[str] = "tpg"
+    about: ClassVar[About] = About(
+        "Token perturbation guidance",
+        "tokens enter the blocks in a random order",
+        SECOND_PASS,
+        "Rajabi et al. 2025, arXiv 2506.10036",
+        "random: another seed gives another picture",
+    )
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            whole = not isinstance(self.seed, bool) and self.seed == int(self.seed) >= 0
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise ValueError(f"seed={self.seed!r}: expected an integer >= 0")
+        object.__setattr__(self, "seed", operator.index(int(self.seed)))
+
+    @property
+    def perturbation(self) -> ShuffleTokens:
+        """Shuffled tokens."""
+        return ShuffleTokens(self.seed)
+
+    @property
+    def is_uniform(self) -> bool:
+        """See `Guidance.is_uniform`: every step has its own permutations."""
+        return False
