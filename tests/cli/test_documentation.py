@@ -7,14 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from small_models import unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.layers import normalise_selection
+from smoothed_energy.methods import METHODS
 from smoothed_energy.smoothing import Smoothing
 from smoothed_energy.steps import as_steps
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 MANUAL = (ROOT / "docs" / "command-line.md").read_text()
 
 
@@ -46,7 +50,7 @@ def table(heading, text=README):
 
 
 def test_every_method_of_the_readme_is_a_guidance():
-    rows = table("Methods")
+    rows = [row for row in table("Methods") if len(row) == 3]
     assert len(rows) >= 5
     for _, _, settings in rows:
         for setting in re.findall(r"`(\w+)=([^`]*)`", settings):
@@ -70,3 +74,40 @@ def test_the_manual_s_values_are_understood():
         (line,) = [line for line in MANUAL.splitlines() if line.startswith(f"| `{option}`")]
         for example in re.findall(r"`([^`]*)`", line.split("|")[2]):
             read(re.sub("SIGMA|SIZE", "5", example).replace("DECAY", "0.9"))
+
+
+def test_the_table_of_methods_is_that_of_the_code():
+    rows = {row[0].strip("`"): row for row in table("Methods", "## Methods\n" + METHODS_PAGE)}
+    for name, cls in METHODS.items():
+        about = cls.about
+        expected = [f"`{cls.__name__}`", about.perturbs, about.cost, about.source, about.caveat]
+        assert rows[name][1:] == expected
+        if name != "seg":
+            assert f"| `{cls.__name__}` | {about.perturbs} |" in README
+
+
+def test_the_examples_of_the_page_of_methods_run(unet):
+    blocks = re.findall(r"```python\n(.*?)```", METHODS_PAGE, re.DOTALL)
+    assert len(blocks) == 2
+    found = {}
+    for block in blocks:
+        exec(block, found)
+    with found["MeanGuidance"](layers="mid").attach(unet) as attachment, torch.no_grad():
+        unet(**unet_inputs())
+    assert attachment.last_run.guided_calls == 1
+
+
+def test_the_settings_of_the_page_of_methods_are_understood():
+    texts = re.findall(r"`\"([^`]*?)\"`", METHODS_PAGE.split("## What all of them share")[1])
+    for text in texts:
+        kind = text.split(":")[0]
+        if kind in ("rescale", "project", "fuse") or text.startswith("project+"):
+            SmoothedEnergyGuidance(combine=text)
+        elif kind in ("linear", "cosine", "table"):
+            SmoothedEnergyGuidance(scale=text)
+        elif text in ("conditional", "unconditional"):
+            SmoothedEnergyGuidance(formulation=text)
+        elif kind in ("mid", "m0.7,u0.4"):
+            SmoothedEnergyGuidance(layers=text)
+        else:
+            SmoothedEnergyGuidance(steps=text)

@@ -73,8 +73,8 @@ class TokenPerturbationGuidance(Guidance):
     Shuffling keeps the norm of every token, and all that does not depend on where a token is.
 
     Args:
-        scale: $\gamma \ge -1$; 3 is the paper's.
-        layers: The layers whose blocks get shuffled tokens; the paper's are `"down"`.
+        scale: $\gamma \ge -1$.
+        layers: The layers whose blocks get shuffled tokens.
         steps: The guided steps.
         formulation: `"conditional"` or `"unconditional"`.
         seed: Of the permutations.
