@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .methods import (
         EntropyRectifyingGuidance,
         PerturbedAttentionGuidance,
+        SelfAttentionGuidance,
         SkipLayerGuidance,
         SmoothedEnergyGuidance,
         TokenPerturbationGuidance,
@@ -42,6 +43,7 @@ __all__ = [
     "PerturbedAttentionGuidance",
     "RunSummary",
     "ScaleTable",
+    "SelfAttentionGuidance",
     "SkipLayerGuidance",
     "SmoothedEnergyGuidance",
     "Smoothing",
@@ -60,6 +62,7 @@ _HOME_OF = {
     "GuidanceInterval": "interval",
     "EntropyRectifyingGuidance": "methods",
     "PerturbedAttentionGuidance": "methods",
+    "SelfAttentionGuidance": "methods",
     "SkipLayerGuidance": "methods",
     "SmoothedEnergyGuidance": "methods",
     "TokenPerturbationGuidance": "methods",

@@ -27,9 +27,22 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from .denoiser import DenoiserCall, GuidedDenoiser, Plan, repeat_output
+from .denoiser import (
+    DenoiserCall,
+    GuidedDenoiser,
+    OutputKind,
+    Plan,
+    PredictionType,
+    repeat_output,
+)
 from .patching import patched
-from .pipelines import batch_layout, find_denoiser, has_learned_variance, refuse_own_guidance
+from .pipelines import (
+    batch_layout,
+    find_denoiser,
+    has_learned_variance,
+    prediction_type,
+    refuse_own_guidance,
+)
 from .rows import BatchLayout, take_rows
 from .steps import StepPosition, as_steps, schedule_position
 
@@ -99,6 +112,7 @@ class Attachment:
         timestep: float | None = None,
         rescale_scale: float | None = None,
         cfg_scale: float | None = None,
+        prediction_type: PredictionType | None = None,
     ) -> None:
         """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
 
@@ -114,6 +128,8 @@ class Attachment:
             rescale_scale: CFG's $g$ if the loop rescales by the statistics of the conditional
                 rows, which then stay as they are.
             cfg_scale: CFG's $g$, needed by combinations with CFG's result.
+            prediction_type: What the denoiser predicts, needed by methods that estimate the clean
+                image: `"epsilon"`, `"v_prediction"`, `"sample"` or `"flow"`.
 
         Raises:
             RuntimeError: If the guidance is detached.
@@ -124,7 +140,9 @@ class Attachment:
         if not self.attached:
             raise RuntimeError("this guidance is detached, so no step of it can follow")
         position = StepPosition(index, count, sigma, timestep)
-        self._session.set_step(position, conditional_rows, rescale_scale, cfg_scale)
+        self._session.set_step(
+            position, conditional_rows, rescale_scale, cfg_scale, prediction_type
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +197,7 @@ class _Run:
         attachments: Iterable[Attachment],
         position: Callable[[], StepPosition],
         layout: Callable[[int], BatchLayout],
-        learned_variance: bool,
+        kind: OutputKind,
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -196,16 +214,14 @@ class _Run:
         sample = self.guided.argument("sample", args, kwargs)
         if all(item.guidance.is_off or _interval(item).keeps_cfg(position()) for item in limits):
             self._guided_calls.update(limits)
-            return self._corrected(
-                corrections, position, layout, learned_variance, forward, args, kwargs
-            )
+            return self._corrected(corrections, position, layout, kind, forward, args, kwargs)
         groups, batch = layout(len(sample)), len(sample)
         rows = groups.rows("conditional", batch)
         output = self._corrected(
             corrections,
             position,
             lambda rows: BatchLayout(),
-            learned_variance,
+            kind,
             forward,
             take_rows(args, rows, batch),
             take_rows(kwargs, rows, batch),
@@ -217,7 +233,7 @@ class _Run:
         attachments: Iterable[Attachment],
         position: Callable[[], StepPosition],
         layout: Callable[[int], BatchLayout],
-        learned_variance: bool,
+        kind: OutputKind,
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -243,7 +259,7 @@ class _Run:
             meaning,
             position,
             known,
-            learned_variance,
+            kind,
         )
         with self.guided.patches(plan for plan in call.scales if plan not in call.known):
             result = self.guided.run(call, forward, args, kwargs)
@@ -334,6 +350,7 @@ class _Session(ABC):
         conditional_rows: int | None,
         rescale_scale: float | None,
         cfg_scale: float | None,
+        prediction_type: PredictionType | None,
     ) -> None:
         """See `Attachment.step`."""
         raise TypeError(
@@ -446,7 +463,7 @@ class _PipelineSession(_Session):
                 pipeline.scheduler, run.guided.argument("timestep", args, kwargs)
             ),
             lambda rows: batch_layout(pipeline, arguments),
-            has_learned_variance(pipeline),
+            OutputKind(has_learned_variance(pipeline), prediction_type(pipeline)),
             forward,
             args,
             kwargs,
@@ -530,6 +547,7 @@ class _DenoiserSession(_Session):
         self._conditional_rows: int | None = None
         self._rescale_scale: float | None = None
         self._cfg_scale: float | None = None
+        self._kind = OutputKind()
 
     def _open(self) -> None:
         self._patches.enter_context(patched([self.denoiser], _route_denoiser))
@@ -545,6 +563,7 @@ class _DenoiserSession(_Session):
         conditional_rows: int | None,
         rescale_scale: float | None,
         cfg_scale: float | None,
+        prediction_type: PredictionType | None,
     ) -> None:
         """See `Attachment.step`."""
         if conditional_rows is not None and conditional_rows < 1:
@@ -563,6 +582,7 @@ class _DenoiserSession(_Session):
         self._position = position
         self._conditional_rows = conditional_rows
         self._rescale_scale = rescale_scale
+        self._kind = OutputKind(prediction_type=prediction_type)
         self._cfg_scale = rescale_scale if cfg_scale is None else cfg_scale
 
     def call(
@@ -570,7 +590,7 @@ class _DenoiserSession(_Session):
     ) -> Any:
         """One call of the denoiser by whoever calls it."""
         output = self._run.call(
-            self.attachments, self._here, self._layout, False, forward, args, kwargs
+            self.attachments, self._here, self._layout, self._kind, forward, args, kwargs
         )
         for attachment in self.attachments:
             attachment.last_run = self._run.summary(attachment)

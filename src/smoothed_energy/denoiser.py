@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from .attention import AttentionBackendError, ScaledDotProduct, attend_with
 from .combination import Combination
 from .grid import token_grid
 from .layers import unwrap_denoiser
@@ -90,6 +91,65 @@ def _eagerly() -> Iterator[None]:
                 _eager_stance.close()
 
 
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """What a denoiser predicts.
+
+    Args:
+        learned_variance: Whether the second half of the prediction's channels may be a variance,
+            which is not corrected.
+        prediction_type: What the rest predicts; None if it is not known.
+    """
+
+    learned_variance: bool = False
+    prediction_type: PredictionType | None = None
+
+
+@dataclass(frozen=True)
+class SecondPass:
+    """What a perturbed prediction may be made from.
+
+    Args:
+        args: The positional arguments of the denoiser, of the rows that are predicted again.
+        kwargs: Its keyword arguments, of the same rows.
+        sample: Its input, of the same rows.
+        clean: The clean prediction of the same rows, without a learned variance.
+        predict: The denoiser's prediction, with the chosen modules perturbed, for arguments.
+        received: For each recorded layer, the attention that every token received in the clean
+            pass: summed over all queries, averaged over the heads, `(B, T)`.
+        image_tokens: Of a number of tokens, which are the image's.
+        position: Where the step is in its schedule.
+        prediction_type: See `OutputKind`.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sample: Tensor
+    clean: Tensor
+    predict: Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
+    received: Mapping[str, Tensor]
+    image_tokens: Callable[[int], ImageTokens]
+    position: Callable[[], StepPosition]
+    prediction_type: PredictionType | None
+
+    def of_sample(self, sample: Tensor) -> Tensor:
+        """The denoiser's prediction for another input."""
+        if "sample" in self.kwargs:
+            return self.predict(self.args, {**self.kwargs, "sample": sample})
+        return self.predict((sample, *self.args[1:]), self.kwargs)
+
+
+Negative = Callable[[SecondPass], Tensor]
+
+
+def perturbed_prediction(second: SecondPass) -> Tensor:
+    """The usual negative: the denoiser on the same input, perturbed."""
+    return second.predict(second.args, second.kwargs)
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     r"""What one guidance does to one denoiser.
@@ -100,6 +160,8 @@ class Plan:
         combinations: What changes the correction before it is added.
         modules: The modules that are perturbed, and the layer that each belongs to.
         replay: Whether the second pass takes over what was computed before the first of them.
+        negative: How the perturbed prediction is made.
+        recorded: The attention modules whose attention in the clean pass it needs, by layer.
     """
 
     perturbation: Perturbation
@@ -107,6 +169,8 @@ class Plan:
     combinations: tuple[Combination, ...]
     modules: Mapping[nn.Module, str]
     replay: bool = True
+    negative: Negative = perturbed_prediction
+    recorded: Mapping[nn.Module, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,15 +182,14 @@ class DenoiserCall:
         layout: The meaning of the rows of the batch.
         position: Where the step is in its schedule, for whom it matters.
         known: Differences $s - \tilde s$ that are used again, in place of a second pass.
-        learned_variance: Whether the second half of the prediction's channels may be a variance,
-            which is not corrected.
+        kind: What the denoiser predicts.
     """
 
     scales: Mapping[Plan, float]
     layout: BatchLayout
     position: Callable[[], StepPosition]
     known: Mapping[Plan, Tensor] = field(default_factory=dict)
-    learned_variance: bool = False
+    kind: OutputKind = field(default_factory=OutputKind)
 
 
 @dataclass(frozen=True)
@@ -154,9 +217,11 @@ class DenoiserResult:
 
 @dataclass
 class _CleanPass:
-    """Records the stems of all plans."""
+    """Records the stems of all plans, and attention that some of them need."""
 
     stems: list[Stem]
+    recorded: Mapping[nn.Module, str] = field(default_factory=dict)
+    received: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -167,10 +232,25 @@ class _CleanPass:
     ) -> Any:
         for stem in self.stems:
             stem.before(module)
-        output = forward(*args, **kwargs)
+        name = self.recorded.get(module)
+        if name is None:
+            output = forward(*args, **kwargs)
+        else:
+            output = attend_with(self._recording(name), module, forward, args, kwargs, name)
         for stem in self.stems:
             stem.after(module, output)
         return output
+
+    def _recording(self, name: str) -> ScaledDotProduct:
+        def attend(query: Tensor, key: Tensor, value: Tensor, options: Any, native: Any) -> Tensor:
+            attended: Tensor = native(query, key, value, **options)
+            # Attention of the identity is the map itself, whatever scale and mask are.
+            identity = torch.eye(key.shape[-2], dtype=value.dtype, device=value.device)
+            weights = native(query, key, identity.expand(*key.shape[:-2], -1, -1), **options)
+            self.received[name] = weights.float().mean(dim=-3).sum(dim=-2)
+            return attended
+
+        return attend
 
 
 @dataclass
@@ -226,7 +306,7 @@ class GuidedDenoiser:
 
     def modules_of(self, plan: Plan) -> set[nn.Module]:
         """The modules that must be patched while `plan` is used."""
-        return set(plan.modules) | self._stem_candidates(plan)
+        return set(plan.modules) | set(plan.recorded) | self._stem_candidates(plan)
 
     def _stem_candidates(self, plan: Plan) -> frozenset[nn.Module]:
         if not plan.replay or self.compiled:
@@ -260,8 +340,15 @@ class GuidedDenoiser:
             for plan in call.scales
             if plan not in call.known and (candidates := self._stem_candidates(plan))
         }
-        if stems:
-            with _running(_CleanPass(list(stems.values()))):
+        recorded = {m: n for plan in call.scales for m, n in plan.recorded.items()}
+        if recorded and self.compiled:
+            raise AttentionBackendError(
+                "a guidance that looks at the attention of the first pass can't see into a "
+                "compiled denoiser; use one that is not compiled, or another guidance"
+            )
+        first = _CleanPass(list(stems.values()), recorded)
+        if stems or recorded:
+            with _running(first):
                 output = forward(*args, **kwargs)
         else:
             output = forward(*args, **kwargs)
@@ -274,7 +361,7 @@ class GuidedDenoiser:
             return ImageTokens(token_grid(self.model, sample.shape, count))
 
         channels = sample.shape[1]
-        if not (call.learned_variance and prediction.shape[1] == 2 * channels):
+        if not (call.kind.learned_variance and prediction.shape[1] == 2 * channels):
             channels = prediction.shape[1]
         result = DenoiserResult(output)
         deltas: list[Tensor] = []
@@ -286,15 +373,23 @@ class GuidedDenoiser:
                 second = _PerturbedPass(
                     plan, stems.pop(plan, None), rows, batch, image_tokens, call.position
                 )
-                with self._second_pass(plan, second):
-                    perturbed = _prediction(
-                        self._perturbed_forward(forward)(
-                            *take_rows(kept_args, rows, batch),
-                            **take_rows(kept_kwargs, rows, batch),
-                        )
-                    )
                 result.clean[plan] = prediction[rows, :channels]
-                result.reached[plan] = second.reached
+                perturbed = plan.negative(
+                    SecondPass(
+                        take_rows(kept_args, rows, batch),
+                        take_rows(kept_kwargs, rows, batch),
+                        sample[rows],
+                        result.clean[plan],
+                        functools.partial(self._predict, plan, second, forward),
+                        {name: value[rows] for name, value in first.received.items()},
+                        image_tokens,
+                        call.position,
+                        call.kind.prediction_type,
+                    )
+                )
+                result.reached[plan] = second.reached | (
+                    set(plan.recorded.values()) & set(first.received)
+                )
                 difference = result.clean[plan] - perturbed[:, :channels]
             result.differences[plan] = difference
             delta = scale * difference
@@ -310,6 +405,18 @@ class GuidedDenoiser:
             delta = torch.cat([delta, variance], dim=1)
         corrected = _with_prediction(output, call.layout.corrected(prediction, delta))
         return replace(result, output=corrected)
+
+    def _predict(
+        self,
+        plan: Plan,
+        second: _PerturbedPass,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Tensor:
+        with self._second_pass(plan, second):
+            # Lists of arguments may be consumed, and there may be another pass.
+            return _prediction(self._perturbed_forward(forward)(*_copied(args), **_copied(kwargs)))
 
     @contextmanager
     def _second_pass(self, plan: Plan, second: _PerturbedPass) -> Iterator[None]:

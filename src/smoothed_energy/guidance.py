@@ -19,16 +19,16 @@ __all__ = ["Guidance", "check_choice", "check_positive"]
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import get_args
+from typing import ClassVar, get_args
 
 from torch import nn
 
 from .attachable import Attachable
 from .combination import Combination, as_combinations
-from .denoiser import Plan
+from .denoiser import Negative, Plan, perturbed_prediction
 from .layers import (
     LayerSelection,
     SelfAttentionLayer,
@@ -141,13 +141,27 @@ class Guidance(Attachable):
         self.perturbation.modules(unwrap_denoiser(denoiser), layers)  # they exist, or it says so
         return layers
 
+    #: Whether the second pass has the input of the first, so that it can take over its stem.
+    can_replay: ClassVar[bool] = True
+
+    def negative(self, denoiser: nn.Module) -> Negative:
+        """How the perturbed prediction is made; by default the denoiser runs again, perturbed."""
+        return perturbed_prediction
+
+    def recorded(self, layers: Sequence[SelfAttentionLayer]) -> Mapping[nn.Module, str]:
+        """The attention modules whose attention in the clean pass is needed; none by default."""
+        return {}
+
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """What this guidance does to `denoiser`."""
-        perturbation = self.perturbation
+        layers = self.select(denoiser)
+        model, perturbation = unwrap_denoiser(denoiser), self.perturbation
         return Plan(
             perturbation=perturbation,
             formulation=self.formulation,
             combinations=as_combinations(self.combine),
-            modules=perturbation.modules(unwrap_denoiser(denoiser), self.select(denoiser)),
-            replay=replay,
+            modules=perturbation.modules(model, layers),
+            replay=replay and self.can_replay,
+            negative=self.negative(model),
+            recorded=self.recorded(layers),
         )

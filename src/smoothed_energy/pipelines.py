@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["batch_layout", "find_denoiser", "has_learned_variance", "refuse_own_guidance"]
+__all__ = [
+    "batch_layout",
+    "find_denoiser",
+    "has_learned_variance",
+    "prediction_type",
+    "refuse_own_guidance",
+]
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
+from .denoiser import PredictionType
 from .rows import BatchLayout
 
 _DENOISERS = ("unet", "transformer")
@@ -62,6 +69,20 @@ def batch_layout(pipeline: Any, arguments: Mapping[str, Any]) -> BatchLayout:
 def _is_kind_of(pipeline: Any, part: str) -> bool:
     """Whether its class, or one that it is derived from, has a name with `part` in it."""
     return any(part in cls.__name__ for cls in type(pipeline).__mro__)
+
+
+def prediction_type(pipeline: Any) -> PredictionType | None:
+    """What the denoiser predicts; None if the scheduler does not tell."""
+    scheduler = pipeline.scheduler
+    if "FlowMatch" in type(scheduler).__name__ or getattr(
+        scheduler.config, "use_flow_sigmas", False
+    ):
+        return "flow"
+    found = getattr(scheduler.config, "prediction_type", None)
+    for known in ("epsilon", "v_prediction", "sample"):
+        if found == known:
+            return known
+    return None
 
 
 def has_learned_variance(pipeline: Any) -> bool:

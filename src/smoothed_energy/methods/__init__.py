@@ -5,6 +5,7 @@ from __future__ import annotations
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
 from .registry import METHODS, guidance_from_dict, guidance_from_text, guidance_to_text
+from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 from .slg import SkipLayerGuidance
 from .tpg import TokenPerturbationGuidance
@@ -13,6 +14,7 @@ __all__ = [
     "METHODS",
     "EntropyRectifyingGuidance",
     "PerturbedAttentionGuidance",
+    "SelfAttentionGuidance",
     "SkipLayerGuidance",
     "SmoothedEnergyGuidance",
     "TokenPerturbationGuidance",

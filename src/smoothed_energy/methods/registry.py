@@ -18,6 +18,7 @@ from ..interval import GuidanceInterval
 from ..texts import join_settings, split_settings
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
+from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 from .slg import SkipLayerGuidance
 from .tpg import TokenPerturbationGuidance
@@ -29,6 +30,7 @@ METHODS: Mapping[str, type[Attachable]] = MappingProxyType(
         for cls in (
             SmoothedEnergyGuidance,
             PerturbedAttentionGuidance,
+            SelfAttentionGuidance,
             EntropyRectifyingGuidance,
             SkipLayerGuidance,
             TokenPerturbationGuidance,

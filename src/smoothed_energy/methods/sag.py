@@ -1,0 +1,173 @@
+r"""Self-attention guidance (SAG).
+
+References:
+    | Improving Sample Quality of Diffusion Models Using Self-Attention Guidance
+    | (Hong et al., ICCV 2023), https://arxiv.org/abs/2210.00939
+"""
+
+from __future__ import annotations
+
+__all__ = ["SelfAttentionGuidance", "Unperturbed"]
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attachable import About
+from ..denoiser import Negative, SecondPass
+from ..guidance import Guidance, check_positive
+from ..layers import LayerSelection, SelfAttentionLayer
+from ..perturbation import LayerCall, Perturbation
+from ..rows import Formulation
+from ..smoothing import GaussianBlur, Smoothing, as_smoothing
+
+
+@dataclass(frozen=True)
+class Unperturbed(Perturbation):
+    """No module is changed: the method changes something else."""
+
+    def modules(
+        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
+    ) -> Mapping[nn.Module, str]:
+        """No modules."""
+        return {}
+
+    def run(self, call: LayerCall) -> Any:
+        """What the module does by itself."""
+        return call.forward(*call.args, **call.kwargs)
+
+
+@dataclass(frozen=True)
+class _Degraded:
+    """The prediction for an input whose clean estimate is blurred where attention looks."""
+
+    blur: Smoothing
+    threshold: float
+
+    def __call__(self, second: SecondPass) -> Tensor:
+        signal, noise = _levels(second)
+        x, output = second.sample, second.clean
+        clean, epsilon = _estimates(second.prediction_type, x, output, signal, noise)
+        tokens = clean.flatten(2).mT
+        blurred = self.blur.apply(tokens, tuple(clean.shape[2:])).mT.reshape(clean.shape)
+        masks = []
+        for received in second.received.values():
+            grid = second.image_tokens(received.shape[-1]).grid
+            looked_at = (received > self.threshold).to(clean.dtype).reshape(-1, 1, *grid)
+            masks.append(F.interpolate(looked_at, clean.shape[2:]))
+        mask = torch.stack(masks).mean(0)
+        degraded = clean + mask * (blurred - clean)
+        return second.of_sample((signal * degraded + noise * epsilon).to(x.dtype))[
+            :, : output.shape[1]
+        ]
+
+
+def _levels(second: SecondPass) -> tuple[float, float]:
+    """The factors of the clean image and of the noise in the denoiser's input."""
+    sigma = second.position().sigma
+    if sigma is None:
+        raise ValueError(
+            "self-attention guidance needs the noise level, which is not known here; expected a "
+            "scheduler with sigmas or alphas_cumprod, or sigma= in step() of the attachment"
+        )
+    if second.prediction_type == "flow":
+        noise = 1.0 if math.isinf(sigma) else sigma / (1 + sigma)
+        return 1 - noise, noise
+    signal = 1 / math.sqrt(1 + sigma * sigma)
+    return signal, math.sqrt(1 - signal * signal)
+
+
+def _estimates(
+    kind: str | None, x: Tensor, output: Tensor, signal: float, noise: float
+) -> tuple[Tensor, Tensor]:
+    """The clean image and the noise that a prediction stands for."""
+    if kind == "v_prediction":
+        return signal * x - noise * output, noise * x + signal * output
+    if kind == "flow":
+        return x - noise * output, x + signal * output
+    if kind == "sample":
+        return output, (x - signal * output) / max(noise, 1e-12)
+    if kind == "epsilon":
+        if signal < 1e-4:
+            raise ValueError(
+                "a noise prediction tells nothing of the clean image where there is only noise; "
+                'expected steps without the first, such as "0.05:1"'
+            )
+        return (x - noise * output) / signal, output
+    raise ValueError(
+        "self-attention guidance needs to know what the denoiser predicts; expected "
+        "prediction_type= epsilon, v_prediction, sample or flow in step() of the attachment"
+    )
+
+
+@dataclass(frozen=True)
+class SelfAttentionGuidance(Guidance):
+    r"""Guidance away from a prediction for a blurred input (SAG).
+
+    The estimate of the clean image is blurred where the chosen layers look, noise of the same
+    level is added again, and the denoiser predicts for that. It works with every scheduler that
+    tells its noise levels, in the denoiser's own scaling, with every kind of prediction.
+
+    Args:
+        scale: $\gamma \ge -1$; 0.75 is the default of the implementation in `diffusers`.
+        layers: The layers whose attention is looked at (the mean of their masks is used); the first
+            middle one, as there.
+        steps: The guided steps.
+        formulation: Which prediction is degraded under CFG; the paper's (equation 25) is
+            `"unconditional"`.
+        blur: The blur of the estimate, over latent pixels.
+        threshold: A token is looked at if it receives more attention than this; 1 is the mean.
+
+    Raises:
+        ValueError: If a value is outside its set; while generating, if the noise level or the kind
+            of prediction is not known.
+
+    Example:
+        >>> with SelfAttentionGuidance(scale=0.75).attach(pipe):
+        ...     image = pipe("a lighthouse", guidance_scale=7.5).images[0]
+    """
+
+    method: ClassVar[str] = "sag"
+    about: ClassVar[About] = About(
+        "Self-attention guidance",
+        "the input is blurred where attention looks",
+        "a whole second pass, and one attention map",
+        "Hong et al. 2023, arXiv 2210.00939",
+        "not for compiled denoisers",
+    )
+    can_replay: ClassVar[bool] = False
+
+    _: KW_ONLY
+    scale: float = 0.75
+    layers: LayerSelection = "m0"
+    formulation: Formulation = "unconditional"
+    blur: Smoothing | str = GaussianBlur(1.0, 9)  # noqa: RUF009 - immutable
+    threshold: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "blur", as_smoothing(self.blur))
+        object.__setattr__(self, "threshold", check_positive("threshold", self.threshold))
+
+    @property
+    def perturbation(self) -> Unperturbed:
+        """Nothing inside the denoiser is changed."""
+        return Unperturbed()
+
+    @property
+    def is_uniform(self) -> bool:
+        """See `Guidance.is_uniform`: every step has its own noise level."""
+        return False
+
+    def negative(self, denoiser: nn.Module) -> Negative:
+        """See `Guidance.negative`."""
+        return _Degraded(as_smoothing(self.blur), self.threshold)
+
+    def recorded(self, layers: Sequence[SelfAttentionLayer]) -> Mapping[nn.Module, str]:
+        """See `Guidance.recorded`."""
+        return {layer.module: layer.name for layer in layers}
