@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from .guidance import Guidance
     from .interval import GuidanceInterval
     from .methods import (
+        Autoguidance,
         EntropyRectifyingGuidance,
         PerturbedAttentionGuidance,
         SelfAttentionGuidance,
         SkipLayerGuidance,
+        SlidingWindowGuidance,
         SmoothedEnergyGuidance,
         TokenPerturbationGuidance,
         guidance_from_dict,
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Adaptive",
     "Attachment",
+    "Autoguidance",
     "BoxBlur",
     "Compose",
     "CosineScale",
@@ -45,6 +48,7 @@ __all__ = [
     "ScaleTable",
     "SelfAttentionGuidance",
     "SkipLayerGuidance",
+    "SlidingWindowGuidance",
     "SmoothedEnergyGuidance",
     "Smoothing",
     "StepPosition",
@@ -63,7 +67,9 @@ _HOME_OF = {
     "EntropyRectifyingGuidance": "methods",
     "PerturbedAttentionGuidance": "methods",
     "SelfAttentionGuidance": "methods",
+    "Autoguidance": "methods",
     "SkipLayerGuidance": "methods",
+    "SlidingWindowGuidance": "methods",
     "SmoothedEnergyGuidance": "methods",
     "TokenPerturbationGuidance": "methods",
     "guidance_from_dict": "methods",

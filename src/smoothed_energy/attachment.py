@@ -525,7 +525,7 @@ def _warn_if_idle(attachment: Attachment) -> None:
             GuidanceWarning,
             stacklevel=5,
         )
-    elif not done.layers:
+    elif not done.layers and hasattr(guidance, "layers"):
         warnings.warn(
             f"no layer of layers={guidance.layers!r} was reached in "
             f"{done.guided_calls} guided steps, so the result is unguided",

@@ -8,7 +8,14 @@ denoiser's own pass happens.
 
 from __future__ import annotations
 
-__all__ = ["DenoiserCall", "DenoiserResult", "GuidedDenoiser", "Plan", "repeat_output"]
+__all__ = [
+    "DenoiserCall",
+    "DenoiserResult",
+    "GuidedDenoiser",
+    "Plan",
+    "prediction_of",
+    "repeat_output",
+]
 
 import functools
 import inspect
@@ -155,20 +162,20 @@ class Plan:
     r"""What one guidance does to one denoiser.
 
     Args:
-        perturbation: What the second pass changes.
         formulation: Which prediction is perturbed: the conditional or the unconditional one.
         combinations: What changes the correction before it is added.
+        perturbation: What the second pass changes in the modules, if there are any.
         modules: The modules that are perturbed, and the layer that each belongs to.
         replay: Whether the second pass takes over what was computed before the first of them.
         negative: How the perturbed prediction is made.
         recorded: The attention modules whose attention in the clean pass it needs, by layer.
     """
 
-    perturbation: Perturbation
     formulation: Formulation
-    combinations: tuple[Combination, ...]
-    modules: Mapping[nn.Module, str]
-    replay: bool = True
+    combinations: tuple[Combination, ...] = ()
+    perturbation: Perturbation | None = None
+    modules: Mapping[nn.Module, str] = field(default_factory=dict)
+    replay: bool = False
     negative: Negative = perturbed_prediction
     recorded: Mapping[nn.Module, str] = field(default_factory=dict)
 
@@ -280,8 +287,10 @@ class _PerturbedPass:
         if name is None:
             return forward(*args, **kwargs)
         self.reached.add(name)
+        perturbation = self.plan.perturbation
+        assert perturbation is not None
         call = LayerCall(name, module, forward, args, kwargs, self.image_tokens, self.position)
-        return self.plan.perturbation.run(call)
+        return perturbation.run(call)
 
 
 class GuidedDenoiser:
@@ -352,7 +361,7 @@ class GuidedDenoiser:
                 output = forward(*args, **kwargs)
         else:
             output = forward(*args, **kwargs)
-        prediction = _prediction(output)
+        prediction = prediction_of(output)
         batch = prediction.shape[0]
         sample = self.argument("sample", args, kwargs)
 
@@ -416,7 +425,9 @@ class GuidedDenoiser:
     ) -> Tensor:
         with self._second_pass(plan, second):
             # Lists of arguments may be consumed, and there may be another pass.
-            return _prediction(self._perturbed_forward(forward)(*_copied(args), **_copied(kwargs)))
+            return prediction_of(
+                self._perturbed_forward(forward)(*_copied(args), **_copied(kwargs))
+            )
 
     @contextmanager
     def _second_pass(self, plan: Plan, second: _PerturbedPass) -> Iterator[None]:
@@ -441,7 +452,7 @@ class GuidedDenoiser:
 
 def repeat_output(output: Any, times: int) -> Any:
     """What a denoiser returned, its prediction as often after itself as said."""
-    prediction = _prediction(output)
+    prediction = prediction_of(output)
     return _with_prediction(output, prediction.repeat(times, *([1] * (prediction.ndim - 1))))
 
 
@@ -454,7 +465,8 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _prediction(output: Any) -> Tensor:
+def prediction_of(output: Any) -> Tensor:
+    """The prediction in what a denoiser returns, with `return_dict` or without."""
     prediction = output[0] if isinstance(output, tuple) else output.sample
     assert isinstance(prediction, Tensor)
     return prediction

@@ -15,20 +15,20 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Guidance", "check_choice", "check_positive"]
+__all__ = ["Guidance", "LayerGuidance", "check_choice", "check_positive"]
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Real
-from typing import ClassVar, get_args
+from typing import get_args
 
 from torch import nn
 
 from .attachable import Attachable
 from .combination import Combination, as_combinations
-from .denoiser import Negative, Plan, perturbed_prediction
+from .denoiser import Plan
 from .layers import (
     LayerSelection,
     SelfAttentionLayer,
@@ -69,14 +69,13 @@ def check_positive(name: str, value: object) -> float:
 
 @dataclass(frozen=True)
 class Guidance(Attachable):
-    r"""What all methods share: layers, steps, scale and formulation.
+    r"""What all methods share: steps, scale, formulation and combination.
 
     Args:
         scale: $\gamma \ge -1$, the factor of the difference of predictions. 0 is no guidance.
             Without CFG, -1 samples from the perturbed prediction alone: it shows what the
             perturbation breaks, which is what guidance moves away from. A schedule, or its text,
             changes it over the steps; see `smoothed_energy.scales`.
-        layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
         steps: The denoising steps that are guided; see `smoothed_energy.steps`.
         formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
             does; `"unconditional"` the one without, as equation 10 of the paper does. Without CFG
@@ -92,7 +91,6 @@ class Guidance(Attachable):
 
     _: KW_ONLY
     scale: float | ScaleSchedule | str = 3.0
-    layers: LayerSelection = "mid"
     steps: StepSelection | str | Sequence[str] = "all"
     formulation: Formulation = "conditional"
     combine: Combination | str | Sequence[Combination | str] = ()
@@ -100,8 +98,6 @@ class Guidance(Attachable):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", as_scale(self.scale))
-        if not callable(self.layers):
-            object.__setattr__(self, "layers", normalise_selection(self.layers))
         object.__setattr__(self, "steps", as_steps(self.steps))
         check_choice("formulation", self.formulation, get_args(Formulation))
         object.__setattr__(self, "combine", as_combinations(self.combine))
@@ -111,14 +107,9 @@ class Guidance(Attachable):
         object.__setattr__(self, "every", int(every))
 
     @property
-    @abstractmethod
-    def perturbation(self) -> Perturbation:
-        """What the second pass changes inside the chosen layers."""
-
-    @property
     def is_off(self) -> bool:
         """Whether the correction is zero whatever the model."""
-        return self.scale == 0 or self.perturbation.is_identity
+        return self.scale == 0
 
     @property
     def is_uniform(self) -> bool:
@@ -132,36 +123,62 @@ class Guidance(Attachable):
         return scale_at(as_scale(self.scale), position)
 
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """The layers of `denoiser` that are perturbed, in the order in which they run.
+        """The layers of `denoiser` that the method uses, in the order in which they run.
 
         Raises:
             LayerError: If `denoiser` has no such layers.
         """
+        return ()
+
+    @abstractmethod
+    def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
+        """What this guidance does to `denoiser`.
+
+        Args:
+            denoiser: The denoiser, compiled or not.
+            replay: Whether the second pass takes over what was computed before the first
+                perturbed layer, where it can.
+        """
+
+
+@dataclass(frozen=True)
+class LayerGuidance(Guidance):
+    r"""Guidance whose second pass changes what some layers compute.
+
+    Args:
+        layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
+    """
+
+    _: KW_ONLY
+    layers: LayerSelection = "mid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.layers):
+            object.__setattr__(self, "layers", normalise_selection(self.layers))
+
+    @property
+    @abstractmethod
+    def perturbation(self) -> Perturbation:
+        """What the second pass changes inside the chosen layers."""
+
+    @property
+    def is_off(self) -> bool:
+        """See `Attachable.is_off`."""
+        return super().is_off or self.perturbation.is_identity
+
+    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        """See `Guidance.select`."""
         layers = select_layers(denoiser, self.layers)
         self.perturbation.modules(unwrap_denoiser(denoiser), layers)  # they exist, or it says so
         return layers
 
-    #: Whether the second pass has the input of the first, so that it can take over its stem.
-    can_replay: ClassVar[bool] = True
-
-    def negative(self, denoiser: nn.Module) -> Negative:
-        """How the perturbed prediction is made; by default the denoiser runs again, perturbed."""
-        return perturbed_prediction
-
-    def recorded(self, layers: Sequence[SelfAttentionLayer]) -> Mapping[nn.Module, str]:
-        """The attention modules whose attention in the clean pass is needed; none by default."""
-        return {}
-
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        """What this guidance does to `denoiser`."""
-        layers = self.select(denoiser)
-        model, perturbation = unwrap_denoiser(denoiser), self.perturbation
+        """See `Guidance.plan`."""
         return Plan(
-            perturbation=perturbation,
             formulation=self.formulation,
             combinations=as_combinations(self.combine),
-            modules=perturbation.modules(model, layers),
-            replay=replay and self.can_replay,
-            negative=self.negative(model),
-            recorded=self.recorded(layers),
+            perturbation=self.perturbation,
+            modules=self.perturbation.modules(unwrap_denoiser(denoiser), self.select(denoiser)),
+            replay=replay,
         )

@@ -347,6 +347,11 @@ def _guidances(settings: Settings) -> tuple[Attachable, ...]:
         main = guidance_from_dict(settings.guidance_settings())
     except TypeError as error:
         raise ValueError(f"--method {settings.method}: {error}") from error
+    if main.limits_cfg:
+        raise ValueError(
+            f"--method {settings.method} makes no correction; give it with --stack, and --scale 0 "
+            "to use it alone"
+        )
     return (main, *map(guidance_from_text, settings.stack))
 
 
@@ -364,8 +369,11 @@ def _compare_sheet(settings: Settings, images: dict[tuple[int, bool], Image.Imag
     seeds = settings.seeds
     scale = f"{settings.scale:g}" if isinstance(settings.scale, float) else settings.scale
     what = settings.method if settings.blur is None else settings.blur
-    detail = f"{what}   scale {scale}   layers {settings.layers}   steps {settings.steps}"
-    if settings.formulation != "conditional":
+    detail = f"{what}   scale {scale}"
+    if settings.layers is not None:
+        detail += f"   layers {settings.layers}"
+    detail += f"   steps {settings.steps}"
+    if settings.formulation not in ("conditional", None):
         detail += f"   {settings.formulation}"
     detail = "   +   ".join([detail, *settings.stack])
     facts = [settings.model, f"{settings.num_inference_steps} steps"]

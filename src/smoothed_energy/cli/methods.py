@@ -38,5 +38,5 @@ def command(
         about = cls.about
         table.add_row(name, about.perturbs, about.cost, about.source, about.caveat)
     console = Console()
-    console = console if console.is_terminal else Console(width=200)
+    console = console if console.is_terminal else Console(width=240)
     console.print(table)

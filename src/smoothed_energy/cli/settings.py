@@ -48,9 +48,9 @@ class Settings:
     """Everything that decides what ``generate`` draws.
 
     The names are those of the options. ``method`` is a text that may have settings without an
-    option of their own; ``blur`` is None for methods that have none. ``size`` is height and width
-    in pixels, None the model's own. ``batch_size`` and ``device`` change the speed and not the
-    picture.
+    option of their own; an option that the method does not have is None. ``size`` is height and
+    width in pixels, None the model's own. ``batch_size`` and ``device`` change the speed and not
+    the picture.
     """
 
     model: str
@@ -58,10 +58,10 @@ class Settings:
     negative_prompt: str
     method: str
     blur: str | None
-    scale: float | str
-    layers: str
+    scale: float | str | None
+    layers: str | None
     steps: str
-    formulation: str
+    formulation: str | None
     stack: tuple[str, ...]
     cfg: float
     num_inference_steps: int
@@ -91,9 +91,9 @@ class Settings:
     def guidance_settings(self) -> dict[str, Any]:
         """The settings of the main guidance, as `guidance_from_dict` reads them."""
         name, settings = split_settings(self.method)
-        own = {"blur": self.blur} if self.blur is not None else {}
-        names = ("scale", "layers", "steps", "formulation")
-        return {"method": name, **settings, **own, **{n: getattr(self, n) for n in names}}
+        options = {option: getattr(self, option) for option in _OPTIONS}
+        own = {option: value for option, value in options.items() if value is not None}
+        return {"method": name, **settings, **own}
 
     def to_dict(self) -> dict[str, Any]:
         """What an image should remember, as JSON values."""
@@ -133,9 +133,10 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
             raise ValueError(f"--from: the image has an unknown setting {name!r}")
     chosen = {name: value for name, value in given.items() if value is not None}
     chosen = _with_method_settings(chosen)
+    if split_settings(chosen.get("method", ""))[0] not in ("", _name(stored)):
+        # What the image remembers was chosen for another method.
+        stored = {name: value for name, value in stored.items() if name not in _OPTIONS}
     merged = {**stored, **chosen}
-    if merged.get("blur") is None:
-        merged.pop("blur", None)  # of a method without one, that the image remembers
 
     model = merged.get("model", DEFAULT_MODEL)
     merged["model"] = model
@@ -145,13 +146,7 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
     if not merged["prompt"]:
         merged.setdefault("cfg", CFG_WITHOUT_PROMPT)
     merged = {**DEFAULTS.get(model, DEFAULTS[""]), **merged}
-    if split_settings(merged.get("method", "seg"))[0] != "seg":
-        if "blur" in chosen:
-            raise ValueError(
-                f"--blur {chosen['blur']} with --method {merged['method']}: expected the method "
-                "seg, the one that blurs"
-            )
-        merged["blur"] = None
+    merged = _with_method_defaults(merged, stored, chosen)
     for name, value in {
         "negative_prompt": "",
         "method": "seg",
@@ -188,7 +183,46 @@ def _with_method_settings(chosen: dict[str, Any]) -> dict[str, Any]:
     return {**options, **chosen, "method": join_settings(name, settings)}
 
 
-def _number_or_text(value: Any) -> float | str:
+def _name(settings: Mapping[str, Any]) -> str:
+    return split_settings(settings.get("method", "seg"))[0]
+
+
+def _with_method_defaults(
+    merged: dict[str, Any], stored: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings with None for those that the method does not have.
+
+    The models' defaults are for SEG; other methods have their own, but for the steps.
+
+    Raises:
+        ValueError: If the method is unknown, or does not have a setting that was chosen.
+    """
+    if _name(merged) == "seg":
+        return merged
+    from ..methods import METHODS
+
+    name = _name(merged)
+    if name not in METHODS:
+        raise ValueError(f"--method {name}: expected one of {', '.join(METHODS)}")
+    usual = METHODS[name]().to_dict()
+    found = dict(merged)
+    for option in _OPTIONS:
+        if option in usual:
+            if option not in chosen and option not in stored and option != "steps":
+                found[option] = usual[option]
+        elif option in chosen:
+            raise ValueError(
+                f"--{option} {chosen[option]}: {name} has no such setting; it has "
+                + ", ".join(key for key in usual if key != "method")
+            )
+        else:
+            found[option] = None
+    return found
+
+
+def _number_or_text(value: Any) -> float | str | None:
+    if value is None:
+        return None
     try:
         return float(value)
     except (TypeError, ValueError):

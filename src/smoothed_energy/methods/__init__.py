@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
 from .registry import METHODS, guidance_from_dict, guidance_from_text, guidance_to_text
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 from .slg import SkipLayerGuidance
+from .swg import SlidingWindowGuidance
 from .tpg import TokenPerturbationGuidance
 
 __all__ = [
     "METHODS",
+    "Autoguidance",
     "EntropyRectifyingGuidance",
     "PerturbedAttentionGuidance",
     "SelfAttentionGuidance",
     "SkipLayerGuidance",
+    "SlidingWindowGuidance",
     "SmoothedEnergyGuidance",
     "TokenPerturbationGuidance",
     "guidance_from_dict",

@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import Guidance, check_choice, check_positive
+from ..guidance import LayerGuidance, check_choice, check_positive
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..steps import StepPosition
 
@@ -96,7 +96,7 @@ class TemperedAttention(AttentionPerturbation):
 
 
 @dataclass(frozen=True)
-class EntropyRectifyingGuidance(Guidance):
+class EntropyRectifyingGuidance(LayerGuidance):
     r"""Guidance away from a prediction with attention of a higher temperature (ERG).
 
     The same energy view as SEG's: the second pass descends the energy

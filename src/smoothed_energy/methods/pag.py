@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import Guidance
+from ..guidance import LayerGuidance
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..steps import StepPosition
 
@@ -66,7 +66,7 @@ def _itself_and_text(mask: Tensor, image: slice) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PerturbedAttentionGuidance(Guidance):
+class PerturbedAttentionGuidance(LayerGuidance):
     r"""Guidance away from a prediction without self-attention (PAG).
 
     The second pass replaces $\operatorname{softmax}(Q K^\top / \sqrt d)$ by the identity in the

@@ -16,11 +16,13 @@ from typing import Any
 from ..attachable import Attachable
 from ..interval import GuidanceInterval
 from ..texts import join_settings, split_settings
+from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 from .slg import SkipLayerGuidance
+from .swg import SlidingWindowGuidance
 from .tpg import TokenPerturbationGuidance
 
 #: Method names to classes.
@@ -34,6 +36,8 @@ METHODS: Mapping[str, type[Attachable]] = MappingProxyType(
             EntropyRectifyingGuidance,
             SkipLayerGuidance,
             TokenPerturbationGuidance,
+            SlidingWindowGuidance,
+            Autoguidance,
             GuidanceInterval,
         )
     }

@@ -7,39 +7,28 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["SelfAttentionGuidance", "Unperturbed"]
+__all__ = ["SelfAttentionGuidance"]
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attachable import About
-from ..denoiser import Negative, SecondPass
+from ..combination import as_combinations
+from ..denoiser import Plan, SecondPass
 from ..guidance import Guidance, check_positive
-from ..layers import LayerSelection, SelfAttentionLayer
-from ..perturbation import LayerCall, Perturbation
+from ..layers import (
+    LayerSelection,
+    SelfAttentionLayer,
+    normalise_selection,
+    select_layers,
+)
 from ..rows import Formulation
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
-
-
-@dataclass(frozen=True)
-class Unperturbed(Perturbation):
-    """No module is changed: the method changes something else."""
-
-    def modules(
-        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
-    ) -> Mapping[nn.Module, str]:
-        """No modules."""
-        return {}
-
-    def run(self, call: LayerCall) -> Any:
-        """What the module does by itself."""
-        return call.forward(*call.args, **call.kwargs)
 
 
 @dataclass(frozen=True)
@@ -140,7 +129,6 @@ class SelfAttentionGuidance(Guidance):
         "Hong et al. 2023, arXiv 2210.00939",
         "not for compiled denoisers",
     )
-    can_replay: ClassVar[bool] = False
 
     _: KW_ONLY
     scale: float = 0.75
@@ -151,23 +139,25 @@ class SelfAttentionGuidance(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not callable(self.layers):
+            object.__setattr__(self, "layers", normalise_selection(self.layers))
         object.__setattr__(self, "blur", as_smoothing(self.blur))
         object.__setattr__(self, "threshold", check_positive("threshold", self.threshold))
-
-    @property
-    def perturbation(self) -> Unperturbed:
-        """Nothing inside the denoiser is changed."""
-        return Unperturbed()
 
     @property
     def is_uniform(self) -> bool:
         """See `Guidance.is_uniform`: every step has its own noise level."""
         return False
 
-    def negative(self, denoiser: nn.Module) -> Negative:
-        """See `Guidance.negative`."""
-        return _Degraded(as_smoothing(self.blur), self.threshold)
+    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        """See `Guidance.select`."""
+        return select_layers(denoiser, self.layers)
 
-    def recorded(self, layers: Sequence[SelfAttentionLayer]) -> Mapping[nn.Module, str]:
-        """See `Guidance.recorded`."""
-        return {layer.module: layer.name for layer in layers}
+    def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
+        """See `Guidance.plan`; the second pass has another input, so nothing is replayed."""
+        return Plan(
+            formulation=self.formulation,
+            combinations=as_combinations(self.combine),
+            negative=_Degraded(as_smoothing(self.blur), self.threshold),
+            recorded={layer.module: layer.name for layer in self.select(denoiser)},
+        )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import Guidance, check_choice
+from ..guidance import LayerGuidance, check_choice
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
@@ -80,7 +80,7 @@ class BlurKeys(AttentionPerturbation):
 
 
 @dataclass(frozen=True)
-class SmoothedEnergyGuidance(Guidance):
+class SmoothedEnergyGuidance(LayerGuidance):
     r"""Guidance away from a prediction with smoothed attention energy (SEG).
 
     The second pass computes $\operatorname{softmax}(B Q K^\top / \sqrt d)\, V$ in the chosen

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import nn
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import Guidance, check_choice
+from ..guidance import LayerGuidance, check_choice
 from ..layers import LayerError, SelfAttentionLayer
 from ..perturbation import LayerCall, Perturbation, enclosing_block
 
@@ -66,7 +66,7 @@ class SkipModules(Perturbation):
 
 
 @dataclass(frozen=True)
-class SkipLayerGuidance(Guidance):
+class SkipLayerGuidance(LayerGuidance):
     r"""Guidance away from a prediction in which some layers are skipped (SLG).
 
     Args:

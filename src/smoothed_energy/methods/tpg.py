@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import Guidance
+from ..guidance import LayerGuidance
 from ..layers import SelfAttentionLayer
 from ..perturbation import LayerCall, Perturbation, enclosing_block
 
@@ -67,7 +67,7 @@ class ShuffleTokens(Perturbation):
 
 
 @dataclass(frozen=True)
-class TokenPerturbationGuidance(Guidance):
+class TokenPerturbationGuidance(LayerGuidance):
     r"""Guidance away from a prediction with shuffled tokens (TPG).
 
     Shuffling keeps the norm of every token, and all that does not depend on where a token is.

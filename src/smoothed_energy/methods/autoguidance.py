@@ -1,0 +1,126 @@
+r"""Autoguidance: a weaker model as the negative.
+
+References:
+    | Guiding a Diffusion Model with a Bad Version of Itself
+    | (Karras et al., NeurIPS 2024), https://arxiv.org/abs/2406.02507
+"""
+
+from __future__ import annotations
+
+__all__ = ["Autoguidance"]
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..attachable import About
+from ..combination import as_combinations
+from ..denoiser import Plan, SecondPass, prediction_of
+from ..guidance import Guidance
+from ..layers import SelfAttentionLayer, unwrap_denoiser
+
+
+@dataclass(frozen=True)
+class _Weaker:
+    """The prediction of another denoiser for the same input."""
+
+    denoiser: nn.Module
+
+    def __call__(self, second: SecondPass) -> Tensor:
+        output = self.denoiser(*second.args, **second.kwargs)
+        return prediction_of(output)[:, : second.clean.shape[1]]
+
+
+@dataclass(frozen=True)
+class Autoguidance(Guidance):
+    r"""Guidance away from the prediction of a weaker denoiser.
+
+    The weaker one takes the same latents and conditions, and was trained less, or is smaller.
+
+    Args:
+        scale: $\gamma \ge -1$; the paper's $w$ is $\gamma + 1$.
+        steps: The guided steps.
+        formulation: `"conditional"` or `"unconditional"`.
+        weak: The weaker denoiser: a module, on the device and in the dtype of the stronger one, or
+            the folder or hub id of one, which is loaded (from safetensors only) with the class,
+            dtype and device of the stronger one when a run first needs it. A module has no text.
+
+    Raises:
+        TypeError: If `weak` is neither a module nor a path.
+        ValueError: If it is missing.
+
+    Example:
+        >>> with Autoguidance(weak=weaker_unet, scale=1.0).attach(pipe):
+        ...     image = pipe("a lighthouse", guidance_scale=5.0).images[0]
+    """
+
+    method: ClassVar[str] = "autoguidance"
+    about: ClassVar[About] = About(
+        "Autoguidance",
+        "a weaker denoiser predicts",
+        "a pass of the weaker denoiser",
+        "Karras et al. 2024, arXiv 2406.02507",
+        "needs a weaker denoiser for the same latents",
+    )
+
+    weak: nn.Module | str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        weak = cast(Any, self.weak)
+        if isinstance(weak, Path):
+            object.__setattr__(self, "weak", str(weak))
+        elif not isinstance(weak, (str, nn.Module)):
+            raise TypeError(
+                f"weak={weak!r} is no denoiser; expected a module, a folder or a hub id"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Attachable.to_dict`.
+
+        Raises:
+            ValueError: If `weak` is a module.
+        """
+        if isinstance(self.weak, nn.Module):
+            raise ValueError(
+                f"weak is a {type(self.weak).__name__}, which has no text; to save this guidance, "
+                "give the folder that the weaker denoiser is loaded from"
+            )
+        return super().to_dict()
+
+    def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
+        """See `Guidance.plan`; nothing of the stronger denoiser is replayed."""
+        return Plan(
+            formulation=self.formulation,
+            combinations=as_combinations(self.combine),
+            negative=_Weaker(self._weaker(unwrap_denoiser(denoiser))),
+        )
+
+    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        """No layers; but it is time to say if there is no weaker denoiser.
+
+        Raises:
+            ValueError: If `weak` was not given.
+        """
+        if not isinstance(self.weak, nn.Module) and not self.weak:
+            raise ValueError(
+                "autoguidance needs a weaker denoiser; expected weak= a module, a folder, or a "
+                "hub id"
+            )
+        return ()
+
+    def _weaker(self, denoiser: nn.Module) -> nn.Module:
+        if isinstance(self.weak, nn.Module):
+            return self.weak
+        parameter = next(denoiser.parameters())
+        return _loaded(cast(Any, type(denoiser)), self.weak, parameter.dtype, parameter.device)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(cls: type[nn.Module], path: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    weaker = cast(Any, cls).from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    return cast(nn.Module, weaker.to(device).eval())
