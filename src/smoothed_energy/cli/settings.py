@@ -27,9 +27,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "batch_size": 1,
     },
     "avatars": {
-        "blur": "gaussian:1",
-        "scale": 2.0,
-        "layers": "down,mid",
+        "blur": "gaussian:inf",
+        "scale": 0.7,
+        "layers": "mid",
         "steps": "all",
         "num_inference_steps": 30,
         "cfg": 3.0,
