@@ -82,7 +82,7 @@ class SlidingWindowGuidance(Guidance):
     window, `count` squared, each of them `window` squared as large as the whole.
 
     Args:
-        scale: $\gamma \ge -1$; the released code's default for latents is 0.2.
+        scale: $\gamma \ge -1$.
         steps: The guided steps.
         formulation: `"conditional"` or `"unconditional"`.
         window: The part of each side that a window has, above 0 and at most 1; the released code's
