@@ -211,11 +211,11 @@ class _Run:
         self._calls.update(attachments)
         limits = [item for item in attachments if item.guidance.limits_cfg]
         corrections = [item for item in attachments if item not in limits]
-        sample = self.guided.argument("sample", args, kwargs)
         if all(item.guidance.is_off or _interval(item).keeps_cfg(position()) for item in limits):
             self._guided_calls.update(limits)
             return self._corrected(corrections, position, layout, kind, forward, args, kwargs)
-        groups, batch = layout(len(sample)), len(sample)
+        batch = len(self.guided.argument("sample", args, kwargs))
+        groups = layout(batch)
         rows = groups.rows("conditional", batch)
         output = self._corrected(
             corrections,

@@ -24,16 +24,15 @@ __all__ = [
     "combinations_text",
 ]
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from .checks import check_positive, check_unit
 from .smoothing import GaussianBlur
 
 Extent = Literal["full", "partial"]
@@ -118,7 +117,7 @@ class Rescale(Combination):
     extent: Extent = "full"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "amount", _unit("amount", self.amount))
+        object.__setattr__(self, "amount", check_unit("amount", self.amount))
         if self.extent not in get_args(Extent):
             raise ValueError(
                 f"extent={self.extent!r}: expected one of {', '.join(get_args(Extent))}"
@@ -156,7 +155,7 @@ class Projection(Combination):
     parallel: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parallel", _unit("parallel", self.parallel))
+        object.__setattr__(self, "parallel", check_unit("parallel", self.parallel))
 
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
         """See `Combination.apply`."""
@@ -188,14 +187,7 @@ class SaliencyFusion(Combination):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        value = self.sigma
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, Real)
-            or not 0 < float(value) < math.inf
-        ):
-            raise ValueError(f"sigma={value!r}: expected a finite number > 0")
-        object.__setattr__(self, "sigma", float(value))
+        object.__setattr__(self, "sigma", check_positive("sigma", self.sigma))
 
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
         """See `Combination.apply`."""
@@ -251,14 +243,3 @@ def _parse(text: str) -> Combination:
             f"combine={text!r} is not understood ({error}); expected rescale:AMOUNT, "
             "rescale:AMOUNT:partial, project, project:PARALLEL or fuse, joined by +"
         ) from None
-
-
-def _unit(name: str, value: object) -> float:
-    number = _number(value)
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name}={value!r}: expected a number in [0, 1]")
-    return number
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

@@ -15,18 +15,17 @@ References:
 
 from __future__ import annotations
 
-__all__ = ["Guidance", "LayerGuidance", "check_choice", "check_positive"]
+__all__ = ["Guidance", "LayerGuidance"]
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from numbers import Real
-from typing import get_args
+from typing import Any, get_args
 
 from torch import nn
 
 from .attachable import Attachable
+from .checks import check_choice, number_or_nan
 from .combination import Combination, as_combinations
 from .denoiser import Plan
 from .layers import (
@@ -42,29 +41,6 @@ from .scales import ScaleSchedule, as_scale, scale_at
 from .steps import StepPosition, Steps, StepSelection, as_steps
 
 _ALL_STEPS = Steps()
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse a value that is not one of the choices.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if value not in choices:
-        expected = ", ".join(map(repr, choices))
-        raise ValueError(f"{name}={value!r} is not known; expected one of {expected}")
-
-
-def check_positive(name: str, value: object) -> float:
-    """A finite number above 0.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name}={value!r}: expected a finite number > 0")
-    return number
 
 
 @dataclass(frozen=True)
@@ -101,9 +77,11 @@ class Guidance(Attachable):
         object.__setattr__(self, "steps", as_steps(self.steps))
         check_choice("formulation", self.formulation, get_args(Formulation))
         object.__setattr__(self, "combine", as_combinations(self.combine))
-        every = self.every
-        if isinstance(every, bool) or not isinstance(every, Real) or every < 1 or every % 1:
-            raise ValueError(f"every={every!r}: expected an integer >= 1 (1 is every guided step)")
+        every = number_or_nan(self.every)
+        if not every >= 1 or every % 1:
+            raise ValueError(
+                f"every={self.every!r}: expected an integer >= 1 (1 is every guided step)"
+            )
         object.__setattr__(self, "every", int(every))
 
     @property
@@ -140,6 +118,12 @@ class Guidance(Attachable):
                 perturbed layer, where it can.
         """
 
+    def _plan(self, **parts: Any) -> Plan:
+        """A plan with what all methods share, and the method's own parts."""
+        return Plan(
+            formulation=self.formulation, combinations=as_combinations(self.combine), **parts
+        )
+
 
 @dataclass(frozen=True)
 class LayerGuidance(Guidance):
@@ -175,9 +159,7 @@ class LayerGuidance(Guidance):
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`."""
-        return Plan(
-            formulation=self.formulation,
-            combinations=as_combinations(self.combine),
+        return self._plan(
             perturbation=self.perturbation,
             modules=self.perturbation.modules(unwrap_denoiser(denoiser), self.select(denoiser)),
             replay=replay,

@@ -26,9 +26,9 @@ __all__ = [
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Real
 from typing import ClassVar
 
+from .checks import number_or_nan
 from .steps import StepPosition
 
 
@@ -149,7 +149,7 @@ def check_scale(value: object, name: str = "scale") -> float:
     Raises:
         ValueError: Unless it is a finite number of at least -1.
     """
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    number = number_or_nan(value)
     if not -1 <= number < math.inf:
         raise ValueError(
             f"{name}={value!r} is not a guidance scale; expected a finite number >= -1 "

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from ..attachable import About
-from ..combination import as_combinations
 from ..denoiser import Plan, SecondPass, prediction_of
 from ..guidance import Guidance
 from ..layers import SelfAttentionLayer, unwrap_denoiser
@@ -94,9 +93,7 @@ class Autoguidance(Guidance):
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`; nothing of the stronger denoiser is replayed."""
-        return Plan(
-            formulation=self.formulation,
-            combinations=as_combinations(self.combine),
+        return self._plan(
             negative=_Weaker(self._weaker(unwrap_denoiser(denoiser))),
         )
 

@@ -18,7 +18,8 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import LayerGuidance, check_choice, check_positive
+from ..checks import check_choice, check_positive
+from ..guidance import LayerGuidance
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..steps import StepPosition
 

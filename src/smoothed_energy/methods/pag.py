@@ -11,13 +11,13 @@ __all__ = ["IdentityAttention", "PerturbedAttentionGuidance"]
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..attachable import SECOND_PASS, About
+from ..checks import number_or_nan
 from ..guidance import LayerGuidance
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..steps import StepPosition
@@ -101,9 +101,10 @@ class PerturbedAttentionGuidance(LayerGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        value = self.adaptive_scale
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < math.inf:
-            raise ValueError(f"adaptive_scale={value!r}: expected a finite number >= 0")
+        if not 0 <= number_or_nan(self.adaptive_scale) < math.inf:
+            raise ValueError(
+                f"adaptive_scale={self.adaptive_scale!r}: expected a finite number >= 0"
+            )
 
     @property
     def perturbation(self) -> IdentityAttention:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..attachable import About
-from ..combination import as_combinations
+from ..checks import check_positive
 from ..denoiser import Plan, SecondPass
-from ..guidance import Guidance, check_positive
+from ..guidance import Guidance
 from ..layers import (
     LayerSelection,
     SelfAttentionLayer,
@@ -155,9 +155,7 @@ class SelfAttentionGuidance(Guidance):
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`; the second pass has another input, so nothing is replayed."""
-        return Plan(
-            formulation=self.formulation,
-            combinations=as_combinations(self.combine),
+        return self._plan(
             negative=_Degraded(as_smoothing(self.blur), self.threshold),
             recorded={layer.module: layer.name for layer in self.select(denoiser)},
         )

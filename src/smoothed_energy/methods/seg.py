@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import LayerGuidance, check_choice
+from ..checks import check_choice
+from ..guidance import LayerGuidance
 from ..perturbation import AttentionCall, AttentionPerturbation
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import nn
 
 from ..attachable import SECOND_PASS, About
-from ..guidance import LayerGuidance, check_choice
+from ..checks import check_choice
+from ..guidance import LayerGuidance
 from ..layers import LayerError, SelfAttentionLayer
 from ..perturbation import LayerCall, Perturbation, enclosing_block
 

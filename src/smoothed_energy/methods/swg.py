@@ -12,14 +12,13 @@ __all__ = ["SlidingWindowGuidance", "windows"]
 import math
 from dataclasses import dataclass
 from itertools import product
-from numbers import Real
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..attachable import About
-from ..combination import as_combinations
+from ..checks import number_or_nan
 from ..denoiser import Plan, SecondPass
 from ..guidance import Guidance
 
@@ -114,9 +113,9 @@ class SlidingWindowGuidance(Guidance):
     def __post_init__(self) -> None:
         super().__post_init__()
         window, count = self.window, self.count
-        if isinstance(window, bool) or not isinstance(window, Real) or not 0 < window <= 1:
+        if not 0 < number_or_nan(window) <= 1:
             raise ValueError(f"window={window!r}: expected a number above 0 and at most 1")
-        if isinstance(count, bool) or not isinstance(count, Real) or count % 1 or count < 2:
+        if not number_or_nan(count) >= 2 or count % 1:
             raise ValueError(f"count={count!r}: expected an integer >= 2")
         if window * count < 1:
             raise ValueError(
@@ -136,8 +135,6 @@ class SlidingWindowGuidance(Guidance):
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`; every window is another input, so nothing is replayed."""
-        return Plan(
-            formulation=self.formulation,
-            combinations=as_combinations(self.combine),
+        return self._plan(
             negative=_ThroughWindows(self.window, self.count, self.masked),
         )
