@@ -25,15 +25,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from .denoiser import (
     DenoiserCall,
+    DenoiserResult,
     GuidedDenoiser,
     OutputKind,
     Plan,
     PredictionType,
+    correct,
     repeat_output,
+    with_prediction,
 )
 from .patching import patched
 from .pipelines import (
@@ -42,9 +46,10 @@ from .pipelines import (
     has_learned_variance,
     prediction_type,
     refuse_own_guidance,
+    step_position,
 )
-from .rows import BatchLayout, take_rows
-from .steps import StepPosition, as_steps, schedule_position
+from .rows import BatchLayout, pair_layout, take_rows
+from .steps import StepPosition, as_steps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -175,6 +180,14 @@ def attach(guidance: Attachable, target: Any, *, replay: bool = True) -> Attachm
     return attachment
 
 
+@dataclass(frozen=True)
+class _ConditionalCall:
+    """A call of the denoiser with the prompt, until the one without it comes."""
+
+    scales: dict[Attachment, float]
+    result: DenoiserResult
+
+
 class _Run:
     """The calls of one denoiser, from first to last, and what happened in them."""
 
@@ -191,6 +204,9 @@ class _Run:
         self._uses: Counter[Attachment] = Counter()
         self._reused_calls: Counter[Attachment] = Counter()
         self._similarity: dict[Attachment, float] = {}
+        # The call with the prompt, where the one without it is a call of its own.
+        self._conditional: _ConditionalCall | None = None
+        self._without_cfg: Any = None
 
     def call(
         self,
@@ -214,8 +230,16 @@ class _Run:
         if all(item.guidance.is_off or _interval(item).keeps_cfg(position()) for item in limits):
             self._guided_calls.update(limits)
             return self._corrected(corrections, position, layout, kind, forward, args, kwargs)
-        batch = len(self.guided.argument("sample", args, kwargs))
+        batch = len(self.guided.sample(args, kwargs))
         groups = layout(batch)
+        if groups.separate:
+            if self._without_cfg is None:
+                self._without_cfg = self._corrected(
+                    corrections, position, lambda rows: BatchLayout(), kind, forward, args, kwargs
+                )
+                return self._without_cfg
+            output, self._without_cfg = self._without_cfg, None
+            return output
         rows = groups.rows("conditional", batch)
         output = self._corrected(
             corrections,
@@ -224,7 +248,7 @@ class _Run:
             kind,
             forward,
             take_rows(args, rows, batch),
-            take_rows(kwargs, rows, batch),
+            take_rows(kwargs, rows, batch, self.guided.family.unbatched),
         )
         return repeat_output(output, groups.groups)
 
@@ -239,29 +263,67 @@ class _Run:
         kwargs: dict[str, Any],
     ) -> Any:
         """One call of the denoiser, with the corrections of those attachments that are active."""
-        found = {item: self._scale(item, position) for item in attachments}
-        scales = {item: scale for item, scale in found.items() if scale}
+        earlier, self._conditional = self._conditional, None
+        if earlier is not None:
+            scales = earlier.scales
+        else:
+            found = {item: self._scale(item, position) for item in attachments}
+            scales = {item: scale for item, scale in found.items() if scale}
         if not scales:
             return forward(*args, **kwargs)
-        for item in scales:
-            if item not in self._plans:
-                self._plans[item] = _correction(item).plan(self.denoiser, replay=item._replay)
-        plans = {item: self._plans[item] for item in scales}
-        sample = self.guided.argument("sample", args, kwargs)
+        plans = {item: self._plan(item) for item in scales}
+        by_plan = {plan: scales[item] for item, plan in plans.items()}
+        sample = self.guided.sample(args, kwargs)
         meaning = layout(len(sample))
+        if not meaning.separate:
+            if earlier is not None:
+                raise RuntimeError(
+                    f"the {type(self.denoiser).__name__} was called with a prompt, and the call "
+                    "without one, which was to be guided with it, did not come"
+                )
+            result = self._predicted(plans, meaning, position, kind, forward, args, kwargs)
+            corrected = correct(
+                result.prediction, result.channels, by_plan, result.differences, meaning
+            )
+            return with_prediction(result.output, corrected)
+
+        branch = "conditional" if earlier is None else "unconditional"
+        of_branch = {item: plan for item, plan in plans.items() if plan.formulation == branch}
+        result = self._predicted(of_branch, BatchLayout(), position, kind, forward, args, kwargs)
+        if earlier is None:
+            self._conditional = _ConditionalCall(scales, result)
+            return result.output
+        # What a batch [u, c] would give: only u is corrected, so this works once c is spent, too.
+        predictions = torch.cat([result.prediction, earlier.result.prediction])
+        differences = {**earlier.result.differences, **result.differences}
+        pair = pair_layout(meaning.cfg_scale)
+        corrected = correct(predictions, result.channels, by_plan, differences, pair)
+        return with_prediction(result.output, corrected[: len(result.prediction)])
+
+    def _plan(self, item: Attachment) -> Plan:
+        if item not in self._plans:
+            self._plans[item] = _correction(item).plan(self.denoiser, replay=item._replay)
+        return self._plans[item]
+
+    def _predicted(
+        self,
+        plans: Mapping[Attachment, Plan],
+        layout: BatchLayout,
+        position: Callable[[], StepPosition],
+        kind: OutputKind,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> DenoiserResult:
+        """One call of the denoiser, and the second passes of these plans."""
+        sample = self.guided.sample(args, kwargs)
         known = {}
         for item, plan in plans.items():
-            rows = meaning.rows(plan.formulation, len(sample))
+            rows = layout.rows(plan.formulation, len(sample))
             if self._is_kept(item, sample[rows]):
                 known[plan] = self._kept[item]
-        call = DenoiserCall(
-            {plan: scales[item] for item, plan in plans.items()},
-            meaning,
-            position,
-            known,
-            kind,
-        )
-        with self.guided.patches(plan for plan in call.scales if plan not in call.known):
+        call = DenoiserCall(tuple(plans.values()), layout, position, known, kind)
+        with self.guided.patches(plan for plan in call.plans if plan not in call.known):
             result = self.guided.run(call, forward, args, kwargs)
         for item, plan in plans.items():
             if plan in call.known:
@@ -275,7 +337,7 @@ class _Run:
             if as_steps(_correction(item).steps).needs_similarity:
                 highest = self._similarity.get(item, -1.0)
                 self._similarity[item] = max(highest, result.similarity(plan))
-        return result.output
+        return result
 
     def _scale(self, item: Attachment, position: Callable[[], StepPosition]) -> float:
         """The scale of this step, 0 if it is not guided."""
@@ -303,6 +365,7 @@ class _Run:
         self._kept.clear()
         self._uses.clear()
         self._similarity.clear()
+        self._conditional = self._without_cfg = None
 
     def summary(self, attachment: Attachment) -> RunSummary:
         """What `attachment` did so far."""
@@ -456,14 +519,18 @@ class _PipelineSession(_Session):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        pipeline = self.pipeline
+        pipeline, denoiser = self.pipeline, run.denoiser
+
+        @functools.cache
+        def position() -> StepPosition:
+            timestep = run.guided.argument("timestep", args, kwargs)
+            return step_position(pipeline, denoiser, timestep)
+
         return run.call(
             self.attachments,
-            lambda: schedule_position(
-                pipeline.scheduler, run.guided.argument("timestep", args, kwargs)
-            ),
-            lambda rows: batch_layout(pipeline, arguments),
-            OutputKind(has_learned_variance(pipeline), prediction_type(pipeline)),
+            position,
+            lambda rows: batch_layout(pipeline, denoiser, arguments, position),
+            OutputKind(has_learned_variance(pipeline), prediction_type(pipeline, denoiser)),
             forward,
             args,
             kwargs,

@@ -13,8 +13,10 @@ __all__ = [
     "DenoiserResult",
     "GuidedDenoiser",
     "Plan",
+    "correct",
     "prediction_of",
     "repeat_output",
+    "with_prediction",
 ]
 
 import functools
@@ -31,13 +33,14 @@ from torch import Tensor, nn
 
 from .attention import AttentionBackendError, ScaledDotProduct, attend_with
 from .combination import Combination
-from .grid import token_grid
-from .layers import unwrap_denoiser
+from .families import Arguments, family_of
 from .patching import Router, patched
-from .perturbation import ImageTokens, LayerCall, Perturbation
+from .perturbation import LayerCall, Perturbation
 from .rows import BatchLayout, Formulation, take_rows
+from .self_attention import SelfAttentionLayer, unwrap_denoiser
 from .stem import Stem, stem_candidates
 from .steps import StepPosition
+from .tokens import ImageTokens
 
 # What happens inside the denoiser while it runs once.
 _current_pass: ContextVar[Router | None] = ContextVar("smoothed_energy_pass", default=None)
@@ -98,7 +101,7 @@ def _eagerly() -> Iterator[None]:
                 _eager_stance.close()
 
 
-PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "reversed_flow"]
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,11 @@ class SecondPass:
         predict: The denoiser's prediction, with the chosen modules perturbed, for arguments.
         received: For each recorded layer, the attention that every token received in the clean
             pass: summed over all queries, averaged over the heads, `(B, T)`.
-        image_tokens: Of a number of tokens, which are the image's.
+        image_tokens: Of a layer's number of tokens, which are the image's.
         position: Where the step is in its schedule.
         prediction_type: See `OutputKind`.
+        sample_name: The name of the denoiser's argument that `sample` was.
+        tied_to_size: The names of those given arguments that hold for this size of `sample` only.
     """
 
     args: tuple[Any, ...]
@@ -138,14 +143,16 @@ class SecondPass:
     clean: Tensor
     predict: Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
     received: Mapping[str, Tensor]
-    image_tokens: Callable[[int], ImageTokens]
+    image_tokens: Callable[[str, int], ImageTokens]
     position: Callable[[], StepPosition]
     prediction_type: PredictionType | None
+    sample_name: str
+    tied_to_size: tuple[str, ...]
 
     def of_sample(self, sample: Tensor) -> Tensor:
         """The denoiser's prediction for another input."""
-        if "sample" in self.kwargs:
-            return self.predict(self.args, {**self.kwargs, "sample": sample})
+        if self.sample_name in self.kwargs:
+            return self.predict(self.args, {**self.kwargs, self.sample_name: sample})
         return self.predict((sample, *self.args[1:]), self.kwargs)
 
 
@@ -185,14 +192,14 @@ class DenoiserCall:
     r"""What one call of the denoiser is to do.
 
     Args:
-        scales: The guidances that are active at this step, each with its scale $\gamma$.
+        plans: The guidances that are active in this call.
         layout: The meaning of the rows of the batch.
         position: Where the step is in its schedule, for whom it matters.
         known: Differences $s - \tilde s$ that are used again, in place of a second pass.
         kind: What the denoiser predicts.
     """
 
-    scales: Mapping[Plan, float]
+    plans: tuple[Plan, ...]
     layout: BatchLayout
     position: Callable[[], StepPosition]
     known: Mapping[Plan, Tensor] = field(default_factory=dict)
@@ -204,16 +211,23 @@ class DenoiserResult:
     r"""What one call of the denoiser gave.
 
     Args:
-        output: What the denoiser returns, corrected.
+        output: What the denoiser returned.
+        channels: How many channels of it are a prediction; the rest is a learned variance.
         differences: For each guidance, $s - \tilde s$.
         clean: For each guidance with a second pass, $s$.
         reached: For each guidance with a second pass, the names of the perturbed layers.
     """
 
     output: Any
+    channels: int
     differences: dict[Plan, Tensor] = field(default_factory=dict)
     clean: dict[Plan, Tensor] = field(default_factory=dict)
     reached: dict[Plan, set[str]] = field(default_factory=dict)
+
+    @property
+    def prediction(self) -> Tensor:
+        """All rows of the clean prediction."""
+        return prediction_of(self.output)
 
     def similarity(self, plan: Plan) -> float:
         """The cosine of the clean and the perturbed prediction, of the least similar sample."""
@@ -245,7 +259,7 @@ class _CleanPass:
         else:
             output = attend_with(self._recording(name), module, forward, args, kwargs, name)
         for stem in self.stems:
-            stem.after(module, output)
+            stem.after(module, (*args, *kwargs.values()), output)
         return output
 
     def _recording(self, name: str) -> ScaledDotProduct:
@@ -268,7 +282,8 @@ class _PerturbedPass:
     stem: Stem | None
     rows: slice
     batch: int
-    image_tokens: Callable[[int], ImageTokens]
+    image_tokens: Callable[[str, int], ImageTokens]
+    outputs: Callable[[str, nn.Module], tuple[str, ...]]
     position: Callable[[], StepPosition]
     reached: set[str] = field(default_factory=set)
 
@@ -280,7 +295,8 @@ class _PerturbedPass:
         kwargs: dict[str, Any],
     ) -> Any:
         if self.stem is not None:
-            found, output = self.stem.replay(module, self.rows, self.batch)
+            inputs = (*args, *kwargs.values())
+            found, output = self.stem.replay(module, inputs, self.rows, self.batch)
             if found:
                 return output
         name = self.plan.modules.get(module)
@@ -289,7 +305,16 @@ class _PerturbedPass:
         self.reached.add(name)
         perturbation = self.plan.perturbation
         assert perturbation is not None
-        call = LayerCall(name, module, forward, args, kwargs, self.image_tokens, self.position)
+        call = LayerCall(
+            name,
+            module,
+            forward,
+            args,
+            kwargs,
+            self.image_tokens,
+            self.position,
+            self.outputs(name, module),
+        )
         return perturbation.run(call)
 
 
@@ -303,15 +328,29 @@ class GuidedDenoiser:
     def __init__(self, denoiser: nn.Module) -> None:
         self.denoiser = denoiser
         self.model = unwrap_denoiser(denoiser)
+        self.family = family_of(denoiser)
         self.compiled = _is_compiled(denoiser)
         self._parameters = tuple(inspect.signature(type(self.model).forward).parameters)[1:]
         self._candidates: dict[Plan, frozenset[nn.Module]] = {}
 
     def argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """An argument of the denoiser's forward function, however it was passed."""
+        """An argument of the denoiser's forward function, however it was passed; None if not."""
         if name in kwargs:
             return kwargs[name]
-        return args[self._parameters.index(name)]
+        place = self._parameters.index(name) if name in self._parameters else len(args)
+        return args[place] if place < len(args) else None
+
+    def sample(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The denoiser's input."""
+        found: Tensor = self.argument(self.family.sample, args, kwargs)
+        return found
+
+    @functools.cached_property
+    def _layers(self) -> dict[str, SelfAttentionLayer]:
+        return {layer.name: layer for layer in self.family.layers(self.model)}
+
+    def _outputs(self, name: str, module: nn.Module) -> tuple[str, ...]:
+        return self.family.outputs(self.model, self._layers[name], module)
 
     def modules_of(self, plan: Plan) -> set[nn.Module]:
         """The modules that must be patched while `plan` is used."""
@@ -331,7 +370,7 @@ class GuidedDenoiser:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> DenoiserResult:
-        """One corrected call of the denoiser.
+        """One call of the denoiser, and the second passes for it; nothing is corrected yet.
 
         The modules of all plans must be patched, unless the denoiser is compiled.
 
@@ -346,10 +385,10 @@ class GuidedDenoiser:
         kept_args, kept_kwargs = _copied(args), _copied(kwargs)
         stems = {
             plan: Stem(candidates, plan.modules)
-            for plan in call.scales
+            for plan in call.plans
             if plan not in call.known and (candidates := self._stem_candidates(plan))
         }
-        recorded = {m: n for plan in call.scales for m, n in plan.recorded.items()}
+        recorded = {m: n for plan in call.plans for m, n in plan.recorded.items()}
         if recorded and self.compiled:
             raise AttentionBackendError(
                 "a guidance that looks at the attention of the first pass can't see into a "
@@ -363,57 +402,54 @@ class GuidedDenoiser:
             output = forward(*args, **kwargs)
         prediction = prediction_of(output)
         batch = prediction.shape[0]
-        sample = self.argument("sample", args, kwargs)
-
-        @functools.cache
-        def image_tokens(count: int) -> ImageTokens:
-            return ImageTokens(token_grid(self.model, sample.shape, count))
+        sample = self.sample(kept_args, kept_kwargs)
+        argument = functools.partial(self.argument, args=kept_args, kwargs=kept_kwargs)
 
         channels = sample.shape[1]
-        if not (call.kind.learned_variance and prediction.shape[1] == 2 * channels):
+        learned = call.kind.learned_variance or self.family.has_learned_variance(self.model)
+        if not (learned and prediction.shape[1] == 2 * channels):
             channels = prediction.shape[1]
-        result = DenoiserResult(output)
-        deltas: list[Tensor] = []
-        for plan, scale in call.scales.items():
-            rows = call.layout.rows(plan.formulation, batch)
+        result = DenoiserResult(output, channels)
+        for plan in call.plans:
             if plan in call.known:
-                difference = call.known[plan]
-            else:
-                second = _PerturbedPass(
-                    plan, stems.pop(plan, None), rows, batch, image_tokens, call.position
+                result.differences[plan] = call.known[plan]
+                continue
+            rows = call.layout.rows(plan.formulation, batch)
+            image_tokens = functools.partial(self._image_tokens, argument, rows, batch)
+            second = _PerturbedPass(
+                plan, stems.pop(plan, None), rows, batch, image_tokens, self._outputs, call.position
+            )
+            result.clean[plan] = prediction[rows, :channels]
+            unbatched = self.family.unbatched
+            perturbed = plan.negative(
+                SecondPass(
+                    take_rows(kept_args, rows, batch),
+                    take_rows(kept_kwargs, rows, batch, unbatched),
+                    sample[rows],
+                    result.clean[plan],
+                    functools.partial(self._predict, plan, second, forward),
+                    {
+                        name: value[_fold(rows, batch, value)]
+                        for name, value in first.received.items()
+                    },
+                    image_tokens,
+                    call.position,
+                    call.kind.prediction_type,
+                    self.family.sample,
+                    tuple(n for n in self.family.tied_to_size if argument(n) is not None),
                 )
-                result.clean[plan] = prediction[rows, :channels]
-                perturbed = plan.negative(
-                    SecondPass(
-                        take_rows(kept_args, rows, batch),
-                        take_rows(kept_kwargs, rows, batch),
-                        sample[rows],
-                        result.clean[plan],
-                        functools.partial(self._predict, plan, second, forward),
-                        {name: value[rows] for name, value in first.received.items()},
-                        image_tokens,
-                        call.position,
-                        call.kind.prediction_type,
-                    )
-                )
-                result.reached[plan] = second.reached | (
-                    set(plan.recorded.values()) & set(first.received)
-                )
-                difference = result.clean[plan] - perturbed[:, :channels]
-            result.differences[plan] = difference
-            delta = scale * difference
-            if plan.combinations:
-                predictions = call.layout.predictions(prediction[:, :channels], plan.formulation)
-                for combination in plan.combinations:
-                    delta = combination.apply(delta, predictions)
-            deltas.append(delta)
-        delta = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
-        if channels < prediction.shape[1]:
-            # A learned variance is not corrected.
-            variance = torch.zeros_like(prediction[: len(delta), channels:])
-            delta = torch.cat([delta, variance], dim=1)
-        corrected = _with_prediction(output, call.layout.corrected(prediction, delta))
-        return replace(result, output=corrected)
+            )
+            result.reached[plan] = second.reached | (
+                set(plan.recorded.values()) & set(first.received)
+            )
+            result.differences[plan] = result.clean[plan] - perturbed[:, :channels]
+        return result
+
+    def _image_tokens(
+        self, argument: Arguments, rows: slice, batch: int, layer: str, count: int
+    ) -> ImageTokens:
+        found = self.family.tokens(self.model, argument, layer, count)
+        return found if isinstance(found.start, int) else replace(found, start=found.start[rows])
 
     def _predict(
         self,
@@ -450,10 +486,47 @@ class GuidedDenoiser:
         return patched(modules, _route_inside)
 
 
+def correct(
+    prediction: Tensor,
+    channels: int,
+    scales: Mapping[Plan, float],
+    differences: Mapping[Plan, Tensor],
+    layout: BatchLayout,
+) -> Tensor:
+    r"""A prediction with the corrections of all plans.
+
+    Args:
+        prediction: `(B, *)`, clean.
+        channels: How many of its channels are corrected; the rest is a learned variance.
+        scales: $\gamma$ of each plan.
+        differences: $s - \tilde s$ of each plan, `(B / groups, *)`.
+        layout: The meaning of the rows.
+    """
+    deltas: list[Tensor] = []
+    for plan, scale in scales.items():
+        delta = scale * differences[plan]
+        if plan.combinations:
+            predictions = layout.predictions(prediction[:, :channels], plan.formulation)
+            for combination in plan.combinations:
+                delta = combination.apply(delta, predictions)
+        deltas.append(delta)
+    delta = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
+    if channels < prediction.shape[1]:
+        variance = torch.zeros_like(prediction[: len(delta), channels:])
+        delta = torch.cat([delta, variance], dim=1)
+    return layout.corrected(prediction, delta)
+
+
+def _fold(rows: slice, batch: int, value: Tensor) -> slice:
+    """The same rows of something with more to a row."""
+    fold = len(value) // batch
+    return slice(rows.start * fold, rows.stop * fold)
+
+
 def repeat_output(output: Any, times: int) -> Any:
     """What a denoiser returned, its prediction as often after itself as said."""
     prediction = prediction_of(output)
-    return _with_prediction(output, prediction.repeat(times, *([1] * (prediction.ndim - 1))))
+    return with_prediction(output, prediction.repeat(times, *([1] * (prediction.ndim - 1))))
 
 
 def _copied(value: Any) -> Any:
@@ -472,7 +545,8 @@ def prediction_of(output: Any) -> Tensor:
     return prediction
 
 
-def _with_prediction(output: Any, prediction: Tensor) -> Any:
+def with_prediction(output: Any, prediction: Tensor) -> Any:
+    """What a denoiser returned, with another prediction."""
     if isinstance(output, tuple):
         return (prediction, *output[1:])
     return type(output)(**{**output, "sample": prediction})

@@ -21,7 +21,7 @@ from typing import TypeAlias, cast
 
 from torch import nn
 
-from .layers import SelfAttentionLayer, unwrap_denoiser
+from .self_attention import SelfAttentionLayer, unwrap_denoiser
 
 Grid: TypeAlias = "tuple[int, int]"
 

@@ -12,13 +12,19 @@ counting the self-attention layers of a part are in use, and both work here:
   the original code, which holds at most one transformer). In those packs a code without a dot is a
   whole block: their ``d2`` is ``d2.*`` here.
 
+A diffusion transformer has one or two stacks of blocks, with the letters ``b`` (blocks) and ``s``
+(single-stream blocks). ``b7`` is its eighth self-attention layer, which is that of the eighth block
+unless blocks have two, as in SD 3.5 medium; ``b7.*`` are those of the eighth block.
+``"down"``, ``"mid"`` and ``"up"`` are the first, the middle and the last third of all blocks.
+
 =================================  ===========================================================
 selection                          layers
 =================================  ===========================================================
-``"down"``, ``"mid"``, ``"up"``    a part; ``"all"`` is every part
+``"down"``, ``"mid"``, ``"up"``    a part; ``"all"`` is every layer
 ``"d5"``, ``"d0-d3"``, ``"d0-3"``  plain codes
 ``"d2.1"``, ``"d2.2-9"``           dotted codes; ``"d2.*"`` is every layer of a transformer
 ``"d2-3.0-4"``                     layers 0 to 4 of the transformers 2 and 3
+``"b7-b9"``, ``"s0-s5"``           the same in transformers
 ``"*.transformer_blocks.0.attn1"`` module names, with the wildcards ``*``, ``?`` and ``[...]``
 ``"m0.7,u0.4"``                    any of these together
 ``["down", "m0"]``                 the same, as a list
@@ -47,17 +53,13 @@ __all__ = [
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, TypeAlias, cast
+from typing import TypeAlias
 
 from torch import nn
 
-Part: TypeAlias = Literal["down", "mid", "up"]
-
-PARTS: tuple[Part, ...] = ("down", "mid", "up")
-LETTERS: dict[str, Part] = {"d": "down", "m": "mid", "u": "up"}
-SUPPORTED = ("UNet2DConditionModel", "UNet2DModel")
+from .families import family_of, known_parts
+from .self_attention import LayerError, SelfAttentionLayer, unwrap_denoiser
 
 KINDS = (
     "down, mid, up, all, a code (d5, d0-d3), a dotted code (d2.1, d2.2-9, d2.*) "
@@ -66,117 +68,37 @@ KINDS = (
 
 # One code: a letter, then one number or a range of them; after a dot the same, or a star.
 _CODE = re.compile(
-    r"(?P<part>[dmu])(?P<first>\d+)(?:-(?P<again>[dmu])?(?P<last>\d+))?"
+    r"(?P<letter>[a-z])(?P<first>\d+)(?:-(?P<again>[a-z])?(?P<last>\d+))?"
     r"(?:\.(?:(?P<star>\*)|(?P<low>\d+)(?:-(?P<high>\d+))?))?"
 )
-_PART_OF_NAME: dict[str, Part] = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
-
-
-class LayerError(ValueError):
-    """A selection of layers that does not exist, or a denoiser without layers to select."""
-
-
-@dataclass(frozen=True)
-class SelfAttentionLayer:
-    """One self-attention layer of a denoiser.
-
-    Attributes:
-        name: Its module name, such as ``"mid_block.attentions.0.transformer_blocks.0.attn1"``.
-        part: The part of the denoiser it is in.
-        index: Its number among the self-attention layers of the part.
-        block: The number of its transformer among the transformers of the part.
-        position: Its number in that transformer.
-        heads: The number of attention heads.
-        width: The number of channels of the queries, all heads together.
-        module: The attention module itself. Two layers are equal if all else is.
-    """
-
-    name: str
-    part: Part
-    index: int
-    block: int
-    position: int
-    heads: int
-    width: int
-    module: nn.Module = field(compare=False, repr=False)
-
-    @property
-    def code(self) -> str:
-        """The plain code, such as ``d5``."""
-        return f"{self.part[0]}{self.index}"
-
-    @property
-    def dotted(self) -> str:
-        """The dotted code, such as ``d2.1``."""
-        return f"{self.part[0]}{self.block}.{self.position}"
 
 
 LayerSelection: TypeAlias = "str | Sequence[str] | Callable[[SelfAttentionLayer], bool]"
 
 
-def unwrap_denoiser(denoiser: nn.Module) -> nn.Module:
-    """The module itself, if ``torch.compile`` wrapped it."""
-    while isinstance(inner := getattr(denoiser, "_orig_mod", None), nn.Module):
-        denoiser = inner
-    return denoiser
-
-
 def self_attention_layers(denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
     """All self-attention layers of a denoiser, in the order in which they run.
 
-    A layer counts if its keys and values come from the image tokens alone. Cross-attention does
-    not count, neither does attention with text keys appended (DeepFloyd IF, Kandinsky 2), nor the
-    gated attention of GLIGEN, whose queries are not only image tokens.
-
     Args:
-        denoiser: A ``UNet2DConditionModel`` or ``UNet2DModel``, compiled or not.
+        denoiser: A denoiser of a known family, compiled or not.
 
     Raises:
-        LayerError: If the denoiser is of another class or has no self-attention.
+        LayerError: If its family is not known, or it has no self-attention.
     """
     denoiser = unwrap_denoiser(denoiser)
-    _check_supported(denoiser)
-
-    found: dict[Part, list[tuple[str, nn.Module]]] = {part: [] for part in PARTS}
-    for name, module in denoiser.named_modules():
-        if _is_self_attention(name, module):
-            # A compiled block adds a component to the names of what is inside it.
-            plain = ".".join(piece for piece in name.split(".") if piece != "_orig_mod")
-            part = _PART_OF_NAME.get(plain.partition(".")[0])
-            if part is not None:
-                found[part].append((plain, module))
-
-    layers = []
-    for part in PARTS:
-        blocks: dict[str, int] = {}  # the number of layers so far in each transformer
-        for index, (name, module) in enumerate(found[part]):
-            owner = _transformer_name(name)
-            position = blocks.get(owner, 0)
-            blocks[owner] = position + 1
-            layers.append(
-                SelfAttentionLayer(
-                    name=name,
-                    part=part,
-                    index=index,
-                    block=len(blocks) - 1,
-                    position=position,
-                    heads=int(cast(int, module.heads)),
-                    width=int(cast(int, module.inner_dim)),
-                    module=module,
-                )
-            )
+    layers = tuple(family_of(denoiser).layers(denoiser))
     if not layers:
         raise LayerError(
             f"this {type(denoiser).__name__} has no self-attention layer to guide with"
         )
-    return tuple(layers)
+    return layers
 
 
 def select_layers(denoiser: nn.Module, selection: LayerSelection) -> tuple[SelfAttentionLayer, ...]:
     """The layers that a selection names, in the order in which they run, each once.
 
     Args:
-        denoiser: A ``UNet2DConditionModel`` or ``UNet2DModel``, compiled or not.
+        denoiser: A denoiser of a known family, compiled or not.
         selection: What to select; the module's documentation lists the forms.
 
     Raises:
@@ -215,36 +137,6 @@ def normalise_selection(selection: LayerSelection) -> str:
     return ",".join(dict.fromkeys(terms))
 
 
-def _check_supported(denoiser: nn.Module) -> None:
-    # The base classes' names, not the classes: a denoiser of another library should get the
-    # same answer whether or not that model was ever imported here.
-    names = {base.__name__ for base in type(denoiser).__mro__}
-    if names.isdisjoint(SUPPORTED):
-        raise LayerError(
-            f"no self-attention layers are known for a {type(denoiser).__name__}; "
-            f"supported denoisers: {', '.join(SUPPORTED)}"
-        )
-
-
-def _is_self_attention(name: str, module: nn.Module) -> bool:
-    from diffusers.models.attention_processor import Attention
-
-    return (
-        isinstance(module, Attention)
-        and not module.is_cross_attention
-        and getattr(module, "added_kv_proj_dim", None) is None
-        and ".fuser." not in name
-    )
-
-
-def _transformer_name(name: str) -> str:
-    """The part of a module name up to the transformer, ``down_blocks.1.attentions.0``."""
-    pieces = name.split(".")
-    if "attentions" in pieces:
-        return ".".join(pieces[: pieces.index("attentions") + 2])
-    return name
-
-
 def _terms(selection: str | Sequence[str]) -> list[str]:
     texts: Iterable[object]
     if isinstance(selection, str):
@@ -276,14 +168,14 @@ def _check_form(term: str) -> re.Match[str] | None:
     Raises:
         LayerError: If the term is none of these, or a range in it makes no sense.
     """
-    if term == "all" or term in PARTS:
+    if term == "all" or term in known_parts():
         return None
     code = _CODE.fullmatch(term)
     if code is None:
-        if re.fullmatch(r"[dmu][\d.*-][dmu\d.*-]*", term) or not _is_name(term):
+        if re.fullmatch(r"[a-z][\d.*-][a-z\d.*-]*", term) or not _is_name(term):
             raise LayerError(f"layers: {term!r} is not known; expected {KINDS}")
         return None
-    if code["again"] and (code["again"] != code["part"] or code["low"] or code["star"]):
+    if code["again"] and (code["again"] != code["letter"] or code["low"] or code["star"]):
         raise LayerError(
             f"layers: {term!r} is not a range; expected both ends in one part, "
             "as in d0-d3, or d2.2-9 inside a transformer"
@@ -303,13 +195,13 @@ def _matches(layers: tuple[SelfAttentionLayer, ...], term: str) -> list[SelfAtte
         return _matches_code(layers, term, code)
     if term == "all":
         return list(layers)
-    if term in PARTS:
+    if term in known_parts():
         matches = [layer for layer in layers if layer.part == term]
     else:
         matches = [layer for layer in layers if fnmatchcase(layer.name, term)]
     if not matches:
-        what = "has no self-attention here" if term in PARTS else "matches no layer"
-        example = "" if term in PARTS else f", with names such as {layers[0].name}"
+        what = "has no self-attention here" if term in known_parts() else "matches no layer"
+        example = "" if term in known_parts() else f", with names such as {layers[0].name}"
         raise LayerError(f"layers: {term!r} {what}; there are {_summary(layers)}{example}")
     return matches
 
@@ -317,18 +209,17 @@ def _matches(layers: tuple[SelfAttentionLayer, ...], term: str) -> list[SelfAtte
 def _matches_code(
     layers: tuple[SelfAttentionLayer, ...], term: str, code: re.Match[str]
 ) -> list[SelfAttentionLayer]:
-    part = LETTERS[code["part"]]
-    of_part = [layer for layer in layers if layer.part == part]
+    of_stack = [layer for layer in layers if layer.letter == code["letter"]]
     wanted = _numbers(code["first"], code["last"])
 
     if not (code["low"] or code["star"]):
-        if wanted[-1] >= len(of_part):
+        if wanted[-1] >= len(of_stack):
             raise LayerError(f"layers: {term!r} is out of range; there are {_summary(layers)}")
-        return [of_part[index] for index in wanted]
+        return [of_stack[index] for index in wanted]
 
     matches: list[SelfAttentionLayer] = []
     for block in wanted:
-        stack = [layer for layer in of_part if layer.block == block]
+        stack = [layer for layer in of_stack if layer.block == block]
         positions = _numbers(code["low"], code["high"]) if code["low"] else range(len(stack))
         if not stack or positions[-1] >= len(stack):
             raise LayerError(
@@ -343,14 +234,13 @@ def _numbers(first: str, last: str | None) -> range:
 
 
 def _summary(layers: tuple[SelfAttentionLayer, ...]) -> str:
-    """What is there, in plain codes: ``down (d0-d3), mid (m0)``."""
+    """What is there, in plain codes: ``down (d0-d3), mid (m0)``, or ``down, mid, up (b0-b23)``."""
     texts = []
-    for part in PARTS:
-        codes = [layer.code for layer in layers if layer.part == part]
-        if codes:
-            texts.append(
-                f"{part} ({codes[0]}-{codes[-1]})" if codes[1:] else f"{part} ({codes[0]})"
-            )
+    for letter in dict.fromkeys(layer.letter for layer in layers):
+        stack = [layer for layer in layers if layer.letter == letter]
+        parts = ", ".join(dict.fromkeys(layer.part for layer in stack))
+        codes = [stack[0].code, stack[-1].code][: len(stack)]
+        texts.append(f"{parts} ({'-'.join(codes)})")
     return ", ".join(texts)
 
 
@@ -358,5 +248,5 @@ def _dotted_summary(layers: tuple[SelfAttentionLayer, ...]) -> str:
     """What is there, in dotted codes: ``d0.0-1, d1.0-1, m0.0``."""
     last: dict[str, int] = {}
     for layer in layers:
-        last[f"{layer.part[0]}{layer.block}"] = layer.position
+        last[f"{layer.letter}{layer.block}"] = layer.position
     return ", ".join(f"{block}.0-{end}" if end else f"{block}.0" for block, end in last.items())

@@ -10,13 +10,12 @@ from __future__ import annotations
 __all__ = [
     "AttentionCall",
     "AttentionPerturbation",
-    "ImageTokens",
     "LayerCall",
     "Perturbation",
     "enclosing_block",
 ]
 
-import math
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,29 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackendError, attend_with
-from .layers import LayerError
+from .self_attention import LayerError
+from .tokens import ImageTokens, rows_in_order
 
 if TYPE_CHECKING:
-    from .layers import SelfAttentionLayer
+    from .self_attention import SelfAttentionLayer
+    from .smoothing import Smoothing
     from .steps import StepPosition
-
-
-@dataclass(frozen=True)
-class ImageTokens:
-    """Which of a layer's tokens are the image's, and how they lie.
-
-    Args:
-        grid: Their layout, `(H, W)` or `(F, H, W)`, row-major.
-        start: The number of tokens before the first of them.
-    """
-
-    grid: tuple[int, ...]
-    start: int = 0
-
-    @property
-    def slice(self) -> slice:
-        """Their place among the tokens."""
-        return slice(self.start, self.start + math.prod(self.grid))
 
 
 @dataclass(frozen=True)
@@ -61,8 +44,10 @@ class LayerCall:
         forward: Its own forward function.
         args: The positional arguments of the call.
         kwargs: Its keyword arguments.
-        image_tokens: Of a number of tokens, which are the image's.
+        image_tokens: Of a layer's number of tokens, which are the image's.
         position: Where the step is in its schedule.
+        outputs: The names of the module's inputs, in the order in which it returns what became of
+            them.
     """
 
     name: str
@@ -70,8 +55,38 @@ class LayerCall:
     forward: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    image_tokens: Callable[[int], ImageTokens]
+    image_tokens: Callable[[str, int], ImageTokens]
     position: Callable[[], StepPosition]
+    outputs: tuple[str, ...] = ("hidden_states",)
+
+    def input(self, name: str = "hidden_states") -> Any:
+        """One of the module's inputs by its name, None if it is not given."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        place = self._place(name)
+        return self.args[place] if place < len(self.args) else None
+
+    def with_input(self, value: Any, name: str = "hidden_states") -> LayerCall:
+        """The same call with another input."""
+        place = self._place(name)
+        if name in self.kwargs or place >= len(self.args):
+            return replace(self, kwargs={**self.kwargs, name: value})
+        return replace(self, args=(*self.args[:place], value, *self.args[place + 1 :]))
+
+    def __call__(self) -> Any:
+        """The call itself."""
+        return self.forward(*self.args, **self.kwargs)
+
+    def untouched(self) -> Any:
+        """What the module gives if it does nothing: its inputs."""
+        inputs = (self.input(name) for name in self.outputs)
+        found = tuple(value for value in inputs if value is not None)
+        return found if len(found) > 1 else found[0]
+
+    def _place(self, name: str) -> int:
+        """Where a positional argument is; the first is hidden_states whatever it is called."""
+        parameters = list(inspect.signature(type(self.module).forward).parameters)[1:]
+        return parameters.index(name) if name in parameters else 0
 
 
 class Perturbation(ABC):
@@ -147,10 +162,17 @@ class AttentionCall:
         """The same with another key."""
         return replace(self, key=key)
 
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """How the image's tokens lie."""
-        return self.image.grid
+    def smoothed(self, tokens: Tensor, smoothing: Smoothing) -> Tensor:
+        """The image's tokens `(B, heads, T, d)` with an operator applied over their grid."""
+        return self.image.fold(smoothing.apply(self.image.unfold(tokens), self.image.grid))
+
+    def makes_uniform(self, smoothing: Smoothing) -> bool:
+        """Whether an operator makes all of the layer's queries equal, and attention with them."""
+        return (
+            self.image.folded is None
+            and smoothing.is_uniform(self.image.grid)
+            and self.treats_queries_alike
+        )
 
     @property
     def treats_queries_alike(self) -> bool:
@@ -179,29 +201,56 @@ class AttentionPerturbation(Perturbation):
             options: Mapping[str, Any],
             native: Callable[..., Tensor],
         ) -> Tensor:
-            image = call.image_tokens(query.shape[-2])
-            where = image.slice
-            of_image = AttentionCall(
-                query[..., where, :],
-                key,
-                value,
-                _of_rows(options, where),
-                native,
-                image,
-                call.position,
-            )
-            perturbed = self.attend(of_image)
-            if perturbed.shape[-2] == query.shape[-2]:
-                return perturbed
-            parts = [perturbed]
-            for other, end in ((slice(0, where.start), 0), (slice(where.stop, None), 1)):
-                part = query[..., other, :]
-                if part.shape[-2]:
-                    plain = native(part, key, value, **_of_rows(options, other))
-                    parts.insert(len(parts) if end else 0, plain)
-            return torch.cat(parts, dim=-2)
+            if key.shape[-2] != query.shape[-2]:
+                # The same module may attend to something else, too: an IP-Adapter's picture.
+                return native(query, key, value, **options)
+            batch = query.shape[0]
+            parts = []
+            for rows, image in call.image_tokens(call.name, query.shape[-2]).by_start(batch):
+                tensors = query, key, value
+                given = options
+                if len(rows) < batch:
+                    tensors = query[rows], key[rows], value[rows]
+                    given = _of_samples(options, rows, batch)
+                parts.append((rows, self._attend(tensors, given, native, image, call.position)))
+            return rows_in_order(parts)
 
         return attend_with(attend, call.module, call.forward, call.args, call.kwargs, call.name)
+
+    def _attend(
+        self,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        options: Mapping[str, Any],
+        native: Callable[..., Tensor],
+        image: ImageTokens,
+        position: Callable[[], StepPosition],
+    ) -> Tensor:
+        query, key, value = tensors
+        where = image.slice
+        of_image = AttentionCall(
+            query[..., where, :], key, value, _of_rows(options, where), native, image, position
+        )
+        perturbed = self.attend(of_image)
+        if perturbed.shape[-2] == query.shape[-2]:
+            return perturbed
+        before, _, after = query.tensor_split((where.start, where.stop), dim=-2)
+        parts = [perturbed]
+        if before.shape[-2]:
+            others = _of_rows(options, slice(0, where.start))
+            parts.insert(0, native(before, key, value, **others))
+        if after.shape[-2]:
+            others = _of_rows(options, slice(where.stop, query.shape[-2]))
+            parts.append(native(after, key, value, **others))
+        return torch.cat(parts, dim=-2)
+
+
+def _of_samples(options: Mapping[str, Any], rows: list[int], batch: int) -> dict[str, Any]:
+    """The options of attention for some rows of the batch."""
+    options = dict(options)
+    mask = options.get("attn_mask")
+    if mask is not None and mask.ndim == 4 and mask.shape[0] == batch:
+        options["attn_mask"] = mask[rows]
+    return options
 
 
 def _of_rows(options: Mapping[str, Any], rows: slice) -> dict[str, Any]:

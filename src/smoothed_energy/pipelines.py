@@ -8,15 +8,18 @@ __all__ = [
     "has_learned_variance",
     "prediction_type",
     "refuse_own_guidance",
+    "step_position",
 ]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from .denoiser import PredictionType
+from .families import family_of
 from .rows import BatchLayout
+from .steps import StepPosition, schedule_position
 
 _DENOISERS = ("unet", "transformer")
 
@@ -37,33 +40,46 @@ def find_denoiser(pipeline: Any) -> nn.Module:
     )
 
 
-def batch_layout(pipeline: Any, arguments: Mapping[str, Any]) -> BatchLayout:
+def batch_layout(
+    pipeline: Any,
+    denoiser: nn.Module,
+    arguments: Mapping[str, Any],
+    position: Callable[[], StepPosition],
+) -> BatchLayout:
     """The rows of the denoiser's batch, as the pipeline uses them at this moment.
 
     It is asked anew at every step, since callbacks may change the guidance scale in mid-run.
 
     Args:
         pipeline: The running pipeline.
+        denoiser: The denoiser that it calls.
         arguments: The arguments of its `__call__`, for pipelines that don't keep them.
+        position: Where in its schedule it is.
     """
 
     def setting(name: str, default: Any) -> Any:
         value = getattr(pipeline, name, None)
         return arguments.get(name, default) if value is None else value
 
-    scale = setting("guidance_scale", 1.0)
-    if not setting("do_classifier_free_guidance", scale is not None and scale > 1.0):
-        return BatchLayout()
-    rescaled = (setting("guidance_rescale", 0.0) or 0.0) > 0.0
-    rescale_scale = float(scale) if rescaled else None
-    if _is_kind_of(pipeline, "InstructPix2Pix"):
-        # [text, image, nothing], unless the image does not guide.
-        if (setting("image_guidance_scale", 1.5) or 0.0) < 1.0:
-            return BatchLayout()
-        return BatchLayout(3, conditional=0, unconditional=2, rescale_scale=rescale_scale)
-    return BatchLayout(
-        2, conditional=1, unconditional=0, rescale_scale=rescale_scale, cfg_scale=float(scale)
-    )
+    return family_of(denoiser).layout(denoiser, setting, position)
+
+
+def step_position(pipeline: Any, denoiser: nn.Module, timestep: Any) -> StepPosition:
+    """Where in its schedule a pipeline is.
+
+    Args:
+        pipeline: The running pipeline.
+        denoiser: The denoiser that it calls.
+        timestep: What the denoiser is told.
+
+    Raises:
+        ValueError: If that is not in the schedule.
+    """
+    # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
+    current = getattr(pipeline, "_current_timestep", None)
+    if current is None:
+        current = family_of(denoiser).timestep(timestep, pipeline.scheduler)
+    return schedule_position(pipeline.scheduler, current)
 
 
 def _is_kind_of(pipeline: Any, part: str) -> bool:
@@ -71,13 +87,13 @@ def _is_kind_of(pipeline: Any, part: str) -> bool:
     return any(part in cls.__name__ for cls in type(pipeline).__mro__)
 
 
-def prediction_type(pipeline: Any) -> PredictionType | None:
+def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionType | None:
     """What the denoiser predicts; None if the scheduler does not tell."""
     scheduler = pipeline.scheduler
     if "FlowMatch" in type(scheduler).__name__ or getattr(
         scheduler.config, "use_flow_sigmas", False
     ):
-        return "flow"
+        return "reversed_flow" if family_of(denoiser).reversed_flow else "flow"
     found = getattr(scheduler.config, "prediction_type", None)
     for known in ("epsilon", "v_prediction", "sample"):
         if found == known:

@@ -9,13 +9,16 @@ without touching the pipeline:
 - if the pipeline also rescales the sum by the statistics of $c$ (`guidance_rescale`, Lin et al.
   2023), $c$ must stay as it is: $u + \delta / (1 - g)$ gives the same sum.
 
+A pipeline that makes two calls in place of one batch is corrected in the second of them, which is
+the one for $u$, in this second way: it holds whatever the pipeline rescales by $c$.
+
 With three branches, $u + g\,(c - i) + g_i\,(i - u)$ (InstructPix2Pix), both hold again, since the
 factors of $u$ and $i$ add up to $1 - g$.
 """
 
 from __future__ import annotations
 
-__all__ = ["BatchLayout", "take_rows"]
+__all__ = ["BatchLayout", "Formulation", "pair_layout", "take_rows"]
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,6 +42,8 @@ class BatchLayout:
         rescale_scale: CFG's `g` if the pipeline rescales by the statistics of the conditional
             prediction, else None.
         cfg_scale: CFG's `g` where there is one and it is known, else None.
+        separate: Whether the batch is one branch alone: under CFG the pipeline calls the denoiser
+            first with the condition, then without it.
     """
 
     groups: int = 1
@@ -46,6 +51,7 @@ class BatchLayout:
     unconditional: int = 0
     rescale_scale: float | None = None
     cfg_scale: float | None = None
+    separate: bool = False
 
     def rows(self, formulation: Formulation, batch: int) -> slice:
         """The rows of a batch that the second pass predicts again.
@@ -99,13 +105,21 @@ class BatchLayout:
         return prediction + delta
 
 
-def take_rows(value: Any, rows: slice, batch: int) -> Any:
+def pair_layout(cfg_scale: float | None) -> BatchLayout:
+    """The layout of `[u, c]` put together from separate calls."""
+    return BatchLayout(
+        2, conditional=1, unconditional=0, rescale_scale=cfg_scale, cfg_scale=cfg_scale
+    )
+
+
+def take_rows(value: Any, rows: slice, batch: int, unbatched: frozenset[str] = frozenset()) -> Any:
     """The rows of everything batched inside nested arguments.
 
     Args:
         value: Tensors in any nesting of dicts, lists and tuples, with anything else.
         rows: The rows to keep.
         batch: The number of rows: a tensor is batched if its first dimension has this size.
+        unbatched: Keys of the outermost dict whose values stay as they are.
 
     Returns:
         The same nesting; containers are new, tensors are views.
@@ -115,7 +129,10 @@ def take_rows(value: Any, rows: slice, batch: int) -> Any:
         batched = value.ndim > 0 and value.shape[0] == batch
         return value[rows] if batched and not everything else value
     if isinstance(value, dict):
-        return {key: take_rows(item, rows, batch) for key, item in value.items()}
+        return {
+            key: item if key in unbatched else take_rows(item, rows, batch)
+            for key, item in value.items()
+        }
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(take_rows(item, rows, batch) for item in value))
     if isinstance(value, (list, tuple)):

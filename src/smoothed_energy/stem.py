@@ -66,16 +66,20 @@ class Stem:
         if module in self._layers:
             self._open = False
 
-    def after(self, module: nn.Module, output: Any) -> None:
-        """Note what `module` gave in the clean pass."""
+    def after(self, module: nn.Module, inputs: Collection[Any], output: Any) -> None:
+        """Note what `module` gave in the clean pass for these inputs."""
         if self._open and module in self._candidates:
-            self._recorded.setdefault(module, deque()).append(_Recording(output))
+            recording = _Recording(output, _lengths(inputs))
+            self._recorded.setdefault(module, deque()).append(recording)
 
-    def replay(self, module: nn.Module, rows: slice, batch: int) -> tuple[bool, Any]:
+    def replay(
+        self, module: nn.Module, inputs: Collection[Any], rows: slice, batch: int
+    ) -> tuple[bool, Any]:
         """The recorded rows of the next output of `module`.
 
         Args:
             module: The module that the perturbed pass is about to run.
+            inputs: What it is about to get.
             rows: The rows of the perturbed pass.
             batch: The number of rows of the clean pass.
 
@@ -85,14 +89,15 @@ class Stem:
         queue = self._recorded.get(module)
         if not queue:
             return False, None
-        value = queue.popleft().rows(rows, batch)
+        value = queue.popleft().rows(rows, batch, _lengths(inputs))
         return (False, None) if value is _NOT_RECORDED else (True, value)
 
 
 class _Recording:
     """One output, unusable once somebody has changed it in place (FreeU and T2I-Adapter do)."""
 
-    def __init__(self, output: Any) -> None:
+    def __init__(self, output: Any, lengths: list[int]) -> None:
+        self._lengths = lengths
         self._tensors: list[tuple[Tensor, int]] = []
         self._copies: dict[int, Tensor] = {}
         self._output = self._keep(output)
@@ -113,17 +118,23 @@ class _Recording:
             return value
         return _NOT_RECORDED
 
-    def rows(self, rows: slice, batch: int) -> Any:
+    def rows(self, rows: slice, batch: int, lengths: list[int]) -> Any:
         if any(tensor._version != version for tensor, version in self._tensors):
             return _NOT_RECORDED
-        return _rows_of(self._output, rows, batch)
+        if (rows.start == 0 and rows.stop == batch) or (lengths and lengths == self._lengths):
+            # Every row, or nothing of what went in has rows: positions, for instance.
+            return self._output
+        return _rows_of(self._output, rows, batch) if lengths else _NOT_RECORDED
+
+
+def _lengths(inputs: Collection[Any]) -> list[int]:
+    """The first dimensions of those inputs that are tensors."""
+    return [len(value) for value in inputs if isinstance(value, Tensor) and value.ndim]
 
 
 def _rows_of(value: Any, rows: slice, batch: int) -> Any:
     """Rows of nested outputs, or `_NOT_RECORDED` if some part is not batched."""
     if isinstance(value, Tensor):
-        if rows.start == 0 and rows.stop == batch:
-            return value
         if value.ndim == 0 or value.shape[0] % batch:
             return _NOT_RECORDED
         # Some modules fold more into the first dimension (time ids, frames), batch outermost.

@@ -21,6 +21,7 @@ from tiny_pipelines import (
     prompts,
     sd,
     size,
+    unet,
 )
 
 from smoothed_energy.pipelines import batch_layout
@@ -84,7 +85,7 @@ def test_classes_derived_from_instruct_pix2pix_have_its_rows():
 
     pipe = object.__new__(Mine)
     vars(pipe).update(_guidance_scale=7.0, _image_guidance_scale=1.5)
-    assert batch_layout(pipe, {}) == BatchLayout(3, conditional=0, unconditional=2)
+    assert batch_layout(pipe, unet(), {}, None) == BatchLayout(3, conditional=0, unconditional=2)
 
 
 def test_pipelines_with_batches_of_their_own_are_refused():

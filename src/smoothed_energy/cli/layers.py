@@ -36,7 +36,7 @@ def command(
     """
     pixels = None if size is None else parse_size(size)
 
-    from ..grid import layer_grid
+    from ..families import family_of
     from ..layers import select_layers
     from .opening import open_shape
 
@@ -48,8 +48,9 @@ def command(
     latents = (pixels[0] // factor, pixels[1] // factor)
 
     rows: list[dict[str, Any]] = []
+    family = family_of(denoiser)
     for layer in select_layers(denoiser, select):
-        grid = layer_grid(denoiser, layer, (1, 1, *latents))
+        grid = family.layer_grid(denoiser, layer, latents)
         rows.append(
             {
                 "code": layer.code,
@@ -93,12 +94,11 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
     for name in ("grid", "tokens", "heads", "width"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(rows):
-        height, width = row["grid"]
         table.add_row(
             row["code"],
             row["dotted"],
             row["module"],
-            f"{height}x{width}",
+            "x".join(map(str, row["grid"])),
             *(str(row[name]) for name in ("tokens", "heads", "width")),
             end_section=number + 1 < len(rows) and rows[number + 1]["part"] != row["part"],
         )

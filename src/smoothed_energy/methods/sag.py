@@ -29,6 +29,7 @@ from ..layers import (
 )
 from ..rows import Formulation
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
+from ..tokens import rows_in_order
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,26 @@ class _Degraded:
     def __call__(self, second: SecondPass) -> Tensor:
         signal, noise = _levels(second)
         x, output = second.sample, second.clean
+        if x.ndim != 4 or output.shape[2:] != x.shape[2:]:
+            raise ValueError(
+                f"self-attention guidance blurs pictures; expected latents (B, C, H, W), and this "
+                f"denoiser's are of shape {tuple(x.shape)}"
+            )
         clean, epsilon = _estimates(second.prediction_type, x, output, signal, noise)
         tokens = clean.flatten(2).mT
         blurred = self.blur.apply(tokens, tuple(clean.shape[2:])).mT.reshape(clean.shape)
         masks = []
-        for received in second.received.values():
-            grid = second.image_tokens(received.shape[-1]).grid
-            looked_at = (received > self.threshold).to(clean.dtype).reshape(-1, 1, *grid)
-            masks.append(F.interpolate(looked_at, clean.shape[2:]))
+        for layer, received in second.received.items():
+            places = second.image_tokens(layer, received.shape[-1])
+            parts = []
+            for rows, image in places.by_start(len(received)):
+                of_image = received[rows][:, image.slice]
+                if image.count < received.shape[-1]:
+                    # The text receives attention, too; the mean of the image's tokens is 1 again.
+                    of_image = of_image / of_image.mean(dim=-1, keepdim=True)
+                parts.append((rows, of_image))
+            looked_at = (rows_in_order(parts) > self.threshold).to(clean.dtype)
+            masks.append(F.interpolate(looked_at.reshape(-1, 1, *places.grid), clean.shape[2:]))
         mask = torch.stack(masks).mean(0)
         degraded = clean + mask * (blurred - clean)
         return second.of_sample((signal * degraded + noise * epsilon).to(x.dtype))[
@@ -64,7 +77,7 @@ def _levels(second: SecondPass) -> tuple[float, float]:
             "self-attention guidance needs the noise level, which is not known here; expected a "
             "scheduler with sigmas or alphas_cumprod, or sigma= in step() of the attachment"
         )
-    if second.prediction_type == "flow":
+    if second.prediction_type in ("flow", "reversed_flow"):
         noise = 1.0 if math.isinf(sigma) else sigma / (1 + sigma)
         return 1 - noise, noise
     signal = 1 / math.sqrt(1 + sigma * sigma)
@@ -79,6 +92,8 @@ def _estimates(
         return signal * x - noise * output, noise * x + signal * output
     if kind == "flow":
         return x - noise * output, x + signal * output
+    if kind == "reversed_flow":
+        return x + noise * output, x - signal * output
     if kind == "sample":
         return output, (x - signal * output) / max(noise, 1e-12)
     if kind == "epsilon":

@@ -43,11 +43,11 @@ class BlurQueries(AttentionPerturbation):
 
     def attend(self, call: AttentionCall) -> Tensor:
         """See `AttentionPerturbation.attend`."""
-        if self.smoothing.is_uniform(call.grid) and call.treats_queries_alike:
+        if call.makes_uniform(self.smoothing):
             # All smoothed queries of a head are equal, so one is enough: O(T d), not O(T^2 d).
             attended = call.with_query(call.query.mean(dim=-2, keepdim=True))()
             return attended.expand(*call.query.shape[:-1], attended.shape[-1])
-        return call.with_query(self.smoothing.apply(call.query, call.grid))()
+        return call.with_query(call.smoothed(call.query, self.smoothing))()
 
     @property
     def is_identity(self) -> bool:
@@ -71,7 +71,7 @@ class BlurKeys(AttentionPerturbation):
         """See `AttentionPerturbation.attend`."""
         where = call.image.slice
         before, image, after = call.key.tensor_split((where.start, where.stop), dim=-2)
-        blurred = self.smoothing.apply(image, call.grid)
+        blurred = call.smoothed(image, self.smoothing)
         return call.with_key(torch.cat([before, blurred, after], dim=-2))()
 
     @property

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..attachable import SECOND_PASS, About
 from ..checks import check_choice
+from ..families import family_of
 from ..guidance import LayerGuidance
 from ..layers import LayerError, SelfAttentionLayer
 from ..perturbation import LayerCall, Perturbation, enclosing_block
@@ -52,8 +53,8 @@ class SkipModules(Perturbation):
         block = enclosing_block(denoiser, layer)
         if self.skip == "block":
             return block
-        found = getattr(block, "ff", None)
-        if not isinstance(found, nn.Module):
+        found = family_of(denoiser).feed_forward(block)
+        if found is None:
             raise LayerError(
                 f"layers: the block of {layer.name} has no feed-forward network to skip; expected "
                 'other layers, or skip="attention" or "block"'
@@ -62,8 +63,7 @@ class SkipModules(Perturbation):
 
     def run(self, call: LayerCall) -> Any:
         """See `Perturbation.run`."""
-        given = [*call.args, *call.kwargs.values()]
-        return call.kwargs.get("hidden_states", given[0])
+        return call.untouched()
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,6 @@ from ..checks import number_or_nan
 from ..denoiser import Plan, SecondPass
 from ..guidance import Guidance
 
-# Arguments that hold something for every place of the input.
-_SPATIAL = (
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
-)
-
 
 def windows(length: int, fraction: float, count: int) -> list[slice]:
     """Overlapping windows that cover an axis, the first at its start and the last at its end.
@@ -54,13 +47,18 @@ class _ThroughWindows:
     masked: bool
 
     def __call__(self, second: SecondPass) -> Tensor:
-        for name in _SPATIAL:
-            if second.kwargs.get(name) is not None:
-                raise ValueError(
-                    f"sliding window guidance can't cut {name} (ControlNet, T2I-Adapter) into "
-                    "windows; expected a pipeline without them, or another guidance"
-                )
+        if second.tied_to_size:
+            raise ValueError(
+                f"sliding window guidance can't cut {', '.join(second.tied_to_size)} into windows; "
+                "expected a pipeline without (ControlNet and T2I-Adapter give some), or another "
+                "guidance"
+            )
         clean = second.clean
+        if clean.ndim < 4 or clean.shape[-2:] != second.sample.shape[-2:]:
+            raise ValueError(
+                "sliding window guidance cuts pictures; expected latents (B, C, H, W), and this "
+                f"denoiser's are of shape {tuple(second.sample.shape)}"
+            )
         total, seen = torch.zeros_like(clean), torch.zeros_like(clean)
         height, width = second.sample.shape[-2:]
         axes = (windows(side, self.window, self.count) for side in (height, width))

@@ -22,6 +22,7 @@ from ..attachable import SECOND_PASS, About
 from ..guidance import LayerGuidance
 from ..layers import SelfAttentionLayer
 from ..perturbation import LayerCall, Perturbation, enclosing_block
+from ..tokens import rows_in_order
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,14 @@ class ShuffleTokens(Perturbation):
 
     def run(self, call: LayerCall) -> Any:
         """See `Perturbation.run`."""
-        args, kwargs = list(call.args), dict(call.kwargs)
-        tokens: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        order = self.permutation(call.name, call.position().index, tokens.shape[1])
-        shuffled = tokens[:, order.to(tokens.device)]
-        if "hidden_states" in kwargs:
-            kwargs["hidden_states"] = shuffled
-        else:
-            args[0] = shuffled
-        return call.forward(*args, **kwargs)
+        tokens: Tensor = call.input()
+        parts = []
+        for rows, image in call.image_tokens(call.name, tokens.shape[1]).by_start(len(tokens)):
+            order = self.permutation(call.name, call.position().index, image.count)
+            shuffled = tokens[rows]
+            shuffled[:, image.slice] = shuffled[:, image.slice][:, order.to(tokens.device)]
+            parts.append((rows, shuffled))
+        return call.with_input(rows_in_order(parts))()
 
 
 @dataclass(frozen=True)

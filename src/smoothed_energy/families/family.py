@@ -1,0 +1,146 @@
+r"""What guidance must know of a kind of denoiser, and nothing else knows.
+
+A family answers four questions: which modules are self-attention over image tokens, where in a
+sequence the image's tokens are and what grid they form, which rows of a batch (or which calls) are
+conditional, and what the denoiser is told of time.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Arguments", "Family", "Setting", "Step"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+from torch import Tensor, nn
+
+from ..rows import BatchLayout
+from ..self_attention import PARTS, SelfAttentionLayer
+from ..steps import StepPosition
+from ..tokens import ImageTokens
+
+#: The value of an argument of a denoiser's call by its name; None if it was not given.
+Arguments: TypeAlias = Callable[[str], Any]
+#: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
+#: argument of its call.
+Setting: TypeAlias = Callable[[str, Any], Any]
+
+
+#: The position of a step, found when it is asked for.
+Step: TypeAlias = Callable[[], StepPosition]
+
+
+class Family(ABC):
+    """A kind of denoiser.
+
+    Attributes:
+        name: Its name, for lists and messages.
+        denoisers: The names of the `diffusers` classes. Names, so that no class must be imported,
+            and a subclass counts too.
+        sample: The name of the argument that holds the noisy latents.
+        parts: The words that select layers, in the order in which they run.
+        unbatched: Arguments without a row for each sample (whatever the size of their first
+            dimension).
+        tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
+            the latents into windows can't be used with them.
+        reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
+    """
+
+    name: ClassVar[str]
+    denoisers: ClassVar[tuple[str, ...]]
+    sample: ClassVar[str] = "hidden_states"
+    parts: ClassVar[tuple[str, ...]] = PARTS
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+    tied_to_size: ClassVar[tuple[str, ...]] = ()
+    reversed_flow: ClassVar[bool] = False
+
+    @abstractmethod
+    def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:
+        """Its self-attention layers in the order in which they run; there may be none.
+
+        Raises:
+            LayerError: If its attention has no softmax(QK^T).
+        """
+
+    @abstractmethod
+    def tokens(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> ImageTokens:
+        """Which of the tokens of a layer are the image's.
+
+        Args:
+            denoiser: The denoiser.
+            argument: The arguments of the call of the denoiser.
+            layer: The layer's name.
+            count: How many tokens the layer, or the block around it, has.
+
+        Raises:
+            GridError: If this is not a number of tokens that the layer can have.
+        """
+
+    @abstractmethod
+    def layer_grid(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """The grid of a layer's tokens for latents of a size `(H, W)` or `(F, H, W)`.
+
+        Raises:
+            GridError: If latents of this denoiser can't have this size.
+        """
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        r"""The meaning of the rows of a batch in a pipeline of this family.
+
+        By default the pipeline stacks `[u, c]` and computes $u + g\,(c - u)$, rescaled by the
+        statistics of $c$ if its `guidance_rescale` is not 0.
+
+        Args:
+            denoiser: The denoiser that is called.
+            setting: The settings of the running pipeline.
+            step: Where in its schedule the pipeline is, for those that change it on the way.
+        """
+        scale = setting("guidance_scale", 1.0)
+        if not setting("do_classifier_free_guidance", scale is not None and scale > 1.0):
+            return BatchLayout()
+        rescaled = (setting("guidance_rescale", 0.0) or 0.0) > 0.0
+        return BatchLayout(
+            2,
+            conditional=1,
+            unconditional=0,
+            rescale_scale=float(scale) if rescaled else None,
+            cfg_scale=float(scale),
+        )
+
+    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+        """The scheduler's timestep for the one that the denoiser gets."""
+        return value
+
+    def has_learned_variance(self, denoiser: nn.Module) -> bool:
+        """Whether the second half of the prediction's channels is a variance."""
+        return False
+
+    def outputs(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
+    ) -> tuple[str, ...]:
+        """The names of a module's inputs, in the order in which it returns what became of them.
+
+        Inputs that are not given in a call are not returned.
+
+        Args:
+            denoiser: The denoiser.
+            layer: A layer.
+            module: The layer's attention, the block around it, or a feed-forward network there.
+        """
+        return ("hidden_states",)
+
+    def feed_forward(self, block: nn.Module) -> nn.Module | None:
+        """The feed-forward network of a block for the image's tokens, if there is one."""
+        for name in ("ff", "ffn", "feed_forward", "img_mlp"):
+            found = getattr(block, name, None)
+            if isinstance(found, nn.Module):
+                return found
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {', '.join(self.denoisers)}>"

@@ -1,0 +1,62 @@
+"""The families that are known, and which of them a denoiser belongs to."""
+
+from __future__ import annotations
+
+__all__ = ["families", "family_of", "known_parts", "register"]
+
+from torch import nn
+
+from ..self_attention import LayerError, unwrap_denoiser
+from .family import Family
+
+_families: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    """Make a family known: guidance then works for its denoisers.
+
+    Args:
+        family: An instance. It takes the place of an earlier one of the same name; of two that know
+            the same class, the later registered one is asked.
+
+    Returns:
+        The family.
+
+    Raises:
+        TypeError: If it is not a `Family`.
+    """
+    if not isinstance(family, Family):
+        raise TypeError(f"{family!r} is not a Family; expected an instance of a subclass of it")
+    _families.pop(family.name, None)
+    _families[family.name] = family
+    return family
+
+
+def families() -> tuple[Family, ...]:
+    """All known families."""
+    return tuple(_families.values())
+
+
+def known_parts() -> tuple[str, ...]:
+    """The words that select layers, of all families."""
+    return tuple(dict.fromkeys(part for family in families() for part in family.parts))
+
+
+def family_of(denoiser: nn.Module) -> Family:
+    """The family of a denoiser, compiled or not.
+
+    Raises:
+        LayerError: If none knows it.
+    """
+    denoiser = unwrap_denoiser(denoiser)
+    # Names of all base classes, not classes: a denoiser of another library should get the same
+    # answer whether or not that model was ever imported here.
+    for base in type(denoiser).__mro__:
+        for family in reversed(_families.values()):
+            if base.__name__ in family.denoisers:
+                return family
+    known = ", ".join(name for family in families() for name in family.denoisers)
+    raise LayerError(
+        f"no self-attention layers are known for a {type(denoiser).__name__}; "
+        f"supported denoisers: {known}; others can be registered, see docs/families.md"
+    )

@@ -1,0 +1,119 @@
+"""What diffusion transformers have in common: stacks of blocks over patches of the latents."""
+
+from __future__ import annotations
+
+__all__ = ["Transformer"]
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from ..grid import GridError
+from ..self_attention import PARTS, SelfAttentionLayer
+from ..tokens import ImageTokens
+from .family import Arguments, Family
+
+
+class Transformer(Family):
+    """A denoiser that is stacks of transformer blocks.
+
+    It has no path down and up: ``"down"``, ``"mid"`` and ``"up"`` are the first, the middle and the
+    last third of its blocks.
+
+    Attributes:
+        stacks: A letter for each list of blocks, in the order in which they run.
+        attention: The self-attention modules of a block; blocks need not have all.
+        text: Where attention has the text's tokens beside the image's; None if it has none.
+        returns: For each stack, the inputs that a block returns, in this order.
+    """
+
+    stacks: ClassVar[Mapping[str, str]] = {"b": "transformer_blocks"}
+    attention: ClassVar[tuple[str, ...]] = ("attn",)
+    text: ClassVar[Literal["before", "after"] | None] = None
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @abstractmethod
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """The size of a token in latents, `(H, W)` or `(F, H, W)`."""
+
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        """The grid of the image's tokens in a call; by default, all patches of the latents."""
+        patch = self.patch(denoiser)
+        shape = argument(self.sample).shape[-len(patch) :]
+        return tuple(size // part for size, part in zip(shape, patch, strict=True))
+
+    def length(self, denoiser: nn.Module, argument: Arguments) -> int:
+        """The number of tokens made of the latents; those after the image's are of other images."""
+        return math.prod(self.grid(denoiser, argument))
+
+    def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        """See `Family.layers`."""
+        blocks = [
+            (letter, number, f"{name}.{number}", block)
+            for letter, name in self.stacks.items()
+            for number, block in enumerate(getattr(denoiser, name, ()))
+        ]
+        found: list[SelfAttentionLayer] = []
+        for place, (letter, number, name, block) in enumerate(blocks):
+            position = 0
+            for attention in self.attention:
+                module: Any = getattr(block, attention, None)
+                if module is None:
+                    continue
+                found.append(
+                    SelfAttentionLayer(
+                        name=f"{name}.{attention}",
+                        part=PARTS[place * len(PARTS) // len(blocks)],
+                        letter=letter,
+                        index=sum(layer.letter == letter for layer in found),
+                        block=number,
+                        position=position,
+                        heads=int(module.heads),
+                        width=int(module.to_q.out_features),
+                        module=module,
+                    )
+                )
+                position += 1
+        return tuple(found)
+
+    def tokens(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> ImageTokens:
+        """See `Family.tokens`."""
+        grid = self.grid(denoiser, argument)
+        length = self.length(denoiser, argument)
+        text = count - length
+        if text < 0 or (text > 0 and self.text is None):
+            raise GridError(
+                f"{layer} has {count} tokens, but a {type(denoiser).__name__} makes {length} of "
+                f"these latents, on a grid of {'x'.join(map(str, grid))}"
+            )
+        return ImageTokens(grid, text if self.text == "before" else 0)
+
+    def layer_grid(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """See `Family.layer_grid`."""
+        patch = self.patch(denoiser)
+        if len(latents) < len(patch):
+            latents = (*[1] * (len(patch) - len(latents)), *latents)
+        latents = latents[-len(patch) :]
+        if any(size % part or size < 1 for size, part in zip(latents, patch, strict=True)):
+            raise GridError(
+                f"latents of {'x'.join(map(str, latents))} are no whole number of patches of "
+                f"{'x'.join(map(str, patch))}"
+            )
+        return tuple(size // part for size, part in zip(latents, patch, strict=True))
+
+    def outputs(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
+    ) -> tuple[str, ...]:
+        """See `Family.outputs`."""
+        if module is denoiser.get_submodule(layer.name.rpartition(".")[0]):
+            return self.returns.get(layer.letter, ("hidden_states",))
+        if module is layer.module and self.text is not None:
+            return ("hidden_states", "encoder_hidden_states")
+        return ("hidden_states",)

@@ -1,0 +1,118 @@
+"""U-Nets: Stable Diffusion 1 and 2, SDXL, Kolors, and those without text."""
+
+from __future__ import annotations
+
+__all__ = ["UNet"]
+
+from typing import ClassVar, cast
+
+from torch import nn
+
+from ..grid import layer_grid, token_grid
+from ..rows import BatchLayout
+from ..self_attention import PARTS, SelfAttentionLayer
+from ..tokens import ImageTokens
+from .family import Arguments, Family, Setting, Step
+
+_PART_OF_NAME = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
+
+
+class UNet(Family):
+    """A path down, a middle and a path up of convolutions and transformers."""
+
+    name: ClassVar[str] = "U-Net"
+    denoisers: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel", "UNet2DModel")
+    sample: ClassVar[str] = "sample"
+    # Residuals of ControlNet and T2I-Adapter.
+    tied_to_size: ClassVar[tuple[str, ...]] = (
+        "down_block_additional_residuals",
+        "mid_block_additional_residual",
+        "down_intrablock_additional_residuals",
+    )
+
+    def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        """See `Family.layers`.
+
+        A layer counts if its keys and values come from the image tokens alone. Cross-attention does
+        not count, neither does attention with text keys appended (DeepFloyd IF, Kandinsky 2), nor
+        the gated attention of GLIGEN, whose queries are not only image tokens.
+        """
+        found: dict[str, list[tuple[str, nn.Module]]] = {part: [] for part in PARTS}
+        for name, module in denoiser.named_modules():
+            if self.is_layer(name, module):
+                # A compiled block adds a component to the names of what is inside it.
+                plain = ".".join(piece for piece in name.split(".") if piece != "_orig_mod")
+                part = _PART_OF_NAME.get(plain.partition(".")[0])
+                if part is not None:
+                    found[part].append((plain, module))
+        return tuple(
+            layer for part in PARTS for layer in in_transformers(part, part[0], found[part])
+        )
+
+    def is_layer(self, name: str, module: nn.Module) -> bool:
+        """Whether a module is one of the layers."""
+        from diffusers.models.attention_processor import Attention
+
+        return (
+            isinstance(module, Attention)
+            and not module.is_cross_attention
+            and getattr(module, "added_kv_proj_dim", None) is None
+            and ".fuser." not in name
+        )
+
+    def tokens(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> ImageTokens:
+        """See `Family.tokens`."""
+        return ImageTokens(token_grid(denoiser, argument(self.sample).shape, count))
+
+    def layer_grid(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """See `Family.layer_grid`."""
+        return layer_grid(denoiser, layer, (1, 1, *latents))
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`; InstructPix2Pix stacks `[text, image, nothing]`."""
+        layout = super().layout(denoiser, setting, step)
+        image_scale = setting("image_guidance_scale", None)
+        if layout.groups == 1 or image_scale is None:
+            return layout
+        if image_scale < 1.0:
+            return BatchLayout()
+        return BatchLayout(3, conditional=0, unconditional=2, rescale_scale=layout.rescale_scale)
+
+
+def in_transformers(
+    part: str, letter: str, modules: list[tuple[str, nn.Module]]
+) -> list[SelfAttentionLayer]:
+    """The layers of a stack, counted in the transformers that they are in."""
+    layers = []
+    blocks: dict[str, int] = {}  # the number of layers so far in each transformer
+    for index, (name, module) in enumerate(modules):
+        owner = _transformer_name(name)
+        position = blocks.get(owner, 0)
+        blocks[owner] = position + 1
+        layers.append(
+            SelfAttentionLayer(
+                name=name,
+                part=part,
+                letter=letter,
+                index=index,
+                block=len(blocks) - 1,
+                position=position,
+                heads=int(cast(int, module.heads)),
+                width=int(cast(int, module.inner_dim)),
+                module=module,
+            )
+        )
+    return layers
+
+
+def _transformer_name(name: str) -> str:
+    """The part of a module name up to the transformer, ``down_blocks.1.attentions.0``."""
+    pieces = name.split(".")
+    for list_name in ("attentions", "motion_modules"):
+        if list_name in pieces:
+            return ".".join(pieces[: pieces.index(list_name) + 2])
+    return name

@@ -1,0 +1,173 @@
+r"""Guidance of transformers by brute force, written again from the papers alone.
+
+The denoiser runs twice in every call, the second time with
+
+$$\operatorname{softmax}(B\,(Q K^\top)\, d^{-1/2})\, V$$
+
+in the listed layers, in float64, where $B$ is the full T x T matrix over *all* tokens of the
+attention: a Gaussian blur of the image's tokens over their grid, the identity for the text's.
+$Q$ and $K$ are what the model hands to scaled dot-product attention, after query norm and rotary
+embedding. The denoiser returns the clean prediction; what the scheduler gets in the end is replaced
+by $u + g\,(c - u) + \gamma\,(c - \tilde c)$.
+
+Nothing of `smoothed_energy` is used here.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from brute_force_guidance import blur_matrix
+
+
+@dataclass(frozen=True)
+class Image:
+    """Where the image's tokens are.
+
+    Args:
+        grid: `(H, W)` or `(F, H, W)`.
+        start: The number of tokens before them, one for each row of the batch if they differ.
+    """
+
+    grid: tuple[int, ...]
+    start: int | tuple[int, ...] = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny pipeline with random weights, and what is known about it.
+
+    Args:
+        family: The family's name.
+        pipeline: Makes one.
+        arguments: Of its call, without classifier-free guidance.
+        cfg: What to change in them for CFG; None if it has none.
+        scale: The `g` that `cfg` sets.
+        images: Perturbed layers by their full name. They should be in the middle of the denoiser,
+            so that there is a stem to replay.
+        separate: Whether it calls the denoiser once with the prompt, and then once without.
+        sent: From the denoiser's prediction to what is sent to the scheduler.
+        normalised: From the combined and the conditional prediction to what is sent, where the
+            pipeline rescales under CFG.
+        denoiser: The name of the denoiser.
+    """
+
+    family: str
+    pipeline: Callable[[], Any]
+    arguments: Mapping[str, Any]
+    images: Mapping[str, Image]
+    cfg: Mapping[str, Any] | None = None
+    scale: float = 1.0
+    separate: bool = False
+    sent: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
+    normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
+    denoiser: str = "transformer"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def operator(image, row, count, sigma, temporal):
+    """B over `count` tokens, float64."""
+    start = image.start if isinstance(image.start, int) else image.start[row % len(image.start)]
+    sigmas = [sigma] * len(image.grid)
+    if len(image.grid) == 3:
+        sigmas[0] = temporal
+    blur = torch.ones(1, 1, dtype=torch.float64)
+    for size, width in zip(image.grid, sigmas, strict=True):
+        blur = torch.kron(blur, blur_matrix(size, width))
+    full = torch.eye(count, dtype=torch.float64)
+    full[start : start + len(blur), start : start + len(blur)] = blur
+    return full
+
+
+def explicit_attention(image, sigma, temporal):
+    """Attention by its definition, with blurred logits."""
+
+    def attend(
+        query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more
+    ):
+        assert not is_causal and not dropout_p and not any(more.values())
+        scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+        logits = query.double() @ key.double().mT
+        if query.shape[-2] == key.shape[-2]:
+            blur = [operator(image, r, key.shape[-2], sigma, temporal) for r in range(len(query))]
+            logits = torch.stack(blur)[:, None] @ logits
+        logits = logits * scale
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            logits = logits.masked_fill(~attn_mask, -math.inf)
+        elif attn_mask is not None:
+            logits = logits + attn_mask
+        return (logits.softmax(-1) @ value.double()).to(value.dtype)
+
+    return attend
+
+
+@contextmanager
+def _explicitly(denoiser, images, sigma, temporal):
+    native = F.scaled_dot_product_attention
+    modules = {denoiser.get_submodule(name): image for name, image in images.items()}
+
+    def wrapped(module, image):
+        forward = module.forward
+
+        def call(*args, **kwargs):
+            F.scaled_dot_product_attention = explicit_attention(image, sigma, temporal)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                F.scaled_dot_product_attention = native
+
+        return call
+
+    try:
+        for module, image in modules.items():
+            module.forward = wrapped(module, image)
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _prediction(output):
+    return output[0] if isinstance(output, tuple) else output.sample
+
+
+@contextmanager
+def brute_force(pipe, case, *, cfg, sigma=1.0, temporal=0.0, scale=3.0, branch="conditional"):
+    """A block in which the pipeline's scheduler gets guided predictions."""
+    denoiser = getattr(pipe, case.denoiser)
+    forward, step = denoiser.forward, pipe.scheduler.step
+    calls = []
+
+    def recorded(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        with _explicitly(denoiser, case.images, sigma, temporal):
+            perturbed = forward(*args, **kwargs)
+        calls.append((_prediction(output), _prediction(perturbed)))
+        return output
+
+    def combined(model_output, *args, **kwargs):
+        found = [torch.stack([case.sent(part) for part in call]) for call in calls]
+        calls.clear()
+        if not cfg:
+            (both,) = found
+            c, u, g, chosen = both, both, 1.0, both
+        else:
+            c, u = found if case.separate else reversed(found[0].chunk(2, dim=1))
+            g, chosen = case.scale, c if branch == "conditional" else u
+        plain = u[0] + g * (c[0] - u[0])
+        expected = case.normalised(plain, c[0]) if cfg else plain
+        # The pipeline computes what this test believes it computes.
+        assert torch.allclose(model_output, expected, rtol=1e-4, atol=1e-5)
+        guided = plain + scale * (chosen[0] - chosen[1])
+        guided = case.normalised(guided, c[0]) if cfg else guided
+        return step(guided.to(model_output.dtype), *args, **kwargs)
+
+    denoiser.forward, pipe.scheduler.step = recorded, combined
+    try:
+        yield
+    finally:
+        del denoiser.forward, pipe.scheduler.step
