@@ -1,0 +1,118 @@
+"""The table of methods and families in the docs, from real runs of the tests' tiny pipelines.
+
+    python tests/families/methods_by_family.py > docs/methods-by-family.md
+
+Every method is attached to every pipeline. It *works* if the result is finite and another one than
+without it; it is *refused* if there is an error, whose message is quoted.
+"""
+
+import copy
+import importlib
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "pipelines")]
+
+from comparison import run_of  # noqa: E402
+from tiny_pipelines import MARGIN, TOLERANCE, difference  # noqa: E402
+
+from smoothed_energy import Autoguidance, GuidanceWarning  # noqa: E402
+from smoothed_energy.guidance import LayerGuidance  # noqa: E402
+from smoothed_energy.methods import METHODS, SelfAttentionGuidance  # noqa: E402
+
+REFUSALS = (ValueError, TypeError, RuntimeError)
+
+
+def cases():
+    """All tiny pipelines, those of U-Nets first."""
+    names = sorted(path.stem for path in HERE.glob("tiny_*.py"))
+    names.sort(key=lambda name: name != "tiny_unet")
+    return [case for name in names for case in importlib.import_module(name).CASES]
+
+
+def weaker(denoiser):
+    """A denoiser of the same shape with other weights."""
+    other = copy.deepcopy(denoiser)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter *= 0.9
+    return other
+
+
+def guidance_of(method, case, denoiser):
+    """A guidance of the method for the case: its layers, and all it needs."""
+    cls = METHODS[method]
+    if issubclass(cls, LayerGuidance):
+        return cls(layers=list(case.images))
+    if cls is SelfAttentionGuidance:
+        # All there is of the first step is noise, in which an epsilon tells nothing.
+        return cls(layers=list(case.images)[:1], steps="0.1:1")
+    if cls is Autoguidance:
+        return cls(weak=weaker(denoiser))
+    if method == "interval":
+        return cls(steps="0.4:1")
+    return cls()
+
+
+def outcome(method, case):
+    """`"works"`, or the message of the refusal.
+
+    Raises:
+        AssertionError: If there is no error and no effect either.
+    """
+    pipe = case.pipeline()
+    cfg = method == "interval"
+    if cfg and case.cfg is None:
+        return "refused", "there is no classifier-free guidance to limit"
+    run = run_of(pipe, case, cfg=cfg, num_inference_steps=3)
+    plain = run()
+    try:
+        guidance = guidance_of(method, case, getattr(pipe, case.denoiser))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GuidanceWarning)
+            with guidance.attach(pipe):
+                guided = run()
+    except REFUSALS as error:
+        return "refused", str(error).strip().splitlines()[0]
+    changed = difference(guided, plain)
+    assert changed > MARGIN * TOLERANCE, f"{method} does nothing to {case.family}: {changed:.1e}"
+    return "works", ""
+
+
+def table():
+    """The page, in Markdown."""
+    reasons: list[str] = []
+    lines = [
+        "# Methods by family",
+        "",
+        "Made by `python tests/families/methods_by_family.py` from runs of the tests' tiny pipelines",
+        "(random weights, three steps). A method *works* if the result is finite and differs from the",
+        f"one without it by more than {MARGIN * TOLERANCE:g} of its largest value; what it computes is",
+        "compared with brute force and with `diffusers` in the tests. Numbers lead to the messages of",
+        "refusals.",
+        "",
+        f"| | {' | '.join(f'`{method}`' for method in METHODS)} |",
+        f"|---|{'---|' * len(METHODS)}",
+    ]
+    for case in cases():
+        cells = []
+        for method in METHODS:
+            result, reason = outcome(method, case)
+            if reason and reason not in reasons:
+                reasons.append(reason)
+            cells.append(f"refused [{reasons.index(reason) + 1}]" if reason else result)
+            print(f"{case.family}, {method}: {cells[-1]}", file=sys.stderr, flush=True)
+        lines.append(f"| {case.family} | {' | '.join(cells)} |")
+    lines += ["", "Refusals:", ""]
+    lines += [f"{n}. {re.sub(r'([*_<>])', r'`\1`', reason)}" for n, reason in enumerate(reasons, 1)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(table(), end="")

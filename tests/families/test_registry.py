@@ -1,0 +1,121 @@
+"""A family that a user registers."""
+
+import pytest
+import torch
+from brute_force_attention import Image, explicit_attention
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from tiny_pipelines import difference
+
+import smoothed_energy.families.registry as registry
+from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy.families import Family, Transformer, families, family_of, register
+from smoothed_energy.layers import LayerError, select_layers
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads = 2
+        self.to_q, self.to_k, self.to_v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, hidden_states):
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (2, 4)).transpose(1, 2)
+            for projection in (self.to_q, self.to_k, self.to_v)
+        )
+        attended = scaled_dot_product_attention(query, key, value)
+        return hidden_states + attended.transpose(1, 2).flatten(2)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn = Attention()
+
+    def forward(self, hidden_states):
+        return self.attn(hidden_states)
+
+
+class Denoiser(nn.Module):
+    """Two tokens of text, then every pixel is a token."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = nn.Parameter(torch.randn(1, 2, 8))
+        self.layers = nn.ModuleList(Block() for _ in range(3))
+
+    def forward(self, image, timestep, return_dict=False):
+        tokens = torch.cat([self.text.expand(len(image), -1, -1), image.flatten(2).mT], dim=1)
+        for block in self.layers:
+            tokens = block(tokens)
+        return (tokens[:, 2:].mT.reshape(image.shape),)
+
+
+class MyFamily(Transformer):
+    name = "mine"
+    denoisers = ("Denoiser",)
+    sample = "image"
+    stacks = {"x": "layers"}
+    text = "before"
+
+    def patch(self, denoiser):
+        return (1, 1)
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    monkeypatch.setattr(registry, "_families", dict(registry._families))
+    return register(MyFamily())
+
+
+def test_guidance_works_for_a_registered_family(mine, monkeypatch):
+    torch.manual_seed(3)
+    denoiser = Denoiser()
+    assert family_of(denoiser) is mine
+    assert [layer.code for layer in select_layers(denoiser, "mid,x2")] == ["x1", "x2"]
+    image = torch.randn(2, 8, 3, 5)
+    (clean,) = denoiser(image, 0)
+    guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="x1", scale=2.0)
+    with guidance.attach(denoiser):
+        (guided,) = denoiser(image, 0)
+
+    # The same by hand: this module's attention is the explicit one while the layer runs.
+    chosen = denoiser.layers[1].attn
+    forward = chosen.forward
+
+    def perturbed(hidden_states):
+        explicit = explicit_attention(Image((3, 5), start=2), 1.0, 0.0)
+        with monkeypatch.context() as patch:
+            patch.setitem(globals(), "scaled_dot_product_attention", explicit)
+            return forward(hidden_states)
+
+    monkeypatch.setattr(chosen, "forward", perturbed)
+    (expected,) = denoiser(image, 0)
+    expected = clean + 2.0 * (clean - expected)
+    assert difference(guided, expected) < 1e-5
+    assert difference(clean, expected) > 1e-3
+
+
+def test_an_unknown_denoiser_is_refused_with_a_list_of_known_ones():
+    with pytest.raises(LayerError, match=r"Denoiser.*UNet2DConditionModel.*docs/families.md"):
+        family_of(Denoiser())
+
+
+def test_only_families_can_be_registered():
+    with pytest.raises(TypeError, match="not a Family"):
+        register(MyFamily)
+
+
+def test_a_family_of_the_same_name_takes_the_place_of_the_first(mine):
+    again = register(MyFamily())
+    assert family_of(Denoiser()) is again
+    assert [family.name for family in families()].count("mine") == 1
+
+
+def test_names_of_families_and_denoisers_are_unique():
+    names = [family.name for family in families()]
+    assert len(set(names)) == len(names)
+    denoisers = [name for family in families() for name in family.denoisers]
+    assert len(set(denoisers)) == len(denoisers)
+    assert all(isinstance(family, Family) for family in families())
