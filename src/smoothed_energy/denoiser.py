@@ -135,6 +135,7 @@ class SecondPass:
         prediction_type: See `OutputKind`.
         sample_name: The name of the denoiser's argument that `sample` was.
         tied_to_size: The names of those given arguments that hold for this size of `sample` only.
+        multiple: What height and width of another `sample` must be multiples of.
     """
 
     args: tuple[Any, ...]
@@ -148,6 +149,7 @@ class SecondPass:
     prediction_type: PredictionType | None
     sample_name: str
     tied_to_size: tuple[str, ...]
+    multiple: int
 
     def of_sample(self, sample: Tensor) -> Tensor:
         """The denoiser's prediction for another input."""
@@ -437,6 +439,7 @@ class GuidedDenoiser:
                     call.kind.prediction_type,
                     self.family.sample,
                     tuple(n for n in self.family.tied_to_size if argument(n) is not None),
+                    self.family.multiple(self.model),
                 )
             )
             result.reached[plan] = second.reached | (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tiny_sd3 import sd3
 
 
 def listing(run, *arguments):
@@ -18,7 +19,7 @@ def test_every_layer_is_in_the_table_on_a_line(run, model):
     assert code == 0, err
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.split()}
     module = "mid_block.attentions.0.transformer_blocks.1.attn1"
-    assert rows["m1"] == ["m1", "m0.1", module, "6x3", "18", "4", "32"]
+    assert rows["m1"] == ["m1", "m0.1", "mid", module, "6x3", "18", "4", "32"]
     assert {"d0", "d1", "m0", "m1", "u0", "u3"} <= rows.keys()
 
 
@@ -98,3 +99,33 @@ def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
     assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def transformer_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd3")
+    sd3(dual=True).save_pretrained(folder)
+    return str(folder)
+
+
+def test_transformers_have_blocks_and_thirds(run, transformer_model):
+    result = listing(run, transformer_model, "--size", "96x64")
+    assert [row["code"] for row in result["layers"]] == ["b0", "b1", "b2", "b3", "b4", "b5"]
+    assert [row["dotted"] for row in result["layers"]][:4] == ["b0.0", "b0.1", "b1.0", "b1.1"]
+    assert [row["part"] for row in result["layers"]] == ["down"] * 4 + ["mid", "up"]
+    assert result["layers"][3] == {
+        "code": "b3",
+        "dotted": "b1.1",
+        "part": "down",
+        "module": "transformer_blocks.1.attn2",
+        "grid": [6, 4],
+        "tokens": 24,
+        "heads": 4,
+        "width": 32,
+    }
+
+
+def test_frames_of_a_model_of_pictures_are_refused(run, transformer_model):
+    code, _, err = run("layers", transformer_model, "--frames", "3")
+    assert code != 0
+    assert "--frames 3" in err

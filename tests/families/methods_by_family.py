@@ -19,12 +19,13 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "pipelines")]
 
 from comparison import run_of  # noqa: E402
-from tiny_pipelines import MARGIN, TOLERANCE, difference  # noqa: E402
+from tiny_pipelines import difference  # noqa: E402
 
 from smoothed_energy import Autoguidance, GuidanceWarning  # noqa: E402
 from smoothed_energy.guidance import LayerGuidance  # noqa: E402
 from smoothed_energy.methods import METHODS, SelfAttentionGuidance  # noqa: E402
 
+EFFECT = 1e-3
 REFUSALS = (ValueError, TypeError, RuntimeError)
 
 
@@ -80,7 +81,7 @@ def outcome(method, case):
     except REFUSALS as error:
         return "refused", str(error).strip().splitlines()[0]
     changed = difference(guided, plain)
-    assert changed > MARGIN * TOLERANCE, f"{method} does nothing to {case.family}: {changed:.1e}"
+    assert changed > EFFECT, f"{method} does nothing to {case.family}: {changed:.1e}"
     return "works", ""
 
 
@@ -90,11 +91,11 @@ def table():
     lines = [
         "# Methods by family",
         "",
-        "Made by `python tests/families/methods_by_family.py` from runs of the tests' tiny pipelines",
-        "(random weights, three steps). A method *works* if the result is finite and differs from the",
-        f"one without it by more than {MARGIN * TOLERANCE:g} of its largest value; what it computes is",
-        "compared with brute force and with `diffusers` in the tests. Numbers lead to the messages of",
-        "refusals.",
+        "Made by `python tests/families/methods_by_family.py` from runs of the tests' tiny",
+        "pipelines (random weights, three steps). A method *works* if the result is finite and",
+        f"differs from the one without it by more than {EFFECT:g} of its largest value; what it computes is",
+        "compared with brute force and with `diffusers` in the tests. Numbers lead to the messages",
+        "of refusals.",
         "",
         f"| | {' | '.join(f'`{method}`' for method in METHODS)} |",
         f"|---|{'---|' * len(METHODS)}",
@@ -109,7 +110,9 @@ def table():
             print(f"{case.family}, {method}: {cells[-1]}", file=sys.stderr, flush=True)
         lines.append(f"| {case.family} | {' | '.join(cells)} |")
     lines += ["", "Refusals:", ""]
-    lines += [f"{n}. {re.sub(r'([*_<>])', r'`\1`', reason)}" for n, reason in enumerate(reasons, 1)]
+    for number, reason in enumerate(reasons, 1):
+        quoted = re.sub(r"([*_<>|\[\]])", r"\\\1", reason)
+        lines.append(f"{number}. {quoted}")
     return "\n".join(lines) + "\n"
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from brute_force_attention import Image, explicit_attention
+from tiny_pipelines import difference
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from tiny_pipelines import difference
 
 import smoothed_energy.families.registry as registry
 from smoothed_energy import SmoothedEnergyGuidance
@@ -56,7 +56,7 @@ class MyFamily(Transformer):
     name = "mine"
     denoisers = ("Denoiser",)
     sample = "image"
-    stacks = {"x": "layers"}
+    stacks = {"x": "layers"}  # noqa: RUF012
     text = "before"
 
     def patch(self, denoiser):

@@ -25,6 +25,10 @@ def command(
         str | None,
         typer.Option(metavar="HxW", help="Image size for the grids. Default: the model's."),
     ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(min=1, help="Frames of the latents, for models of video. Default: 1."),
+    ] = None,
     select: Annotated[
         str, typer.Option(help="Only these layers, as for `generate --layers`.")
     ] = "all",
@@ -45,12 +49,16 @@ def command(
         pixels = _own_size(denoiser, factor)
     if pixels[0] % factor or pixels[1] % factor:
         raise ValueError(f"--size {size}: expected multiples of {factor} for {model}")
-    latents = (pixels[0] // factor, pixels[1] // factor)
+    latents: tuple[int, ...] = (pixels[0] // factor, pixels[1] // factor)
+    if frames is not None:
+        latents = (frames, *latents)
 
     rows: list[dict[str, Any]] = []
     family = family_of(denoiser)
     for layer in select_layers(denoiser, select):
         grid = family.layer_grid(denoiser, layer, latents)
+        if frames is not None and len(grid) == 2:
+            raise ValueError(f"--frames {frames}: {model} makes still pictures; leave --frames out")
         rows.append(
             {
                 "code": layer.code,
@@ -89,7 +97,7 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name in ("layer", "dotted", "module"):
+    for name in ("layer", "dotted", "part", "module"):
         table.add_column(name, no_wrap=name != "module", overflow="fold")
     for name in ("grid", "tokens", "heads", "width"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -97,6 +105,7 @@ def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
         table.add_row(
             row["code"],
             row["dotted"],
+            row["part"],
             row["module"],
             "x".join(map(str, row["grid"])),
             *(str(row[name]) for name in ("tokens", "heads", "width")),

@@ -61,13 +61,30 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
         factor = 1
         if parts.get("vae"):
             vae = diffusers.AutoencoderKL.load_config(folder, subfolder="vae")
-            factor = 2 ** (len(vae.get("block_out_channels", (0,))) - 1)
+            factor = _pixels_per_cell(vae)
     except OSError as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"cannot read the configuration of {model!r}: {first}") from None
     with torch.device("meta"):
         denoiser = cls.from_config(config)
     return denoiser, factor
+
+
+def _pixels_per_cell(vae: dict[str, Any]) -> int:
+    """How many pixels a side of the pictures are behind one cell of the latents.
+
+    Autoencoders tell it in different words: as a ratio (HunyuanVideo, Wan, LTX-Video, CogVideoX),
+    or by what halves the sides.
+    """
+    for name in ("spatial_compression_ratio", "scale_factor_spatial"):
+        if vae.get(name):
+            return int(vae[name])
+    if vae.get("spatio_temporal_scaling"):
+        return int(int(vae.get("patch_size") or 1) * 2 ** sum(vae["spatio_temporal_scaling"]))
+    if vae.get("temperal_downsample"):  # spelt so in Wan and Qwen-Image
+        return int(2 ** len(vae["temperal_downsample"]))
+    channels = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or (0,)
+    return int(2 ** (len(channels) - 1))
 
 
 def _device(name: str) -> str:

@@ -120,6 +120,10 @@ class Family(ABC):
         """Whether the second half of the prediction's channels is a variance."""
         return False
 
+    def multiple(self, denoiser: nn.Module) -> int:
+        """What height and width of latents must be multiples of to come out in the same size."""
+        return 1
+
     def outputs(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
     ) -> tuple[str, ...]:

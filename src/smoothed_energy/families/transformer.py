@@ -108,6 +108,10 @@ class Transformer(Family):
             )
         return tuple(size // part for size, part in zip(latents, patch, strict=True))
 
+    def multiple(self, denoiser: nn.Module) -> int:
+        """See `Family.multiple`."""
+        return math.lcm(*self.patch(denoiser)[-2:])
+
     def outputs(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
     ) -> tuple[str, ...]:

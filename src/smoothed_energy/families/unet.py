@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 
 from torch import nn
 
-from ..grid import layer_grid, token_grid
+from ..grid import layer_grid, token_grid, token_grids
 from ..rows import BatchLayout
 from ..self_attention import PARTS, SelfAttentionLayer
 from ..tokens import ImageTokens
@@ -71,6 +71,10 @@ class UNet(Family):
     ) -> tuple[int, ...]:
         """See `Family.layer_grid`."""
         return layer_grid(denoiser, layer, (1, 1, *latents))
+
+    def multiple(self, denoiser: nn.Module) -> int:
+        """See `Family.multiple`: every halving must be one."""
+        return int(2 ** (len(token_grids(denoiser, (1, 1, 1, 1))) - 1))
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`; InstructPix2Pix stacks `[text, image, nothing]`."""

@@ -23,15 +23,16 @@ from ..denoiser import Plan, SecondPass
 from ..guidance import Guidance
 
 
-def windows(length: int, fraction: float, count: int) -> list[slice]:
+def windows(length: int, fraction: float, count: int, multiple: int = 1) -> list[slice]:
     """Overlapping windows that cover an axis, the first at its start and the last at its end.
 
     Args:
         length: The number of places.
         fraction: The part of them in one window.
         count: The number of windows; less if a window is all of it.
+        multiple: The size of a window is rounded up to a multiple of this.
     """
-    size = min(length, math.ceil(fraction * length))
+    size = min(length, math.ceil(fraction * length / multiple) * multiple)
     if size == length:
         return [slice(0, length)]
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
@@ -61,7 +62,7 @@ class _ThroughWindows:
             )
         total, seen = torch.zeros_like(clean), torch.zeros_like(clean)
         height, width = second.sample.shape[-2:]
-        axes = (windows(side, self.window, self.count) for side in (height, width))
+        axes = (windows(side, self.window, self.count, second.multiple) for side in (height, width))
         for rows, columns in product(*axes):
             prediction = second.of_sample(second.sample[..., rows, columns])
             total[..., rows, columns] += prediction[:, : clean.shape[1]]
