@@ -1,0 +1,76 @@
+"""Flux."""
+
+from __future__ import annotations
+
+__all__ = ["Flux"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..grid import GridError
+from ..rows import BatchLayout
+from .family import Arguments, Setting, Step
+from .transformer import Transformer
+from .true_cfg import true_cfg
+
+_BOTH = ("encoder_hidden_states", "hidden_states")
+
+
+class Flux(Transformer):
+    """Text and image attend together, the text's tokens first, in two stacks of blocks.
+
+    Latents come as tokens `(B, T, C)`, with a position `(picture, row, column)` for each of them;
+    tokens of a reference picture (Kontext) follow those of the image.
+    """
+
+    name: ClassVar[str] = "Flux"
+    denoisers: ClassVar[tuple[str, ...]] = ("FluxTransformer2DModel",)
+    stacks: ClassVar[Mapping[str, str]] = {
+        "b": "transformer_blocks",
+        "s": "single_transformer_blocks",
+    }
+    text: ClassVar[Any] = "before"
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
+    unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
+    tied_to_size: ClassVar[tuple[str, ...]] = (
+        "controlnet_block_samples",
+        "controlnet_single_block_samples",
+    )
+
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """See `Transformer.patch`; the pipeline makes the patches."""
+        return (2, 2)
+
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        """See `Transformer.grid`.
+
+        Raises:
+            GridError: If the image is one of several pictures, and not the first.
+        """
+        places = argument("img_ids")
+        places = places[0] if places.ndim == 3 else places
+        image = places[:, 0] == places[0, 0]
+        # Half precision rounds large positions, but no other row becomes the first.
+        row = image & (places[:, 1] == places[0, 1])
+        first, count, width = torch.stack([places[0, 0].long(), image.sum(), row.sum()]).tolist()
+        if first != 0 and count < len(places):
+            raise GridError(
+                f"the {len(places)} tokens are of several pictures, counted from {first:g}; "
+                "expected the image first, counted 0"
+            )
+        return (count // width, width)
+
+    def length(self, denoiser: nn.Module, argument: Arguments) -> int:
+        """See `Transformer.length`."""
+        return int(argument(self.sample).shape[1])
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`."""
+        return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")
+
+    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+        """See `Family.timestep`."""
+        return value * 1000

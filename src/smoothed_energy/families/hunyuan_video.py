@@ -1,0 +1,39 @@
+"""HunyuanVideo."""
+
+from __future__ import annotations
+
+__all__ = ["HunyuanVideo"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..rows import BatchLayout
+from .family import Setting, Step
+from .transformer import Transformer
+from .true_cfg import true_cfg
+
+_BOTH = ("hidden_states", "encoder_hidden_states")
+
+
+class HunyuanVideo(Transformer):
+    """Video and text attend together, the video's tokens first, in two stacks of blocks."""
+
+    name: ClassVar[str] = "HunyuanVideo"
+    denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideoTransformer3DModel",)
+    stacks: ClassVar[Mapping[str, str]] = {
+        "b": "transformer_blocks",
+        "s": "single_transformer_blocks",
+    }
+    text: ClassVar[Any] = "after"
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
+
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """See `Transformer.patch`."""
+        config: Any = denoiser.config
+        return (config.patch_size_t, config.patch_size, config.patch_size)
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`."""
+        return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")

@@ -1,0 +1,59 @@
+"""Qwen-Image."""
+
+from __future__ import annotations
+
+__all__ = ["QwenImage"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..rows import BatchLayout
+from .family import Arguments, Setting, Step
+from .transformer import Transformer
+from .true_cfg import true_cfg
+
+
+class QwenImage(Transformer):
+    """Text and image attend together, the text's tokens first.
+
+    Latents come as tokens `(B, T, C)`, with the sizes of all pictures that they are of: the image,
+    then those that it is made from. Qwen-Image-Layered makes several, which are frames here.
+    """
+
+    name: ClassVar[str] = "Qwen-Image"
+    denoisers: ClassVar[tuple[str, ...]] = ("QwenImageTransformer2DModel",)
+    text: ClassVar[Any] = "before"
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "b": ("encoder_hidden_states", "hidden_states")
+    }
+    tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
+
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """See `Transformer.patch`."""
+        config: Any = denoiser.config
+        return (config.patch_size, config.patch_size)
+
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        """See `Transformer.grid`."""
+        config: Any = denoiser.config
+        pictures = argument("img_shapes")[0]
+        if not isinstance(pictures, list):  # one for each row, where there are no others
+            pictures = [pictures]
+        frames, *sides = pictures[0]
+        if config.use_layer3d_rope:
+            frames *= len(pictures) - 1
+        return (frames, *sides) if frames > 1 else tuple(sides)
+
+    def length(self, denoiser: nn.Module, argument: Arguments) -> int:
+        """See `Transformer.length`."""
+        return int(argument(self.sample).shape[1])
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`."""
+        return true_cfg(setting, "negative_prompt_embeds")
+
+    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+        """See `Family.timestep`."""
+        return value * 1000

@@ -1,0 +1,27 @@
+"""Classifier-free guidance in two calls, for denoisers that are told a guidance scale as well."""
+
+from __future__ import annotations
+
+__all__ = ["true_cfg"]
+
+from ..rows import BatchLayout
+from .family import Setting
+
+
+def true_cfg(setting: Setting, *embeddings: str) -> BatchLayout:
+    """The layout of a pipeline whose `true_cfg_scale` is CFG's.
+
+    Its `guidance_scale` is an input of a distilled denoiser, and no CFG. There is CFG if the scale
+    is above 1 and there is a negative prompt.
+
+    Args:
+        setting: The settings of the running pipeline.
+        embeddings: The arguments that, all together, stand for a negative prompt.
+    """
+    scale = float(setting("true_cfg_scale", 1.0))
+    negative = setting("negative_prompt", None) is not None or all(
+        setting(name, None) is not None for name in embeddings
+    )
+    if scale <= 1.0 or not negative:
+        return BatchLayout()
+    return BatchLayout(separate=True, cfg_scale=scale)

@@ -1,0 +1,54 @@
+"""Guidance of Qwen-Image."""
+
+import math
+
+import pytest
+from comparison import assert_guided_as_by_brute_force
+from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
+from tiny_qwen_image import CASES, transformer
+
+from smoothed_energy.families import family_of
+
+CASE = CASES[0]
+LAYER = next(iter(CASE.images))
+BOTH = ("hidden_states", "encoder_hidden_states")
+
+
+@pytest.mark.parametrize("cfg", [False, True])
+@pytest.mark.parametrize("sigma", [1.0, math.inf])
+def test_as_by_brute_force(cfg, sigma):
+    assert_guided_as_by_brute_force(CASE, cfg=cfg, sigma=sigma)
+
+
+def test_unconditional_formulation():
+    assert_guided_as_by_brute_force(CASE, cfg=True, formulation="unconditional")
+
+
+def test_a_scale_without_a_negative_prompt_is_no_cfg():
+    assert_guided_as_by_brute_force(CASE, true_cfg_scale=4.0)
+
+
+def test_skipped_modules():
+    block = LAYER.rpartition(".")[0]
+    assert_skipped_as_by_hand(CASE, LAYER, "block", block, *BOTH[::-1])
+    assert_skipped_as_by_hand(CASE, LAYER, "attention", LAYER, *BOTH)
+    assert_skipped_as_by_hand(CASE, LAYER, "feed-forward", f"{block}.img_mlp", "hidden_states")
+
+
+def test_shuffled_tokens():
+    assert_shuffled_as_by_hand(CASE, LAYER)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "layered", "grid"),
+    [
+        ([(1, 6, 4)] * 2, False, (6, 4)),
+        ([[(1, 6, 4)]] * 2, False, (6, 4)),
+        ([[(1, 6, 4), (1, 6, 4)]] * 2, False, (6, 4)),
+        ([[(1, 6, 4)] * 3 + [(1, 2, 5)]] * 2, True, (3, 6, 4)),
+    ],
+    ids=["ControlNet", "plain", "edit", "layered"],
+)
+def test_grid(shapes, layered, grid):
+    denoiser = transformer(use_layer3d_rope=layered)
+    assert family_of(denoiser).grid(denoiser, {"img_shapes": shapes}.get) == grid
