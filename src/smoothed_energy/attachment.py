@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .caches import CacheStates
 from .denoiser import (
     DenoiserCall,
     DenoiserResult,
@@ -39,10 +40,10 @@ from .denoiser import (
     repeat_output,
     with_prediction,
 )
-from .patching import patched
+from .patching import Router, patched
 from .pipelines import (
     batch_layout,
-    find_denoiser,
+    find_denoisers,
     has_learned_variance,
     prediction_type,
     refuse_own_guidance,
@@ -168,7 +169,8 @@ class Attachment:
 def attach(guidance: Attachable, target: Any, *, replay: bool = True) -> Attachment:
     """Attach a guidance to a pipeline or a denoiser; see `Attachable.attach`."""
     bare = isinstance(target, nn.Module)
-    guidance.select(target if bare else find_denoiser(target))  # layers exist, or it says so now
+    for denoiser in (target,) if bare else find_denoisers(target):
+        guidance.select(denoiser)  # layers exist, or it says so now
     session = _denoiser_session(target) if bare else _pipeline_session(target)
     if any(other.guidance == guidance for other in session.attachments):
         raise RuntimeError(
@@ -188,28 +190,40 @@ class _ConditionalCall:
     result: DenoiserResult
 
 
-class _Run:
-    """The calls of one denoiser, from first to last, and what happened in them."""
+@dataclass(frozen=True)
+class _Kept:
+    """A difference of predictions, and the shape of the latents that it was made from."""
 
-    def __init__(self, denoiser: nn.Module) -> None:
-        self.denoiser = denoiser
-        self.guided = GuidedDenoiser(denoiser)
-        self._plans: dict[Attachment, Plan] = {}
+    difference: Tensor
+    shape: torch.Size
+
+
+class _Run:
+    """The calls of the denoisers of a run, from first to last, and what happened in them.
+
+    A plan belongs to one denoiser, and so does all that is remembered from one call to the next.
+    """
+
+    def __init__(self, *denoisers: nn.Module) -> None:
+        self.guided = {denoiser: GuidedDenoiser(denoiser) for denoiser in denoisers}
+        self._caches: dict[GuidedDenoiser, CacheStates] = {}
+        self._plans: dict[tuple[GuidedDenoiser, Attachment], Plan] = {}
         self.calls = 0
         self._calls: Counter[Attachment] = Counter()
         self._guided_calls: Counter[Attachment] = Counter()
         self._reached: defaultdict[Attachment, set[str]] = defaultdict(set)
         # The last difference of predictions, and in how many calls it was used.
-        self._kept: dict[Attachment, Tensor] = {}
-        self._uses: Counter[Attachment] = Counter()
+        self._kept: dict[Plan, _Kept] = {}
+        self._uses: Counter[Plan] = Counter()
         self._reused_calls: Counter[Attachment] = Counter()
-        self._similarity: dict[Attachment, float] = {}
+        self._similarity: dict[Plan, float] = {}
         # The call with the prompt, where the one without it is a call of its own.
-        self._conditional: _ConditionalCall | None = None
-        self._without_cfg: Any = None
+        self._conditional: dict[GuidedDenoiser, _ConditionalCall] = {}
+        self._without_cfg: dict[GuidedDenoiser, Any] = {}
 
     def call(
         self,
+        denoiser: nn.Module,
         attachments: Iterable[Attachment],
         position: Callable[[], StepPosition],
         layout: Callable[[int], BatchLayout],
@@ -218,42 +232,43 @@ class _Run:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """One call of the denoiser, corrected by those attachments that are active.
+        """One call of a denoiser, corrected by those attachments that are active.
 
         `position` and `layout` (of a number of rows) are asked only if the answer matters.
         """
         self.calls += 1
+        guided = self.guided[denoiser]
         attachments = tuple(attachments)
         self._calls.update(attachments)
         limits = [item for item in attachments if item.guidance.limits_cfg]
         corrections = [item for item in attachments if item not in limits]
         if all(item.guidance.is_off or _interval(item).keeps_cfg(position()) for item in limits):
             self._guided_calls.update(limits)
-            return self._corrected(corrections, position, layout, kind, forward, args, kwargs)
-        batch = len(self.guided.sample(args, kwargs))
+            return self._corrected(
+                guided, corrections, position, layout, kind, forward, args, kwargs
+            )
+        batch = len(guided.sample(args, kwargs))
         groups = layout(batch)
-        if groups.separate:
-            if self._without_cfg is None:
-                self._without_cfg = self._corrected(
-                    corrections, position, lambda rows: BatchLayout(), kind, forward, args, kwargs
-                )
-                return self._without_cfg
-            output, self._without_cfg = self._without_cfg, None
-            return output
-        rows = groups.rows("conditional", batch)
-        output = self._corrected(
-            corrections,
-            position,
-            lambda rows: BatchLayout(),
-            kind,
-            forward,
-            take_rows(args, rows, batch),
-            take_rows(kwargs, rows, batch, self.guided.family.unbatched),
+        alone = functools.partial(
+            self._corrected, guided, corrections, position, lambda rows: BatchLayout(), kind
         )
+        if groups.separate:
+            if guided in self._without_cfg:
+                return self._without_cfg.pop(guided)
+            self._without_cfg[guided] = alone(forward, args, kwargs)
+            return self._without_cfg[guided]
+        rows = groups.rows("conditional", batch)
+        with self._caches_of(guided).of("conditional rows"):
+            output = alone(
+                forward,
+                take_rows(args, rows, batch),
+                take_rows(kwargs, rows, batch, guided.family.unbatched),
+            )
         return repeat_output(output, groups.groups)
 
     def _corrected(
         self,
+        guided: GuidedDenoiser,
         attachments: Iterable[Attachment],
         position: Callable[[], StepPosition],
         layout: Callable[[int], BatchLayout],
@@ -262,26 +277,26 @@ class _Run:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """One call of the denoiser, with the corrections of those attachments that are active."""
-        earlier, self._conditional = self._conditional, None
+        """One call of a denoiser, with the corrections of those attachments that are active."""
+        earlier = self._conditional.pop(guided, None)
         if earlier is not None:
             scales = earlier.scales
         else:
-            found = {item: self._scale(item, position) for item in attachments}
+            found = {item: self._scale(guided, item, position) for item in attachments}
             scales = {item: scale for item, scale in found.items() if scale}
         if not scales:
             return forward(*args, **kwargs)
-        plans = {item: self._plan(item) for item in scales}
+        plans = {item: self._plan(guided, item) for item in scales}
         by_plan = {plan: scales[item] for item, plan in plans.items()}
-        sample = self.guided.sample(args, kwargs)
+        sample = guided.sample(args, kwargs)
         meaning = layout(len(sample))
         if not meaning.separate:
             if earlier is not None:
                 raise RuntimeError(
-                    f"the {type(self.denoiser).__name__} was called with a prompt, and the call "
+                    f"the {type(guided.denoiser).__name__} was called with a prompt, and the call "
                     "without one, which was to be guided with it, did not come"
                 )
-            result = self._predicted(plans, meaning, position, kind, forward, args, kwargs)
+            result = self._predicted(guided, plans, meaning, position, kind, forward, args, kwargs)
             corrected = correct(
                 result.prediction, result.channels, by_plan, result.differences, meaning
             )
@@ -289,9 +304,11 @@ class _Run:
 
         branch = "conditional" if earlier is None else "unconditional"
         of_branch = {item: plan for item, plan in plans.items() if plan.formulation == branch}
-        result = self._predicted(of_branch, BatchLayout(), position, kind, forward, args, kwargs)
+        result = self._predicted(
+            guided, of_branch, BatchLayout(), position, kind, forward, args, kwargs
+        )
         if earlier is None:
-            self._conditional = _ConditionalCall(scales, result)
+            self._conditional[guided] = _ConditionalCall(scales, result)
             return result.output
         # What a batch [u, c] would give: only u is corrected, so this works once c is spent, too.
         predictions = torch.cat([result.prediction, earlier.result.prediction])
@@ -300,13 +317,22 @@ class _Run:
         corrected = correct(predictions, result.channels, by_plan, differences, pair)
         return with_prediction(result.output, corrected[: len(result.prediction)])
 
-    def _plan(self, item: Attachment) -> Plan:
-        if item not in self._plans:
-            self._plans[item] = _correction(item).plan(self.denoiser, replay=item._replay)
-        return self._plans[item]
+    def _plan(self, guided: GuidedDenoiser, item: Attachment) -> Plan:
+        caches = self._caches_of(guided)
+        if (guided, item) not in self._plans:
+            plan = _correction(item).plan(guided.denoiser, replay=item._replay)
+            self._plans[guided, item] = caches.apart(plan)
+        return self._plans[guided, item]
+
+    def _caches_of(self, guided: GuidedDenoiser) -> CacheStates:
+        if guided not in self._caches:
+            self._caches[guided] = CacheStates(guided.model)
+        self._caches[guided].check()
+        return self._caches[guided]
 
     def _predicted(
         self,
+        guided: GuidedDenoiser,
         plans: Mapping[Attachment, Plan],
         layout: BatchLayout,
         position: Callable[[], StepPosition],
@@ -315,31 +341,38 @@ class _Run:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> DenoiserResult:
-        """One call of the denoiser, and the second passes of these plans."""
-        sample = self.guided.sample(args, kwargs)
-        known = {}
-        for item, plan in plans.items():
-            rows = layout.rows(plan.formulation, len(sample))
-            if self._is_kept(item, sample[rows]):
-                known[plan] = self._kept[item]
+        """One call of a denoiser, and the second passes of these plans."""
+        sample = guided.sample(args, kwargs)
+        shapes = {
+            plan: sample[layout.rows(plan.formulation, len(sample))].shape
+            for plan in plans.values()
+        }
+        known = {
+            plan: self._kept[plan].difference
+            for item, plan in plans.items()
+            if self._is_kept(item, plan, shapes[plan])
+        }
         call = DenoiserCall(tuple(plans.values()), layout, position, known, kind)
-        with self.guided.patches(plan for plan in call.plans if plan not in call.known):
-            result = self.guided.run(call, forward, args, kwargs)
+        with guided.patches(plan for plan in call.plans if plan not in call.known):
+            result = guided.run(call, forward, args, kwargs)
         for item, plan in plans.items():
             if plan in call.known:
-                self._uses[item] += 1
+                self._uses[plan] += 1
                 self._reused_calls[item] += 1
                 continue
             self._guided_calls[item] += 1
             self._reached[item] |= result.reached[plan]
             if _correction(item).every > 1:
-                self._kept[item], self._uses[item] = result.differences[plan], 1
+                self._kept[plan] = _Kept(result.differences[plan], shapes[plan])
+                self._uses[plan] = 1
             if as_steps(_correction(item).steps).needs_similarity:
-                highest = self._similarity.get(item, -1.0)
-                self._similarity[item] = max(highest, result.similarity(plan))
+                highest = self._similarity.get(plan, -1.0)
+                self._similarity[plan] = max(highest, result.similarity(plan))
         return result
 
-    def _scale(self, item: Attachment, position: Callable[[], StepPosition]) -> float:
+    def _scale(
+        self, guided: GuidedDenoiser, item: Attachment, position: Callable[[], StepPosition]
+    ) -> float:
         """The scale of this step, 0 if it is not guided."""
         guidance = _correction(item)
         if guidance.is_off:
@@ -348,24 +381,28 @@ class _Run:
         if guidance.is_uniform and isinstance(guidance.scale, float):
             return guidance.scale
         here = position()
-        if item in self._similarity:
-            here = replace(here, similarity=self._similarity[item])
+        plan = self._plans.get((guided, item))
+        if plan in self._similarity:
+            here = replace(here, similarity=self._similarity[plan])
         return guidance.scale_at(here)
 
-    def _is_kept(self, item: Attachment, sample: Tensor) -> bool:
-        """Whether the last difference of predictions is used again for these rows."""
-        kept = self._kept.get(item)
-        if kept is None or self._uses[item] >= _correction(item).every:
+    def _is_kept(self, item: Attachment, plan: Plan, shape: torch.Size) -> bool:
+        """Whether the last difference of predictions is used again for rows of this shape."""
+        kept = self._kept.get(plan)
+        if kept is None or self._uses[plan] >= _correction(item).every:
             return False
         # A callback may have changed the batch, by turning CFG off for instance.
-        return len(kept) == len(sample) and kept.shape[2:] == sample.shape[2:]
+        return kept.shape == shape
 
     def begin(self) -> None:
         """Forget what earlier steps of the same calls were like: other images begin."""
         self._kept.clear()
         self._uses.clear()
         self._similarity.clear()
-        self._conditional = self._without_cfg = None
+        self._conditional.clear()
+        self._without_cfg.clear()
+        for caches in self._caches.values():
+            caches.forget()
 
     def summary(self, attachment: Attachment) -> RunSummary:
         """What `attachment` did so far."""
@@ -432,8 +469,7 @@ class _Session(ABC):
 
 # The run or session that a call of a patched denoiser belongs to: that of the pipeline that is
 # running in this thread, or that of the denoiser itself.
-_Handler = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-_pipeline_run: ContextVar[tuple[nn.Module, _Handler] | None] = ContextVar(
+_pipeline_run: ContextVar[tuple[tuple[nn.Module, ...], Router] | None] = ContextVar(
     "smoothed_energy_pipeline_run", default=None
 )
 _denoiser_sessions: WeakKeyDictionary[nn.Module, _DenoiserSession] = WeakKeyDictionary()
@@ -446,8 +482,8 @@ def _route_denoiser(
     kwargs: dict[str, Any],
 ) -> Any:
     current = _pipeline_run.get()
-    if current is not None and current[0] is module:
-        return current[1](forward, args, kwargs)
+    if current is not None and module in current[0]:
+        return current[1](module, forward, args, kwargs)
     session = _denoiser_sessions.get(module)
     if session is not None:
         return session.call(forward, args, kwargs)
@@ -486,15 +522,16 @@ class _PipelineSession(_Session):
                 "state of one run, so use one pipeline a thread (they may share the denoiser)"
             )
         try:
-            denoiser = find_denoiser(self.pipeline)
-            if denoiser in _denoiser_sessions:
-                raise RuntimeError(
-                    f"the {type(denoiser).__name__} of this {self.target_name} has guidance of its "
-                    "own attached; attach to the pipeline or to the denoiser, not to both"
-                )
-            run = _Run(denoiser)
+            denoisers = find_denoisers(self.pipeline)
+            for denoiser in denoisers:
+                if denoiser in _denoiser_sessions:
+                    raise RuntimeError(
+                        f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
+                        "its own attached; attach to the pipeline or to the denoiser, not to both"
+                    )
+            run = _Run(*denoisers)
             handler = functools.partial(self._call, run, arguments)
-            with patched([denoiser], _route_denoiser), _set(_pipeline_run, (denoiser, handler)):
+            with patched(denoisers, _route_denoiser), _set(_pipeline_run, (denoisers, handler)):
                 yield
         finally:
             self._running.release()
@@ -503,7 +540,7 @@ class _PipelineSession(_Session):
             attachment.last_run = run.summary(attachment)
         if attachments and not run.calls:
             warnings.warn(
-                f"the {type(denoiser).__name__} was not called, or its forward function was "
+                f"the {type(denoisers[0]).__name__} was not called, or its forward function was "
                 "replaced, in this run, so the result is unguided",
                 GuidanceWarning,
                 stacklevel=4,
@@ -515,18 +552,20 @@ class _PipelineSession(_Session):
         self,
         run: _Run,
         arguments: Mapping[str, Any],
+        denoiser: nn.Module,
         forward: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        pipeline, denoiser = self.pipeline, run.denoiser
+        pipeline = self.pipeline
 
         @functools.cache
         def position() -> StepPosition:
-            timestep = run.guided.argument("timestep", args, kwargs)
+            timestep = run.guided[denoiser].argument("timestep", args, kwargs)
             return step_position(pipeline, denoiser, timestep)
 
         return run.call(
+            denoiser,
             self.attachments,
             position,
             lambda rows: batch_layout(pipeline, denoiser, arguments, position),
@@ -657,7 +696,14 @@ class _DenoiserSession(_Session):
     ) -> Any:
         """One call of the denoiser by whoever calls it."""
         output = self._run.call(
-            self.attachments, self._here, self._layout, self._kind, forward, args, kwargs
+            self.denoiser,
+            self.attachments,
+            self._here,
+            self._layout,
+            self._kind,
+            forward,
+            args,
+            kwargs,
         )
         for attachment in self.attachments:
             attachment.last_run = self._run.summary(attachment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "batch_layout",
     "find_denoiser",
+    "find_denoisers",
     "has_learned_variance",
     "prediction_type",
     "refuse_own_guidance",
@@ -21,23 +22,34 @@ from .families import family_of
 from .rows import BatchLayout
 from .steps import StepPosition, schedule_position
 
-_DENOISERS = ("unet", "transformer")
+# Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
+_DENOISERS = (("unet",), ("transformer", "transformer_2"))
 
 
-def find_denoiser(pipeline: Any) -> nn.Module:
-    """The denoiser of a `diffusers` pipeline.
+def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
+    """The denoisers of a `diffusers` pipeline: one, or one for each part of the schedule.
 
     Raises:
         TypeError: If it has none.
     """
-    for name in _DENOISERS:
-        denoiser = getattr(pipeline, name, None)
-        if isinstance(denoiser, nn.Module):
-            return denoiser
+    for names in _DENOISERS:
+        found = (getattr(pipeline, name, None) for name in names)
+        denoisers = tuple(dict.fromkeys(item for item in found if isinstance(item, nn.Module)))
+        if denoisers:
+            return denoisers
     raise TypeError(
         f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
-        f"a {' or a '.join(_DENOISERS)}, or a denoiser itself"
+        f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
     )
+
+
+def find_denoiser(pipeline: Any) -> nn.Module:
+    """The denoiser of a `diffusers` pipeline, the first if it has several.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    return find_denoisers(pipeline)[0]
 
 
 def batch_layout(
@@ -53,11 +65,14 @@ def batch_layout(
     Args:
         pipeline: The running pipeline.
         denoiser: The denoiser that it calls.
-        arguments: The arguments of its `__call__`, for pipelines that don't keep them.
+        arguments: The arguments of its `__call__`, for pipelines that don't keep them. A family
+            that needs them as they were given asks for the setting `"arguments"`.
         position: Where in its schedule it is.
     """
 
     def setting(name: str, default: Any) -> Any:
+        if name == "arguments":
+            return arguments
         value = getattr(pipeline, name, None)
         return arguments.get(name, default) if value is None else value
 

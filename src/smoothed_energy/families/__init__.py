@@ -1,14 +1,20 @@
 """The kinds of denoisers that guidance works with, an adapter each."""
 
+from .auraflow import AuraFlow
+from .cogvideox import CogVideoX
 from .family import Arguments, Family, Setting, Step
 from .flux import Flux
+from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
+from .ltx import LTXVideo
+from .lumina2 import Lumina2
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .registry import families, family_of, known_parts, register
 from .sd3 import StableDiffusion3
 from .transformer import Transformer
 from .unet import UNet
+from .wan import Wan
 
 __all__ = [
     "Arguments",
@@ -22,5 +28,18 @@ __all__ = [
     "register",
 ]
 
-for _family in (UNet, StableDiffusion3, PixArt, Flux, HunyuanVideo, QwenImage):
+for _family in (
+    UNet,
+    StableDiffusion3,
+    PixArt,
+    AuraFlow,
+    HunyuanDiT,
+    Lumina2,
+    Flux,
+    HunyuanVideo,
+    QwenImage,
+    Wan,
+    LTXVideo,
+    CogVideoX,
+):
     register(_family())

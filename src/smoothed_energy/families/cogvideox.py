@@ -1,0 +1,54 @@
+"""CogVideoX 1.0 and 1.5."""
+
+from __future__ import annotations
+
+__all__ = ["CogVideoX"]
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..rows import BatchLayout
+from .family import Arguments, Setting, Step
+from .transformer import Transformer
+
+
+class CogVideoX(Transformer):
+    """Text and video attend together, the text's tokens first; latents are `(B, F, C, H, W)`."""
+
+    name: ClassVar[str] = "CogVideoX"
+    denoisers: ClassVar[tuple[str, ...]] = ("CogVideoXTransformer3DModel",)
+    attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    text: ClassVar[Any] = "before"
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "b": ("hidden_states", "encoder_hidden_states")
+    }
+    unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb", "ofs"})
+    tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb",)
+
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """See `Transformer.patch`."""
+        config: Any = denoiser.config
+        return (config.patch_size_t or 1, config.patch_size, config.patch_size)
+
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        """See `Transformer.grid`."""
+        _, frames, _, height, width = argument(self.sample).shape
+        sizes = zip((frames, height, width), self.patch(denoiser), strict=True)
+        return tuple(size // part for size, part in sizes)
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`; with `use_dynamic_cfg` the scale follows the timestep."""
+        # The scale of the call decides about the batch; the pipeline overwrites its own, and in
+        # dynamic CFG only after the denoiser's call.
+        given = setting("arguments", {})["guidance_scale"]
+        if given <= 1:
+            return BatchLayout()
+        scale = setting("guidance_scale", given)
+        if setting("use_dynamic_cfg", False):
+            steps = setting("num_timesteps", 1)
+            passed = (steps - float(setting("current_timestep", 0))) / steps
+            scale = 1 + given * (1 - math.cos(math.pi * passed**5)) / 2
+        return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=scale)

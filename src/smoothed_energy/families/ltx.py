@@ -1,0 +1,49 @@
+"""LTX-Video."""
+
+from __future__ import annotations
+
+__all__ = ["LTXVideo"]
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..grid import GridError
+from .family import Arguments
+from .transformer import Transformer
+
+
+class LTXVideo(Transformer):
+    """Self-attention of a video's tokens, and cross-attention to the text.
+
+    Latents come as a sequence, and the call says what grid it is.
+    """
+
+    name: ClassVar[str] = "LTX-Video"
+    denoisers: ClassVar[tuple[str, ...]] = ("LTXVideoTransformer3DModel",)
+    attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
+
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """See `Transformer.patch`."""
+        config: Any = denoiser.config
+        return (config.patch_size_t, config.patch_size, config.patch_size)
+
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        """See `Transformer.grid`.
+
+        Raises:
+            GridError: If the tokens are given by coordinates that form no grid.
+        """
+        coordinates: Tensor | None = argument("video_coords")
+        if coordinates is None:
+            return (argument("num_frames"), argument("height"), argument("width"))
+        axes = [axis.unique() for axis in coordinates[0]]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+        if not torch.equal(places, coordinates[0]):
+            raise GridError(
+                "the coordinates of these tokens form no grid of frames, rows and columns; "
+                "expected a video without separate conditioning frames"
+            )
+        return tuple(len(axis) for axis in axes)

@@ -1,0 +1,43 @@
+"""Wan 2.1 and 2.2."""
+
+from __future__ import annotations
+
+__all__ = ["Wan"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..rows import BatchLayout
+from .family import Setting, Step
+from .transformer import Transformer
+
+
+class Wan(Transformer):
+    """Self-attention of a video's tokens, and cross-attention to the text (and the image)."""
+
+    name: ClassVar[str] = "Wan"
+    denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
+    stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
+    attention: ClassVar[tuple[str, ...]] = ("attn1",)
+
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """See `Transformer.patch`."""
+        config: Any = denoiser.config
+        return tuple(config.patch_size)
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`; Wan 2.2 has another scale below a boundary."""
+        if super().layout(denoiser, setting, step).groups == 1:
+            return BatchLayout()
+        # The pipelines multiply by the arguments of the call, whatever a callback changed.
+        arguments = setting("arguments", {})
+        scale = arguments["guidance_scale"]
+        boundary = setting("config", {}).get("boundary_ratio")
+        low = arguments.get("guidance_scale_2")
+        if boundary is not None and low is not None:
+            steps = setting("scheduler", None).config.num_train_timesteps
+            scale = low if setting("current_timestep", None) < boundary * steps else scale
+        # At a scale of 1 the pipeline makes the call without the prompt and does not use it.
+        return BatchLayout(separate=True, cfg_scale=scale) if scale != 1 else BatchLayout()
