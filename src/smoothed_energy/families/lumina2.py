@@ -1,0 +1,62 @@
+"""Lumina-Image 2.0."""
+
+from __future__ import annotations
+
+__all__ = ["Lumina2"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..grid import GridError
+from ..rows import BatchLayout
+from ..tokens import ImageTokens
+from .family import Arguments, Setting, Step
+from .transformer import Transformer
+
+
+class Lumina2(Transformer):
+    """The image's tokens attend to themselves first (``n``), then together with the text's (``b``).
+
+    There the text comes first, without its padding: the image begins where the row's prompt ends.
+    """
+
+    name: ClassVar[str] = "Lumina 2"
+    denoisers: ClassVar[tuple[str, ...]] = ("Lumina2Transformer2DModel",)
+    stacks: ClassVar[Mapping[str, str]] = {"n": "noise_refiner", "b": "layers"}
+    reversed_flow: ClassVar[bool] = True
+
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        """See `Transformer.patch`."""
+        config: Any = denoiser.config
+        return (config.patch_size, config.patch_size)
+
+    def tokens(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> ImageTokens:
+        """See `Family.tokens`."""
+        if layer.startswith("noise_refiner"):
+            return super().tokens(denoiser, argument, layer, count)
+        lengths = tuple(argument("encoder_attention_mask").sum(dim=1).tolist())
+        # The second pass may have some of the rows only, and is as long as the longest of them.
+        if count - self.length(denoiser, argument) not in lengths:
+            raise GridError(
+                f"{layer} has {count} tokens, which is not the number of the image's and those of "
+                f"one of the prompts, whose lengths are {lengths}"
+            )
+        return ImageTokens(self.grid(denoiser, argument), lengths)
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`; after a part of the steps there is no CFG."""
+        layout = super().layout(denoiser, setting, step)
+        if layout.groups == 1:
+            return layout
+        part = setting("cfg_trunc_ratio", 1.0)
+        if part < 1.0 and (step().index + 1) / step().count > part:
+            return BatchLayout()
+        return BatchLayout(separate=True, cfg_scale=layout.cfg_scale)
+
+    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+        """See `Family.timestep`."""
+        return (1 - value) * float(scheduler.config.num_train_timesteps)
