@@ -4,8 +4,12 @@ import math
 
 import pytest
 from comparison import assert_guided_as_by_brute_force
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit_plus,
+    pipeline_qwenimage_layered,
+)
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
-from tiny_qwen_image import CASES, transformer
+from tiny_qwen_image import CASES, EDIT, LAYERED, transformer
 
 from smoothed_energy.families import family_of
 
@@ -26,6 +30,25 @@ def test_unconditional_formulation():
 
 def test_a_scale_without_a_negative_prompt_is_no_cfg():
     assert_guided_as_by_brute_force(CASE, true_cfg_scale=4.0)
+
+
+@pytest.fixture
+def _small_pictures(monkeypatch):
+    """The pipelines make pictures large, whatever they get."""
+    monkeypatch.setattr(pipeline_qwenimage_edit_plus, "VAE_IMAGE_SIZE", 96 * 64)
+    monkeypatch.setattr(pipeline_qwenimage_layered, "calculate_dimensions", lambda *_: (64, 96))
+
+
+@pytest.mark.usefixtures("_small_pictures")
+@pytest.mark.parametrize("cfg", [False, True])
+def test_pictures_after_the_image(cfg):
+    assert_guided_as_by_brute_force(EDIT, cfg=cfg)
+
+
+@pytest.mark.usefixtures("_small_pictures")
+@pytest.mark.parametrize("temporal", [None, 1.0])
+def test_layers_are_frames(temporal):
+    assert_guided_as_by_brute_force(LAYERED, cfg=True, temporal=temporal)
 
 
 def test_skipped_modules():
