@@ -6,9 +6,10 @@ import pytest
 import torch
 from comparison import assert_guided_as_by_brute_force
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
-from tiny_flux import CASES, MORE, transformer
+from tiny_flux import CASES, MORE, POOLED, WIDTH, transformer
+from tiny_pipelines import noise
 
-from smoothed_energy import SkipLayerGuidance
+from smoothed_energy import SkipLayerGuidance, SmoothedEnergyGuidance
 from smoothed_energy.families import family_of
 from smoothed_energy.grid import GridError
 from smoothed_energy.layers import LayerError
@@ -65,6 +66,38 @@ def test_skipped_feed_forward():
 @pytest.mark.parametrize("layer", LAYERS)
 def test_shuffled_tokens(case, layer):
     assert_shuffled_as_by_hand(case, layer)
+
+
+def test_steps_of_a_pipeline_that_does_not_tell_them():
+    """The denoiser is told a thousandth of the timestep."""
+    controlnet = MORE[1]
+    assert not hasattr(controlnet.pipeline(), "_current_timestep")
+    assert_shuffled_as_by_hand(controlnet, LAYERS[0])
+
+
+def test_positions_are_no_rows():
+    """Six rows with six text tokens: half of the rows, and all positions."""
+    inputs = {
+        "hidden_states": noise(6, 12, 16, seed=1),
+        "encoder_hidden_states": noise(6, 6, WIDTH, seed=2),
+        "pooled_projections": noise(6, POOLED, seed=3),
+        "timestep": torch.full((6,), 0.5),
+        "guidance": torch.full((6,), 3.5),
+    }
+    positions = {"img_ids": places(0, 3, 4), "txt_ids": torch.zeros(6, 3)}
+    conditional = {name: value[3:] for name, value in inputs.items()}
+    denoiser = transformer()
+    guidance = SmoothedEnergyGuidance(layers="b1")
+    with torch.no_grad():
+        clean = denoiser(**inputs, **positions).sample
+        with guidance.attach(denoiser) as attachment:
+            attachment.step(0, 1)
+            alone = denoiser(**conditional, **positions).sample
+            attachment.step(0, 1, conditional_rows=3)
+            together = denoiser(**inputs, **positions).sample
+    delta = alone - clean[3:]
+    assert delta.abs().max() > 1e-2
+    assert torch.allclose(together, clean + delta.repeat(2, 1, 1), atol=1e-5)
 
 
 def test_names_of_layers():

@@ -15,6 +15,7 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
+from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from tiny_pipelines import noise, picture
 
 WIDTH, POOLED = 16, 24
@@ -42,11 +43,15 @@ def vae():
 
 
 @functools.cache
-def transformer():
+def transformer(*, ip_adapter=False):
     torch.manual_seed(0)
-    return with_sharp_attention(
-        FluxTransformer2DModel(num_layers=2, num_single_layers=3, guidance_embeds=True, **SETTINGS)
+    denoiser = FluxTransformer2DModel(
+        num_layers=2, num_single_layers=3, guidance_embeds=True, **SETTINGS
     )
+    if ip_adapter:
+        for block in denoiser.transformer_blocks:
+            block.attn.set_processor(FluxIPAdapterAttnProcessor(32, WIDTH))
+    return with_sharp_attention(denoiser)
 
 
 @functools.cache
@@ -58,11 +63,12 @@ def controlnet():
     )
 
 
-def flux(cls=FluxPipeline, **components):
+def flux(cls=FluxPipeline, *, denoiser=None, **components):
     names = [f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in ("", "_2")]
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     without = dict.fromkeys(names)
-    return cls(vae=vae(), transformer=transformer(), scheduler=scheduler, **without, **components)
+    model = denoiser or transformer()
+    return cls(vae=vae(), transformer=model, scheduler=scheduler, **without, **components)
 
 
 ARGUMENTS = {
@@ -118,5 +124,11 @@ MORE = [
         "Flux, ControlNet",
         lambda: flux(FluxControlNetPipeline, controlnet=controlnet()),
         control_image=picture(seed=1),
+    ),
+    case(
+        "Flux, IP-Adapter",
+        lambda: flux(denoiser=transformer(ip_adapter=True)),
+        # What encoder_hid_proj would make of a picture.
+        joint_attention_kwargs={"ip_hidden_states": [noise(2, 4, WIDTH, seed=8)]},
     ),
 ]
