@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from smoothed_energy.models.edges import canny
+
 from .networks import TOKENS
 
-__all__ = ["Portraits", "read_captions", "tokenize"]
+__all__ = ["ControlledPortraits", "Portraits", "read_captions", "tokenize"]
 
 
 def read_captions(path: Path) -> Iterator[list[str]]:
@@ -57,6 +59,15 @@ class Portraits:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def rows(self, step: int, size: int) -> np.ndarray:
+        """The numbers of the portraits in the batch of a step."""
+        per_pass = len(self) // size
+        if per_pass == 0:
+            raise ValueError(f"a batch of {size} from a data set of {len(self)}")
+        epoch, position = divmod(step, per_pass)
+        order = np.random.default_rng([1, epoch]).permutation(len(self))
+        return order[position * size : (position + 1) * size]
+
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, the same whenever it is asked for.
 
@@ -65,15 +76,35 @@ class Portraits:
         Returns:
             Latents of unit variance ``(size, 4, h, w)`` float32 and tokens ``(size, TOKENS)``.
         """
-        per_pass = len(self) // size
-        if per_pass == 0:
-            raise ValueError(f"a batch of {size} from a data set of {len(self)}")
-        epoch, position = divmod(step, per_pass)
-        order = np.random.default_rng([1, epoch]).permutation(len(self))
-        rows = order[position * size : (position + 1) * size]
+        rows = self.rows(step, size)
         rng = np.random.default_rng([2, step])
         which = rng.integers(0, self.tokens.shape[1], size)
         tokens = self.tokens[rows, which].astype(np.int64)
         tokens[rng.random(size) < self.dropout] = self.empty
         latents = self.latents[rows].astype(np.float32) / self.std
         return torch.from_numpy(latents), torch.from_numpy(tokens)
+
+
+class ControlledPortraits:
+    """Portraits with the edges of their drawings.
+
+    Args:
+        portraits: Latents and captions.
+        pixels: The drawings, `(N, H, W, 3)` uint8; the first ones are those of the latents.
+    """
+
+    def __init__(self, portraits: Portraits, pixels: np.ndarray) -> None:
+        if len(pixels) < len(portraits):
+            raise ValueError(f"{len(portraits)} latents but only {len(pixels)} drawings")
+        self.portraits, self.pixels = portraits, pixels
+
+    def batch(self, step: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch of a step: as `Portraits.batch`, and edges `(size, 3, H, W)` in [0, 1]."""
+        latents, tokens = self.portraits.batch(step, size)
+        # The thresholds vary, so that edges of other pictures, with more or less detail, work too.
+        rng = np.random.default_rng([3, step])
+        edges = []
+        for row in self.portraits.rows(step, size):
+            low = rng.uniform(50, 150)
+            edges.append(canny(self.pixels[row], low=low, high=low + rng.uniform(50, 150)))
+        return latents, tokens, torch.from_numpy(np.stack(edges)).permute(0, 3, 1, 2).float() / 255

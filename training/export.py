@@ -19,7 +19,7 @@ from .checkpoint import load_checkpoint
 from .networks import build_scheduler, save_tokenizer
 from .places import default_folder
 from .recipes import RECIPES
-from .train import Trainer
+from .train import JointTrainer
 
 __all__ = ["assemble", "export"]
 
@@ -30,7 +30,7 @@ def assemble(
     """The pipeline of a training run, with the averaged weights, float32."""
     run = folder / recipe_name
     tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer_2")
-    trainer = Trainer(RECIPES[recipe_name], tokenizer)
+    trainer = JointTrainer(RECIPES[recipe_name], tokenizer)
     trainer.load_state(load_checkpoint(run / checkpoint))
     if averaged:
         trainer.average.swap()

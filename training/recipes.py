@@ -29,6 +29,7 @@ class Recipe:
         batch: Portraits in one step of diffusion training.
         learning_rate: Peak learning rate of diffusion training.
         ema: Decay of the averaged weights, per step.
+        control_rate: Peak learning rate of the ControlNet.
     """
 
     image_size: int
@@ -46,6 +47,7 @@ class Recipe:
     batch: int
     learning_rate: float
     ema: float
+    control_rate: float
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -65,6 +67,7 @@ RECIPES: Mapping[str, Recipe] = {
         batch=32,
         learning_rate=7e-4,
         ema=0.998,
+        control_rate=5e-4,
     ),
     "gpu": Recipe(
         image_size=128,
@@ -82,5 +85,6 @@ RECIPES: Mapping[str, Recipe] = {
         batch=512,
         learning_rate=6e-4,
         ema=0.9995,
+        control_rate=3e-4,
     ),
 }

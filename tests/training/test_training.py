@@ -15,7 +15,7 @@ from training.diffusion import Average, noised
 from training.networks import TOKENS, build_scheduler, save_tokenizer, train_tokenizer
 from training.parallel import Exchange, Team
 from training.recipes import RECIPES
-from training.train import Trainer
+from training.train import JointTrainer
 
 TEXTS = ["a red mohawk, a teal background", "someone with glasses and a smile", "a portrait"]
 
@@ -108,32 +108,32 @@ def test_rates_warm_up_and_fall_to_zero():
 
 
 def test_a_few_steps_on_one_batch_lower_its_loss(recipe, tokenizer, portraits):
-    trainer = Trainer(recipe, tokenizer)
+    trainer = JointTrainer(recipe, tokenizer)
     latents, tokens = portraits.batch(0, 4)
 
     def measured():
         with torch.no_grad():
-            return trainer.loss(latents, tokens, torch.Generator().manual_seed(1)).item()
+            return trainer.loss((latents, tokens), torch.Generator().manual_seed(1)).item()
 
     before = measured()
     for _ in range(25):
-        trainer.train_step(latents, tokens, 1.0)
+        trainer.train_step((latents, tokens), 1.0)
     assert measured() < 0.9 * before
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(recipe, tokenizer, portraits, tmp_path):
-    straight = Trainer(recipe, tokenizer)
+    straight = JointTrainer(recipe, tokenizer)
     for step in range(4):
-        straight.train_step(*portraits.batch(step, 4), 1.0)
-    first = Trainer(recipe, tokenizer)
+        straight.train_step(portraits.batch(step, 4), 1.0)
+    first = JointTrainer(recipe, tokenizer)
     for step in range(2):
-        first.train_step(*portraits.batch(step, 4), 1.0)
+        first.train_step(portraits.batch(step, 4), 1.0)
     save_checkpoint(tmp_path / "latest.pt", first.state())
-    second = Trainer(recipe, tokenizer, seed=7)
+    second = JointTrainer(recipe, tokenizer, seed=7)
     second.load_state(load_checkpoint(tmp_path / "latest.pt"))
     assert second.step == 2
     for step in range(2, 4):
-        second.train_step(*portraits.batch(step, 4), 1.0)
+        second.train_step(portraits.batch(step, 4), 1.0)
     for a, b in zip(straight.parameters, second.parameters, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     for a, b in zip(straight.average.values, second.average.values, strict=True):
@@ -142,13 +142,15 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(recipe, tokenizer, portrait
 
 def test_a_team_steps_with_the_gradient_of_the_whole_batch(recipe, tokenizer, portraits):
     latents, tokens = portraits.batch(0, 4)
-    alone = Trainer(recipe, tokenizer)
-    alone.train_step(latents, tokens, 1.0)
-    members = [Trainer(recipe, tokenizer) for _ in range(2)]
+    alone = JointTrainer(recipe, tokenizer)
+    alone.train_step((latents, tokens), 1.0)
+    members = [JointTrainer(recipe, tokenizer) for _ in range(2)]
     team = Team(2, sum(p.numel() for p in alone.parameters))
     for rank, member in enumerate(members):
         member.exchange = Exchange(team, rank)
-    threads = [threading.Thread(target=m.train_step, args=(latents, tokens, 1.0)) for m in members]
+    threads = [
+        threading.Thread(target=m.train_step, args=((latents, tokens), 1.0)) for m in members
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
