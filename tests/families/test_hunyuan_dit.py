@@ -4,9 +4,12 @@ import dataclasses
 import math
 
 import pytest
+import torch
 from brute_force_attention import Image
 from comparison import assert_guided_as_by_brute_force, run_of
-from tiny_hunyuan_dit import CASES, prompts
+from diffusers import HunyuanDiT2DControlNetModel, HunyuanDiTControlNetPipeline
+from tiny_hunyuan_dit import CASES, SETTINGS, hunyuan_dit, prompts
+from tiny_pipelines import picture
 
 from smoothed_energy.methods import SlidingWindowGuidance
 
@@ -46,3 +49,28 @@ def test_windows_would_need_other_positions():
         pytest.raises(ValueError, match="image_rotary_emb"),
     ):
         run()
+
+
+def with_controlnet():
+    torch.manual_seed(3)
+    controlnet = HunyuanDiT2DControlNetModel(transformer_num_layers=4, **SETTINGS).eval()
+    with torch.no_grad():
+        for parameter in controlnet.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+    pipe = hunyuan_dit(HunyuanDiTControlNetPipeline, controlnet=controlnet)
+    forward = pipe.transformer.forward
+
+    def with_a_copy(*args, controlnet_block_samples, **kwargs):
+        return forward(*args, controlnet_block_samples=list(controlnet_block_samples), **kwargs)
+
+    # For the brute force, which takes it away when it is done: the denoiser empties the list.
+    pipe.transformer.forward = with_a_copy
+    return pipe
+
+
+@pytest.mark.parametrize("cfg", [False, True])
+def test_controlnet(cfg):
+    arguments = {**CASES[0].arguments, "control_image": picture()}
+    case = dataclasses.replace(CASES[0], pipeline=with_controlnet, arguments=arguments)
+    assert_guided_as_by_brute_force(case, cfg=cfg)

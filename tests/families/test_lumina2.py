@@ -8,8 +8,8 @@ import pytest
 import torch
 from brute_force_attention import brute_force
 from comparison import assert_guided_as_by_brute_force, run_of
-from tiny_lumina2 import ARGUMENTS, CASES, GRID, NEGATIVE_LENGTHS, images, mask
-from tiny_pipelines import MARGIN, TOLERANCE, difference
+from tiny_lumina2 import ARGUMENTS, CASES, GRID, NEGATIVE_LENGTHS, WIDTH, images, mask
+from tiny_pipelines import MARGIN, TOLERANCE, difference, noise
 
 from smoothed_energy import GaussianBlur, GuidanceInterval, SmoothedEnergyGuidance
 from smoothed_energy.families import family_of
@@ -113,3 +113,44 @@ def test_the_time_runs_backwards():
         run()
     assert attachment.last_run.calls == 4
     assert attachment.last_run.guided_calls == 1
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.xfail(
+                raises=IndexError,
+                strict=True,
+                reason="stem.py replays lists of numbers, one for each row, with all rows",
+            ),
+        ),
+    ],
+)
+def test_rows_of_one_batch(replay):
+    """A loop of one's own may stack `[u, c]`; the conditional rows alone are shorter."""
+    transformer = CASES[0].pipeline().transformer
+
+    def predict(rows):
+        given = {
+            "hidden_states": noise(2, 4, 12, 8, seed=9).repeat(2, 1, 1, 1),
+            "timestep": torch.full((4,), 0.3),
+            "encoder_hidden_states": noise(4, 6, WIDTH, seed=4),
+            "encoder_attention_mask": mask(6, 3, 4, 2),
+        }
+        with torch.no_grad():
+            return transformer(**{name: value[rows] for name, value in given.items()}).sample
+
+    both, alone = predict(slice(4)), predict(slice(2, 4))
+    assert difference(both[2:], alone) < TOLERANCE
+    guidance = SmoothedEnergyGuidance(blur=GaussianBlur(1.0), layers="b1,b2")
+    with guidance.attach(transformer, replay=False) as attachment:
+        attachment.step(0, 1)
+        delta = predict(slice(2, 4)) - alone
+    with guidance.attach(transformer, replay=replay) as attachment:
+        attachment.step(0, 1, conditional_rows=2)
+        guided = predict(slice(4))
+    assert difference(both, guided) > MARGIN * TOLERANCE
+    assert difference(guided, both + delta.repeat(2, 1, 1, 1)) < TOLERANCE

@@ -9,27 +9,26 @@ from diffusers import DDIMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
 from tiny_pipelines import noise, vae
 
 WIDTH, T5_WIDTH = 32, 16
+SETTINGS = {
+    "sample_size": 16,
+    "patch_size": 2,
+    "in_channels": 4,
+    "attention_head_dim": 8,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "cross_attention_dim": WIDTH,
+    "cross_attention_dim_t5": T5_WIDTH,
+    "pooled_projection_dim": 16,
+    "text_len": 5,
+    "text_len_t5": 6,
+}
 
 
 @functools.cache
 def transformer(style=True):
     torch.manual_seed(0)
     return with_sharp_attention(
-        HunyuanDiT2DModel(
-            sample_size=16,
-            patch_size=2,
-            in_channels=4,
-            num_layers=4,
-            attention_head_dim=8,
-            num_attention_heads=4,
-            hidden_size=32,
-            cross_attention_dim=WIDTH,
-            cross_attention_dim_t5=T5_WIDTH,
-            pooled_projection_dim=16,
-            text_len=5,
-            text_len_t5=6,
-            use_style_cond_and_image_meta_size=style,
-        )
+        HunyuanDiT2DModel(num_layers=4, use_style_cond_and_image_meta_size=style, **SETTINGS)
     )
 
 
