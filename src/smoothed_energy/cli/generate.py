@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .settings import (
+    CONTROLNETS,
     DEFAULT_MODEL,
     DEFAULTS,
     DTYPES,
@@ -36,7 +37,7 @@ def _default(name: str) -> str:
     return f"Default: {own} for {DEFAULT_MODEL}, else {other}."
 
 
-_GUIDANCE, _SAMPLING, _OUTPUT = "Guidance", "Sampling", "Output"
+_GUIDANCE, _CONTROL, _SAMPLING, _OUTPUT = "Guidance", "Control", "Sampling", "Output"
 
 
 def command(
@@ -105,6 +106,36 @@ def command(
             help='A further guidance beside it, such as "pag; scale=1; layers=up" or '
             '"interval; steps=sigma:0.3:5". Can be given more than once.',
             rich_help_panel=_GUIDANCE,
+        ),
+    ] = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="A picture of edges, white on black, that a ControlNet follows.",
+            rich_help_panel=_CONTROL,
+        ),
+    ] = None,
+    canny: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="A picture whose edges it follows (found with OpenCV: the extra `control`).",
+            rich_help_panel=_CONTROL,
+        ),
+    ] = None,
+    controlnet: Annotated[
+        str | None,
+        typer.Option(
+            help="The ControlNet: a name, a folder, or a hub id. "
+            + f"Default: {CONTROLNETS[DEFAULT_MODEL]} for {DEFAULT_MODEL}.",
+            rich_help_panel=_CONTROL,
+        ),
+    ] = None,
+    control_scale: Annotated[
+        float | None,
+        typer.Option(
+            help="How strictly the edges are followed. Default: 1.", rich_help_panel=_CONTROL
         ),
     ] = None,
     cfg: Annotated[
@@ -209,6 +240,10 @@ def command(
         "steps": steps,
         "formulation": formulation,
         "stack": stack or None,
+        "control": None if control is None else str(control),
+        "canny": None if canny is None else str(canny),
+        "controlnet": controlnet,
+        "control_scale": control_scale,
         "cfg": cfg,
         "num_inference_steps": num_inference_steps,
         "seed": seed,
@@ -232,22 +267,29 @@ def command(
 
 def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> None:
     from ..report import save_image
+    from .control import fit_control, open_control, own_size
     from .opening import open_pipeline
     from .progress import ImageProgress
 
     guidances = _guidances(settings)
+    picture = open_control(settings)  # a mistake in it should not wait for the model
     pipeline = open_pipeline(settings)
     accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
     arguments = _call_arguments(type(pipeline).__name__, accepted, settings)
+    if picture is not None:
+        edges = fit_control(picture, own_size(pipeline, settings), find_edges=bool(settings.canny))
+        arguments |= {"image": edges, "controlnet_conditioning_scale": settings.control_scale}
     try:
         with _attached(guidances, pipeline):
             pass  # what does not fit the model shows now, and not after the unguided images
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{settings.model} cannot be guided: {error}") from error
 
+    made_with = _versions()
+    if "edges" in paths:
+        save_image(edges, paths["edges"], {**settings.to_dict(), "made_with": made_with})
     modes = sorted({key[1] for key in paths if isinstance(key, tuple)})
     images: dict[tuple[int, bool], Image.Image] = {}
-    made_with = _versions()
     with ImageProgress(len(settings.seeds) * len(modes), settings.num_inference_steps) as advance:
         for seeds in _batches(settings.seeds, settings.batch_size):
             for guided in modes:
@@ -275,11 +317,22 @@ def _call_arguments(name: str, accepted: frozenset[str], settings: Settings) -> 
         ValueError: If the pipeline has no such argument.
     """
     arguments: dict[str, Any] = {"num_inference_steps": settings.num_inference_steps}
+    if "num_frames" in accepted:
+        raise ValueError(
+            f"{settings.model} is a {name}, which makes videos; this command draws pictures, so "
+            "attach the guidance in Python"
+        )
     if "prompt" in accepted:
         arguments["prompt"] = settings.prompt
         if settings.negative_prompt:
             arguments["negative_prompt"] = settings.negative_prompt
-        arguments["guidance_scale"] = settings.cfg
+        if "true_cfg_scale" in accepted:
+            # Their guidance_scale is an input of the denoiser; CFG needs a negative prompt, if only
+            # an empty one.
+            arguments["true_cfg_scale"] = settings.cfg
+            arguments["negative_prompt"] = settings.negative_prompt
+        else:
+            arguments["guidance_scale"] = settings.cfg
     elif settings.prompt:
         raise ValueError(f"{settings.model} is a {name}, which takes no prompt; leave it out")
     if settings.size is not None:
@@ -378,6 +431,10 @@ def _compare_sheet(settings: Settings, images: dict[tuple[int, bool], Image.Imag
     detail = "   +   ".join([detail, *settings.stack])
     facts = [settings.model, f"{settings.num_inference_steps} steps"]
     facts.append(f"cfg {settings.cfg:g}" if settings.cfg > 1 else "no cfg")
+    if settings.is_controlled:
+        followed = Path(settings.control or settings.canny or "").name
+        strength = "" if settings.control_scale == 1 else f" at {settings.control_scale:g}"
+        facts.append(f"edges of {followed}{strength}")
     if settings.negative_prompt:
         facts.append(f"without “{settings.negative_prompt}”")
     return contact_sheet(

@@ -30,6 +30,8 @@ def open_pipeline(settings: Settings) -> Any:
         options["dtype"] = getattr(torch, settings.dtype)
     if settings.device != "auto":
         options["device"] = _device(settings.device)
+    if settings.controlnet is not None:
+        options["controlnet"] = settings.controlnet
     pipeline = load(settings.model, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

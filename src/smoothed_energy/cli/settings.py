@@ -37,6 +37,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: The ControlNet that is used where none is named, by model.
+CONTROLNETS = {"avatars": "canny"}
+
 #: Classifier-free guidance is off without a prompt: there is no condition to strengthen.
 CFG_WITHOUT_PROMPT = 1.0
 
@@ -49,8 +52,9 @@ class Settings:
 
     The names are those of the options. ``method`` is a text that may have settings without an
     option of their own; an option that the method does not have is None. ``size`` is height and
-    width in pixels, None the model's own. ``batch_size`` and ``device`` change the speed and not
-    the picture.
+    width in pixels, None the model's own. ``control`` and ``canny`` are paths of pictures: of
+    edges, or one whose edges are to be found. ``batch_size`` and ``device`` change the speed and
+    not the picture.
     """
 
     model: str
@@ -70,6 +74,10 @@ class Settings:
     size: tuple[int, int] | None
     compare: bool
     dtype: str
+    control: str | None = None
+    canny: str | None = None
+    controlnet: str | None = None
+    control_scale: float = 1.0
     batch_size: int = 1
     device: str = "auto"
 
@@ -82,6 +90,11 @@ class Settings:
     def is_guided(self) -> bool:
         """Whether any guidance acts."""
         return self.scale != 0 or bool(self.stack)
+
+    @property
+    def is_controlled(self) -> bool:
+        """Whether a ControlNet takes part."""
+        return self.control is not None or self.canny is not None
 
     def of_image(self, seed: int, *, guided: bool) -> Settings:
         """The settings that draw one image alone."""
@@ -99,6 +112,9 @@ class Settings:
         """What an image should remember, as JSON values."""
         settings = asdict(self)
         del settings["batch_size"], settings["device"]
+        if not self.is_controlled:
+            for name in ("control", "canny", "controlnet", "control_scale"):
+                del settings[name]
         return settings
 
 
@@ -138,6 +154,9 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
         stored = {name: value for name, value in stored.items() if name not in _OPTIONS}
     merged = {**stored, **chosen}
 
+    for one, other in (("control", "canny"), ("canny", "control")):
+        if chosen.get(one) and not chosen.get(other):
+            merged.pop(other, None)  # another picture than the one that is remembered
     model = merged.get("model", DEFAULT_MODEL)
     merged["model"] = model
     merged.setdefault("prompt", "")
@@ -158,10 +177,16 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
         "compare": False,
         "dtype": "auto",
         "device": "auto",
+        "control": None,
+        "canny": None,
+        "controlnet": None,
+        "control_scale": 1.0,
     }.items():
         merged.setdefault(name, value)
     merged["stack"] = tuple(merged["stack"])
     merged["scale"] = _number_or_text(merged["scale"])
+    if merged["controlnet"] is None and (merged["control"] or merged["canny"]):
+        merged["controlnet"] = CONTROLNETS.get(model)
     if merged["size"] is not None:
         merged["size"] = (int(merged["size"][0]), int(merged["size"][1]))
 
@@ -234,6 +259,23 @@ def _check(settings: Settings) -> None:
         raise ValueError(f"--dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")
     if not 0 <= settings.cfg < float("inf"):
         raise ValueError(f"--cfg {settings.cfg}: expected a finite number >= 0 (1 is off)")
+    if settings.control and settings.canny:
+        raise ValueError(
+            f"--control {settings.control} and --canny {settings.canny}: there can be only one "
+            "picture to follow"
+        )
+    if settings.controlnet and not settings.is_controlled:
+        raise ValueError(
+            f"--controlnet {settings.controlnet} has nothing to follow; expected --control or "
+            "--canny"
+        )
+    if settings.is_controlled and not settings.controlnet:
+        raise ValueError(
+            f"no ControlNet comes with {settings.model}; expected --controlnet with a folder or a "
+            "hub id"
+        )
+    if not 0 <= settings.control_scale < float("inf"):
+        raise ValueError(f"--control-scale {settings.control_scale}: expected a finite number >= 0")
     if settings.negative_prompt and settings.cfg <= 1:
         raise ValueError(
             f"--negative-prompt has no effect with --cfg {settings.cfg:g}; expected a --cfg above 1"
@@ -252,7 +294,7 @@ def image_stem(settings: Settings) -> str:
 
 
 def output_paths(settings: Settings, folder: Path) -> dict[tuple[int, bool] | str, Path]:
-    """Every file of a run: images by seed and whether guided, and ``"sheet"`` if there is one."""
+    """Every file of a run: images by seed and whether guided, ``"edges"`` and ``"sheet"``."""
     stem = image_stem(settings)
     paths: dict[tuple[int, bool] | str, Path] = {}
     for seed in settings.seeds:
@@ -261,6 +303,8 @@ def output_paths(settings: Settings, folder: Path) -> dict[tuple[int, bool] | st
             paths[seed, True] = folder / f"{stem}-seed{seed}-guided.png"
         else:
             paths[seed, settings.is_guided] = folder / f"{stem}-seed{seed}.png"
+    if settings.canny:
+        paths["edges"] = folder / f"{stem}-edges.png"
     if settings.compare:
         paths["sheet"] = folder / f"{stem}-compare.png"
     return paths

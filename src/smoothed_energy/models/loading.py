@@ -17,10 +17,12 @@ __all__ = [
     "PickledWeightsError",
     "UnknownModelError",
     "available",
+    "embedded_controlnets",
     "load",
     "model_folder",
 ]
 
+_CONTROLNETS = "controlnets"
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -87,6 +89,7 @@ def load(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    controlnet: str | Path | None = None,
 ) -> Any:
     """A pipeline that is ready to sample.
 
@@ -96,9 +99,12 @@ def load(
         dtype: Of the weights and of the computation. Default: float32 on a CPU; on a GPU bfloat16
             where the hardware has it, else float16.
         device: Default: ``"cuda"`` where there is one, else ``"mps"``, else ``"cpu"``.
+        controlnet: A ControlNet for it: the name of one that comes with an embedded model
+            (``"canny"`` for ``"avatars"``), a folder, or a hub id.
 
     Returns:
-        A ``diffusers.DiffusionPipeline``; for ``"avatars"`` a ``StableDiffusionXLPipeline``.
+        A ``diffusers.DiffusionPipeline``; for ``"avatars"`` a ``StableDiffusionXLPipeline``, or a
+        ``StableDiffusionXLControlNetPipeline``.
 
     Raises:
         UnknownModelError: If there is nothing of that name.
@@ -111,14 +117,53 @@ def load(
 
     device = torch.device(device if device is not None else _default_device())
     dtype = dtype if dtype is not None else _default_dtype(device)
+    options: dict[str, Any] = {
+        "use_safetensors": True,
+        _dtype_argument(diffusers.__version__): dtype,
+    }
+    if controlnet is None:
+        pipe = _from_pretrained(diffusers.DiffusionPipeline, model, source, options)
+        return pipe.to(device)
+    place = _resolve_controlnet(model, controlnet)
+    network = _from_pretrained(diffusers.ControlNetModel, controlnet, place, options)
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            source, use_safetensors=True, **{_dtype_argument(diffusers.__version__): dtype}
+        pipe = _from_pretrained(
+            diffusers.AutoPipelineForText2Image, model, source, {**options, "controlnet": network}
         )
+    except ValueError as error:
+        raise ModelError(f"{str(model)!r} has no pipeline with a ControlNet: {error}") from error
+    return pipe.to(device)
+
+
+def embedded_controlnets(model: str) -> list[str]:
+    """The names of the ControlNets that come with an embedded model, sorted."""
+    place = model_folder(model) / _CONTROLNETS
+    return sorted(found.parent.name for found in place.glob("*/config.json"))
+
+
+def _resolve_controlnet(model: str | Path, controlnet: str | Path) -> str:
+    """The argument for ``ControlNetModel.from_pretrained``."""
+    known = embedded_controlnets(str(model)) if str(model) in available() else []
+    if str(controlnet) in known:
+        return str(model_folder(str(model)) / _CONTROLNETS / str(controlnet))
+    path = Path(controlnet).expanduser()
+    if path.is_dir():
+        return str(path)
+    if isinstance(controlnet, str) and _HUB_ID.fullmatch(controlnet):
+        return controlnet
+    own = f"those that come with {model} are {', '.join(known)}" if known else "none comes with it"
+    raise UnknownModelError(
+        f"no ControlNet {str(controlnet)!r}: {own}; expected one of them, a folder that exists, or "
+        "a hub id of the form owner/name"
+    )
+
+
+def _from_pretrained(cls: Any, name: str | Path, source: str, options: dict[str, Any]) -> Any:
+    try:
+        return cls.from_pretrained(source, **options)
     except OSError as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ModelError(f"cannot load {str(model)!r}: {first}") from error
-    return pipe.to(device)
+        raise ModelError(f"cannot load {str(name)!r}: {first}") from error
 
 
 def _resolve(model: str | Path) -> str:
