@@ -154,13 +154,15 @@ class LayerGuidance(Guidance):
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """See `Guidance.select`."""
         layers = select_layers(denoiser, self.layers)
-        self.perturbation.modules(unwrap_denoiser(denoiser), layers)  # they exist, or it says so
+        # It can perturb these, and the modules exist, or it says so.
+        self.perturbation.on(layers).modules(unwrap_denoiser(denoiser), layers)
         return layers
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`."""
+        layers = self.select(denoiser)
         return self._plan(
-            perturbation=self.perturbation,
-            modules=self.perturbation.modules(unwrap_denoiser(denoiser), self.select(denoiser)),
+            perturbation=self.perturbation.on(layers),
+            modules=self.perturbation.modules(unwrap_denoiser(denoiser), layers),
             replay=replay,
         )

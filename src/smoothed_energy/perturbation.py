@@ -12,6 +12,7 @@ __all__ = [
     "AttentionPerturbation",
     "LayerCall",
     "Perturbation",
+    "ValuesOnly",
     "enclosing_block",
 ]
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackendError, attend_with
-from .self_attention import LayerError
+from .self_attention import LayerError, require_softmax
 from .tokens import ImageTokens, rows_in_order
 
 if TYPE_CHECKING:
@@ -112,6 +113,54 @@ class Perturbation(ABC):
         """Whether nothing is changed, so that there is nothing to guide away from."""
         return False
 
+    @property
+    def without_softmax(self) -> Perturbation | None:
+        """What stands for it in layers that don't compute softmax(QK^T)V; None if nothing can."""
+        return self
+
+    def on(self, layers: Sequence[SelfAttentionLayer]) -> Perturbation:
+        """The perturbation of these layers: itself, or what stands for it in some of them.
+
+        Raises:
+            LayerError: If one of them has no softmax(QK^T), and it needs that.
+        """
+        substitute = self.without_softmax
+        if substitute is self:
+            return self
+        if substitute is None:
+            require_softmax(layers)
+            return self
+        return _ByLayer({layer.name: self if layer.softmax else substitute for layer in layers})
+
+
+@dataclass(frozen=True)
+class _ByLayer(Perturbation):
+    """A perturbation for each layer, of the same modules."""
+
+    parts: Mapping[str, Perturbation]
+
+    def run(self, call: LayerCall) -> Any:
+        """See `Perturbation.run`."""
+        return self.parts[call.name].run(call)
+
+
+@dataclass(frozen=True)
+class ValuesOnly(Perturbation):
+    """Attention whose map is the identity: the values pass through to the output projection.
+
+    It is for attention of the image's tokens alone, of any kind.
+    """
+
+    def run(self, call: LayerCall) -> Any:
+        """See `Perturbation.run`."""
+        module: Any = call.module
+        tokens: Tensor = module.to_v(call.input())
+        for layer in module.to_out:
+            tokens = layer(tokens)
+        # Linear attention clips what half precision can't hold, instead of giving infinity.
+        limits = torch.finfo(tokens.dtype)
+        return tokens.clamp(limits.min, limits.max)
+
 
 def enclosing_block(denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module:
     """The transformer block that a layer's self-attention is part of.
@@ -163,16 +212,27 @@ class AttentionCall:
         return replace(self, key=key)
 
     def smoothed(self, tokens: Tensor, smoothing: Smoothing) -> Tensor:
-        """The image's tokens `(B, heads, T, d)` with an operator applied over their grid."""
-        return self.image.fold(smoothing.apply(self.image.unfold(tokens), self.image.grid))
+        """The image's tokens `(B, heads, T, d)` with an operator applied over their grid.
+
+        Raises:
+            GridError: If it mixes sequences that are not all in the batch.
+        """
+        if self._mixes_sequences(smoothing):
+            return self.image.fold(smoothing.apply(self.image.unfold(tokens), self.image.grid))
+        return smoothing.apply(tokens, self.image.grids[0])
 
     def makes_uniform(self, smoothing: Smoothing) -> bool:
-        """Whether an operator makes all of the layer's queries equal, and attention with them."""
+        """Whether an operator makes all queries of a sequence their mean, and attention equal."""
         return (
-            self.image.folded is None
-            and smoothing.is_uniform(self.image.grid)
+            smoothing.is_uniform(self.image.grids[0])
+            and not self._mixes_sequences(smoothing)
             and self.treats_queries_alike
         )
+
+    def _mixes_sequences(self, smoothing: Smoothing) -> bool:
+        """Whether an operator mixes tokens of different sequences of one sample."""
+        # On a grid of the sequences alone, each a single token, it is the identity if it does not.
+        return self.image.folded is not None and not smoothing.is_identity(self.image.grids[1])
 
     @property
     def treats_queries_alike(self) -> bool:
@@ -186,6 +246,11 @@ class AttentionPerturbation(Perturbation):
 
     Where text and image tokens attend together, only what the image's tokens ask is changed.
     """
+
+    @property
+    def without_softmax(self) -> Perturbation | None:
+        """See `Perturbation.without_softmax`."""
+        return None
 
     @abstractmethod
     def attend(self, call: AttentionCall) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["PARTS", "LayerError", "SelfAttentionLayer", "unwrap_denoiser"]
+__all__ = ["PARTS", "LayerError", "SelfAttentionLayer", "require_softmax", "unwrap_denoiser"]
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
 
 #: The parts of every denoiser, in the order in which they run.
 PARTS = ("down", "mid", "up")
+
+#: Methods for which attention may be of any kind.
+WITHOUT_SOFTMAX = "pag, slg, tpg, swg, autoguidance"
 
 
 class LayerError(ValueError):
@@ -34,6 +38,7 @@ class SelfAttentionLayer:
         heads: The number of attention heads.
         width: The number of channels of the queries, all heads together.
         module: The attention module itself. Two layers are equal if all else is.
+        softmax: Whether it computes softmax(QK^T)V. Linear attention does not.
     """
 
     name: str
@@ -45,6 +50,7 @@ class SelfAttentionLayer:
     heads: int
     width: int
     module: nn.Module = field(compare=False, repr=False)
+    softmax: bool = True
 
     @property
     def code(self) -> str:
@@ -55,6 +61,20 @@ class SelfAttentionLayer:
     def dotted(self) -> str:
         """The dotted code, such as ``d2.1``."""
         return f"{self.letter}{self.block}.{self.position}"
+
+
+def require_softmax(layers: Iterable[SelfAttentionLayer]) -> None:
+    """Refuse layers without softmax attention, for methods that change or read it.
+
+    Raises:
+        LayerError: If there is one.
+    """
+    for layer in layers:
+        if not layer.softmax:
+            raise LayerError(
+                f"layers: {layer.name} is linear attention, without softmax(QK^T), which this "
+                f"method needs; expected another layer, or another method: {WITHOUT_SOFTMAX}"
+            )
 
 
 def unwrap_denoiser(denoiser: nn.Module) -> nn.Module:

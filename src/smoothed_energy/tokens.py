@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .grid import GridError
+
 
 @dataclass(frozen=True)
 class ImageTokens:
@@ -39,6 +41,14 @@ class ImageTokens:
         return self.grid[0] if self.folded == "places" else math.prod(self.grid[1:])
 
     @property
+    def grids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The grid of the tokens in one sequence, and that of the sequences of one sample."""
+        if self.folded is None:
+            return self.grid, ()
+        of_frames, of_places = (self.grid[0], 1, 1), (1, *self.grid[1:])
+        return (of_places, of_frames) if self.folded == "frames" else (of_frames, of_places)
+
+    @property
     def slice(self) -> slice:
         """Their place in the sequence, if it is the same in all rows."""
         assert isinstance(self.start, int)
@@ -48,10 +58,20 @@ class ImageTokens:
         """Rows of the batch in which they have the same place, and that place.
 
         Args:
-            batch: The number of rows; the starts are repeated if it is a multiple of theirs.
+            batch: The number of rows. If it is a multiple of the number of starts, these are
+                repeated: all of them, or where axes are folded into the rows, each by itself.
+
+        Raises:
+            GridError: If it is no multiple.
         """
         starts = (self.start,) if isinstance(self.start, int) else self.start
-        starts *= batch // len(starts)
+        times, left = divmod(batch, len(starts))
+        if left or not times:
+            raise GridError(f"{len(starts)} places of image tokens in a batch of {batch} rows")
+        if self.folded is None:
+            starts *= times
+        else:
+            starts = tuple(start for start in starts for _ in range(times))
         for start in dict.fromkeys(starts):
             rows = [row for row, other in enumerate(starts) if other == start]
             yield rows, replace(self, start=start)
@@ -61,9 +81,18 @@ class ImageTokens:
 
         Args:
             tokens: The layer's, `(batch, heads, count, d)`.
+
+        Raises:
+            GridError: If the batch does not hold all sequences of its samples.
         """
         if self.folded is None:
             return tokens
+        _, others = self.grids
+        if tokens.shape[0] % math.prod(others):
+            raise GridError(
+                f"{self.folded} of a grid {self.grid} are folded into a batch of {tokens.shape[0]} "
+                f"rows, which is no multiple of {math.prod(others)}, so they can't be mixed"
+            )
         frames, places = self.grid[0], math.prod(self.grid[1:])
         heads, width = tokens.shape[1], tokens.shape[-1]
         if self.folded == "frames":

@@ -1,5 +1,6 @@
 """The kinds of denoisers that guidance works with, an adapter each."""
 
+from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
 from .cogvideox import CogVideoX
 from .family import Arguments, Family, Setting, Step
@@ -11,6 +12,7 @@ from .lumina2 import Lumina2
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .registry import families, family_of, known_parts, register
+from .sana import Sana
 from .sd3 import StableDiffusion3
 from .transformer import Transformer
 from .unet import UNet
@@ -41,5 +43,7 @@ for _family in (
     Wan,
     LTXVideo,
     CogVideoX,
+    AnimateDiff,
+    Sana,
 ):
     register(_family())

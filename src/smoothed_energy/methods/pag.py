@@ -19,7 +19,7 @@ from torch import Tensor
 from ..attachable import SECOND_PASS, About
 from ..checks import number_or_nan
 from ..guidance import LayerGuidance
-from ..perturbation import AttentionCall, AttentionPerturbation
+from ..perturbation import AttentionCall, AttentionPerturbation, ValuesOnly
 from ..steps import StepPosition
 
 
@@ -47,6 +47,11 @@ class IdentityAttention(AttentionPerturbation):
             logits = logits + _itself_and_text(mask, image)
         weights = logits.softmax(dim=-1).to(own.dtype)
         return weights[..., :1] * own + weights[..., 1:] @ text_values
+
+    @property
+    def without_softmax(self) -> ValuesOnly:
+        """See `Perturbation.without_softmax`: the identity is one map of all."""
+        return ValuesOnly()
 
 
 def _without(tokens: Tensor, image: slice, dim: int) -> Tensor:

@@ -28,6 +28,7 @@ from ..layers import (
     select_layers,
 )
 from ..rows import Formulation
+from ..self_attention import require_softmax
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 from ..tokens import rows_in_order
 
@@ -166,7 +167,9 @@ class SelfAttentionGuidance(Guidance):
 
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """See `Guidance.select`."""
-        return select_layers(denoiser, self.layers)
+        layers = select_layers(denoiser, self.layers)
+        require_softmax(layers)
+        return layers
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`; the second pass has another input, so nothing is replayed."""

@@ -25,7 +25,7 @@ from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 Side = Literal["query", "key"]
 
 # Large enough that no kernel degenerates for lack of neighbours.
-_ANY_GRID = (8, 8)
+_ANY_GRID = (8, 8, 8)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""AnimateDiff: a U-Net of pictures, with motion modules between its frames."""
+
+from __future__ import annotations
+
+__all__ = ["AnimateDiff"]
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..grid import GridError, token_grids
+from ..rows import BatchLayout
+from ..self_attention import PARTS, LayerError, SelfAttentionLayer
+from ..tokens import ImageTokens
+from .family import Arguments, Setting, Step
+from .unet import UNet, in_transformers
+
+_STARTS = ("down_blocks", "mid_block", "up_blocks")
+_MOTION = ".motion_modules."
+
+
+class AnimateDiff(UNet):
+    """Attention over space in every frame, as in Stable Diffusion, and over time in every place.
+
+    The layers over time are a stack of their own, ``t0``, ``t1``, ..., and the part ``"motion"``.
+    Where FreeNoise gives them windows of frames, each window is a video of its own.
+    """
+
+    name: ClassVar[str] = "AnimateDiff"
+    denoisers: ClassVar[tuple[str, ...]] = ("UNetMotionModel",)
+    parts: ClassVar[tuple[str, ...]] = (*PARTS, "motion")
+
+    def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        """See `Family.layers`.
+
+        Raises:
+            LayerError: If the denoiser is split into calls with a few frames or places.
+        """
+        motion = []
+        for name, module in denoiser.named_modules():
+            if type(module).__name__ == "SplitInferenceModule":
+                raise LayerError(
+                    "split inference (enable_free_noise_split_inference) calls layers with a part "
+                    "of the batch, whose rows can't be told then; expected a pipeline without it"
+                )
+            if _MOTION in name and super().is_layer(name, module):
+                motion.append((name.replace("._orig_mod", ""), module))
+        motion.sort(key=lambda item: _place(item[0]))
+        found = [*super().layers(denoiser), *in_transformers("motion", "t", motion)]
+        return tuple(sorted(found, key=lambda layer: _place(layer.name)))
+
+    def is_layer(self, name: str, module: nn.Module) -> bool:
+        """See `UNet.is_layer`; those over time are counted apart."""
+        return _MOTION not in name and super().is_layer(name, module)
+
+    def tokens(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> ImageTokens:
+        """See `Family.tokens`."""
+        shape = argument(self.sample).shape
+        grid = _grid(denoiser, layer, shape)
+        if _MOTION not in layer:
+            found = ImageTokens((shape[2], *grid), folded="frames")
+        else:
+            block: Any = denoiser.get_submodule(layer.rpartition(".")[0])
+            window = count == getattr(block, "context_length", None)
+            found = ImageTokens((count if window else shape[2], *grid), folded="places")
+        if found.count != count:
+            raise GridError(
+                f"{layer} has {count} tokens, but expected {found.count} of a grid "
+                f"{'x'.join(map(str, found.grid))}"
+            )
+        return found
+
+    def layer_grid(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """See `Family.layer_grid`."""
+        frames = latents[0] if len(latents) == 3 else 1
+        return (frames, *_grid(denoiser, layer.name, (1, 1, *latents)))
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`.
+
+        Raises:
+            ValueError: Under classifier-free guidance.
+        """
+        layout = super().layout(denoiser, setting, step)
+        if layout.groups > 1:
+            raise ValueError(
+                "AnimateDiff's prompts have a row for every frame, which can't be told by prompt "
+                "yet, so there is no guidance under classifier-free guidance; expected "
+                "guidance_scale=1"
+            )
+        return layout
+
+
+def _grid(denoiser: nn.Module, layer: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The height and width of the level that a layer is on."""
+    # Every block of the path down but the last halves.
+    grids = token_grids(denoiser, shape)
+    start, number, *_ = layer.split(".")
+    if start == "mid_block":
+        return grids[-1]
+    return grids[int(number)] if start == "down_blocks" else grids[-1 - int(number)]
+
+
+def _place(layer: str) -> tuple[int, list[int], bool]:
+    """Where in the order in which layers run one of this name is."""
+    start, *pieces = layer.split(".")
+    numbers = [int(piece) for piece in pieces if piece.isdigit()]
+    return _STARTS.index(start), numbers[:-1], _MOTION in layer
