@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from comparison import assert_guided_as_by_brute_force
+from comparison import assert_guided_as_by_brute_force, run_of
 from tiny_ltx import CASES, GRID, transformer
 
+from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.families import family_of
 from smoothed_energy.grid import GridError
 
@@ -26,13 +27,26 @@ def test_as_by_brute_force(cfg, sigma, temporal):
     assert_guided_as_by_brute_force(CASES[0], cfg=cfg, sigma=sigma, temporal=temporal)
 
 
-def test_image_to_video_without_cfg():
-    assert_guided_as_by_brute_force(CASES[-1], sigma=1.0, temporal=1.0)
+@pytest.mark.parametrize("case", CASES[2:], ids=lambda case: case.family)
+def test_from_images_without_cfg(case):
+    assert_guided_as_by_brute_force(case, sigma=1.0, temporal=1.0)
 
 
 @CASE
 def test_unconditional_formulation(case):
     assert_guided_as_by_brute_force(case, cfg=True, formulation="unconditional")
+
+
+def test_separate_conditioning_frames_are_refused():
+    case = CASES[-1]
+    pipe = case.pipeline()
+    # The pipeline itself fails with more prompts here.
+    one_prompt = {name: case.arguments[name][:1] for name in case.arguments if "prompt" in name}
+    with (
+        SmoothedEnergyGuidance(layers="mid").attach(pipe),
+        pytest.raises(GridError, match="without separate conditioning frames"),
+    ):
+        run_of(pipe, case, frame_index=8, **one_prompt)()
 
 
 def coordinates(frames):

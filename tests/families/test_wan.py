@@ -14,7 +14,7 @@ from smoothed_energy import GaussianBlur, GuidanceInterval, SmoothedEnergyGuidan
 from smoothed_energy.layers import LayerError
 from smoothed_energy.pipelines import find_denoiser, find_denoisers
 
-TEXT_TO_VIDEO, IMAGE_TO_VIDEO = CASES
+TEXT_TO_VIDEO, TOKEN_TIMESTEPS, IMAGE_TO_VIDEO = CASES
 
 
 @pytest.mark.parametrize("cfg", [False, True])
@@ -26,8 +26,10 @@ def test_as_by_brute_force(cfg, sigma, temporal):
     assert_guided_as_by_brute_force(TEXT_TO_VIDEO, cfg=cfg, sigma=sigma, temporal=temporal)
 
 
-@pytest.mark.parametrize("case", [IMAGE_TO_VIDEO, VIDEO_TO_VIDEO], ids=lambda case: case.family)
-def test_from_images_and_videos(case):
+@pytest.mark.parametrize(
+    "case", [TOKEN_TIMESTEPS, IMAGE_TO_VIDEO, VIDEO_TO_VIDEO], ids=lambda case: case.family
+)
+def test_other_pipelines(case):
     assert_guided_as_by_brute_force(case, cfg=True, sigma=1.0, temporal=1.0)
 
 

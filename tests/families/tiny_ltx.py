@@ -6,7 +6,9 @@ import torch
 from brute_force_attention import Case, Image
 from comparison import with_sharp_attention
 from diffusers import (
+    AutoencoderKLLTXVideo,
     FlowMatchEulerDiscreteScheduler,
+    LTXConditionPipeline,
     LTXImageToVideoPipeline,
     LTXPipeline,
     LTXVideoTransformer3DModel,
@@ -34,6 +36,18 @@ def transformer():
     )
 
 
+@functools.cache
+def vae():
+    torch.manual_seed(1)
+    return AutoencoderKLLTXVideo(
+        latent_channels=CHANNELS,
+        block_out_channels=[8] * 4,
+        decoder_block_out_channels=[8] * 4,
+        layers_per_block=[1] * 5,
+        decoder_layers_per_block=[1] * 5,
+    ).eval()
+
+
 def ltx(cls=LTXPipeline, **changes):
     components = {
         "vae": None,
@@ -47,6 +61,10 @@ def ltx(cls=LTXPipeline, **changes):
 
 def image_to_video():
     return ltx(LTXImageToVideoPipeline)
+
+
+def with_conditions():
+    return ltx(LTXConditionPipeline, vae=vae())
 
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -105,5 +123,15 @@ CASES = [
         cfg={"guidance_scale": 5.0},
         scale=5.0,
         sent=without_first_frame,
+    ),
+    Case(
+        "LTX-Video, conditions",
+        with_conditions,
+        {**ARGUMENTS, "image": noise(1, 3, 128, 192, seed=4).clamp(0, 1), "num_inference_steps": 4},
+        IMAGES,
+        cfg={"guidance_scale": 5.0, "guidance_rescale": RESCALE},
+        scale=5.0,
+        sent=torch.neg,
+        normalised=rescaled,
     ),
 ]

@@ -105,6 +105,16 @@ CASES = [
         separate=True,
     ),
     Case(
+        "Wan 2.2, 5B",
+        # Every token has a timestep.
+        functools.partial(wan, expand_timesteps=True),
+        ARGUMENTS,
+        IMAGES,
+        cfg={"guidance_scale": 5.0},
+        scale=5.0,
+        separate=True,
+    ),
+    Case(
         "Wan, image to video",
         image_to_video,
         {**ARGUMENTS, "image": PICTURE},
