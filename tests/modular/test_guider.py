@@ -17,6 +17,7 @@ from tiny_pipelines import (
     cfg,
     difference,
     latents_of,
+    noise,
     size,
     xl,
     xl_mid_grids,
@@ -202,3 +203,35 @@ def test_the_stem_is_replayed():
     finally:
         del first.forward
     assert calls == [1, 1]
+
+
+def test_what_a_block_makes_of_predictions_it_makes_of_the_perturbed_one_too():
+    """Blocks of other pipelines cut predictions or change their sign before they are combined."""
+    pipe, guider = modular_xl(), SmoothedEnergyGuider("seg; layers=mid", guidance_scale=SCALE)
+    unet, latents, time = pipe.unet, noise(1, 4, 12, 8, seed=7), torch.tensor(500.0)
+    prompts = xl_prompts()
+    data = {
+        "text": (prompts["prompt_embeds"], prompts["negative_prompt_embeds"]),
+        "pooled": (prompts["pooled_prompt_embeds"], prompts["negative_pooled_prompt_embeds"]),
+    }
+
+    def predicted(change):
+        guider.set_state(step=0, num_inference_steps=2, timestep=time)
+        batches = guider.prepare_inputs(data)
+        for batch in batches:
+            guider.prepare_models(unet)
+            conditions = {"text_embeds": batch.pooled, "time_ids": noise(1, 6, seed=6)}
+            with torch.no_grad():
+                output = unet(
+                    latents,
+                    time,
+                    encoder_hidden_states=batch.text,
+                    added_cond_kwargs=conditions,
+                    return_dict=False,
+                )
+            batch.noise_pred = change(output[0])
+            guider.cleanup_models(unet)
+        return guider(batches).pred
+
+    expected = -predicted(lambda output: output)[:, :, :5]
+    assert difference(predicted(lambda output: -output[:, :, :5]), expected) < TOLERANCE

@@ -132,6 +132,24 @@ def test_a_block_that_does_not_call_the_denoiser_is_an_error():
         guider(batches[:2])
 
 
+def test_a_call_that_fills_a_cache_is_an_error():
+    guider, denoiser = SmoothedEnergyGuider(TEXT), xl_unet()
+    batches = prepared(guider, denoiser)
+    with pytest.raises(RuntimeError, match="kv_cache"):
+        denoiser(torch.zeros(1, 4, 12, 8), 500, kv_cache=object())
+    assert not is_patched(denoiser)
+    assert len(batches) == 3
+
+
+def test_batches_beyond_the_last_are_an_error():
+    guider, denoiser = SmoothedEnergyGuider(TEXT), xl_unet()
+    for _ in prepared(guider, denoiser)[1:]:
+        guider.cleanup_models(denoiser)
+        guider.prepare_models(denoiser)
+    with pytest.raises(RuntimeError, match="batch 4 of 3"):
+        guider.prepare_models(denoiser)
+
+
 def test_the_state_of_the_last_run_does_not_change_what_the_next_one_needs():
     guider = SmoothedEnergyGuider(TEXT, guidance_scale=5.0, stop=0.5)
     run_sd3(modular_sd3(SmoothedEnergyGuider("pag; layers=b1", stop=0.5)))
