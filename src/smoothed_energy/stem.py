@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 _NOT_RECORDED = object()
@@ -69,7 +70,7 @@ class Stem:
     def after(self, module: nn.Module, inputs: Collection[Any], output: Any) -> None:
         """Note what `module` gave in the clean pass for these inputs."""
         if self._open and module in self._candidates:
-            recording = _Recording(output, _lengths(inputs))
+            recording = _Recording(output, _shapes(inputs))
             self._recorded.setdefault(module, deque()).append(recording)
 
     def replay(
@@ -89,15 +90,15 @@ class Stem:
         queue = self._recorded.get(module)
         if not queue:
             return False, None
-        value = queue.popleft().rows(rows, batch, _lengths(inputs))
+        value = queue.popleft().rows(rows, batch, _shapes(inputs))
         return (False, None) if value is _NOT_RECORDED else (True, value)
 
 
 class _Recording:
     """One output, unusable once somebody has changed it in place (FreeU and T2I-Adapter do)."""
 
-    def __init__(self, output: Any, lengths: list[int]) -> None:
-        self._lengths = lengths
+    def __init__(self, output: Any, shapes: list[torch.Size]) -> None:
+        self._shapes = shapes
         self._tensors: list[tuple[Tensor, int]] = []
         self._copies: dict[int, Tensor] = {}
         self._output = self._keep(output)
@@ -118,18 +119,21 @@ class _Recording:
             return value
         return _NOT_RECORDED
 
-    def rows(self, rows: slice, batch: int, lengths: list[int]) -> Any:
+    def rows(self, rows: slice, batch: int, shapes: list[torch.Size]) -> Any:
         if any(tensor._version != version for tensor, version in self._tensors):
             return _NOT_RECORDED
-        if (rows.start == 0 and rows.stop == batch) or (lengths and lengths == self._lengths):
+        if (rows.start == 0 and rows.stop == batch) or (shapes and shapes == self._shapes):
             # Every row, or nothing of what went in has rows: positions, for instance.
             return self._output
-        return _rows_of(self._output, rows, batch) if lengths else _NOT_RECORDED
+        if not shapes or [shape[1:] for shape in shapes] != [shape[1:] for shape in self._shapes]:
+            # Fewer rows may be padded to a shorter length.
+            return _NOT_RECORDED
+        return _rows_of(self._output, rows, batch)
 
 
-def _lengths(inputs: Collection[Any]) -> list[int]:
-    """The first dimensions of those inputs that are tensors."""
-    return [len(value) for value in inputs if isinstance(value, Tensor) and value.ndim]
+def _shapes(inputs: Collection[Any]) -> list[torch.Size]:
+    """The shapes of those inputs that are tensors."""
+    return [value.shape for value in inputs if isinstance(value, Tensor) and value.ndim]
 
 
 def _rows_of(value: Any, rows: slice, batch: int) -> Any:
@@ -141,6 +145,8 @@ def _rows_of(value: Any, rows: slice, batch: int) -> Any:
         fold = value.shape[0] // batch
         return value[rows.start * fold : rows.stop * fold]
     if isinstance(value, (list, tuple)):
+        if value and all(isinstance(item, (bool, int, float)) for item in value):
+            return _NOT_RECORDED  # there may be one for each row
         items = [_rows_of(item, rows, batch) for item in value]
         if any(item is _NOT_RECORDED for item in items):
             return _NOT_RECORDED

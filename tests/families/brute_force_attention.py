@@ -13,6 +13,7 @@ by $u + g\,(c - u) + \gamma\,(c - \tilde c)$.
 Nothing of `smoothed_energy` is used here.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -149,6 +150,7 @@ def brute_force(pipe, case, *, cfg, sigma=1.0, temporal=0.0, scale=3.0, branch="
         calls.append((_prediction(output), _prediction(perturbed)))
         return output
 
+    @functools.wraps(step)  # pipelines look at its parameters
     def combined(model_output, *args, **kwargs):
         found = [torch.stack([case.sent(part) for part in call]) for call in calls]
         calls.clear()

@@ -115,20 +115,7 @@ def test_the_time_runs_backwards():
     assert attachment.last_run.guided_calls == 1
 
 
-@pytest.mark.parametrize(
-    "replay",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                raises=IndexError,
-                strict=True,
-                reason="stem.py replays lists of numbers, one for each row, with all rows",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("replay", [False, True])
 def test_rows_of_one_batch(replay):
     """A loop of one's own may stack `[u, c]`; the conditional rows alone are shorter."""
     transformer = CASES[0].pipeline().transformer
