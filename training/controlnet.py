@@ -1,7 +1,7 @@
 """Trains a small Canny ControlNet for the embedded model; resumable, with a schedule by the clock.
 
     python -m training.controlnet --recipe cpu --time-budget 60 --processes 2
-    python -m training.controlnet --export src/smoothed_energy/models/avatars/controlnet
+    python -m training.controlnet --export src/smoothed_energy/models/avatars/controlnets/canny
 
 U-Net and text encoder are the finished model's and stay as they are. Half of the captions are
 empty, so that edges work without a prompt, too.

@@ -262,7 +262,7 @@ class _Run:
             output = alone(
                 forward,
                 take_rows(args, rows, batch),
-                take_rows(kwargs, rows, batch, guided.family.unbatched),
+                guided.family.take_rows(kwargs, rows, batch),
             )
         return repeat_output(output, groups.groups)
 

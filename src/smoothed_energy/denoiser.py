@@ -422,11 +422,10 @@ class GuidedDenoiser:
                 plan, stems.pop(plan, None), rows, batch, image_tokens, self._outputs, call.position
             )
             result.clean[plan] = prediction[rows, :channels]
-            unbatched = self.family.unbatched
             perturbed = plan.negative(
                 SecondPass(
                     take_rows(kept_args, rows, batch),
-                    take_rows(kept_kwargs, rows, batch, unbatched),
+                    self.family.take_rows(kept_kwargs, rows, batch),
                     sample[rows],
                     result.clean[plan],
                     functools.partial(self._predict, plan, second, forward),
@@ -438,7 +437,7 @@ class GuidedDenoiser:
                     call.position,
                     call.kind.prediction_type,
                     self.family.sample,
-                    tuple(n for n in self.family.tied_to_size if argument(n) is not None),
+                    self.family.tied(argument),
                     self.family.multiple(self.model),
                 )
             )

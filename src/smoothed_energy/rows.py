@@ -112,7 +112,13 @@ def pair_layout(cfg_scale: float | None) -> BatchLayout:
     )
 
 
-def take_rows(value: Any, rows: slice, batch: int, unbatched: frozenset[str] = frozenset()) -> Any:
+def take_rows(
+    value: Any,
+    rows: slice,
+    batch: int,
+    unbatched: frozenset[str] = frozenset(),
+    folded: frozenset[str] = frozenset(),
+) -> Any:
     """The rows of everything batched inside nested arguments.
 
     Args:
@@ -120,6 +126,8 @@ def take_rows(value: Any, rows: slice, batch: int, unbatched: frozenset[str] = f
         rows: The rows to keep.
         batch: The number of rows: a tensor is batched if its first dimension has this size.
         unbatched: Keys of the outermost dict whose values stay as they are.
+        folded: Keys of the outermost dict whose tensors may have several rows for each of the
+            batch, one after the other (one for every frame).
 
     Returns:
         The same nesting; containers are new, tensors are views.
@@ -130,11 +138,23 @@ def take_rows(value: Any, rows: slice, batch: int, unbatched: frozenset[str] = f
         return value[rows] if batched and not everything else value
     if isinstance(value, dict):
         return {
-            key: item if key in unbatched else take_rows(item, rows, batch)
+            key: item
+            if key in unbatched
+            else (_take_folded if key in folded else take_rows)(item, rows, batch)
             for key, item in value.items()
         }
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(take_rows(item, rows, batch) for item in value))
     if isinstance(value, (list, tuple)):
         return type(value)(take_rows(item, rows, batch) for item in value)
+    return value
+
+
+def _take_folded(value: Any, rows: slice, batch: int) -> Any:
+    """As `take_rows`, with tensors that have several rows for each of the batch."""
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] % batch == 0:
+        fold = value.shape[0] // batch
+        return value[rows.start * fold : rows.stop * fold]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_take_folded(item, rows, batch) for item in value)
     return value

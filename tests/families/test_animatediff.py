@@ -39,7 +39,7 @@ from smoothed_energy.methods.seg import BlurQueries
 from smoothed_energy.methods.tpg import ShuffleTokens
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
-WITHOUT_AND_WITH_CFG = pytest.mark.parametrize("cfg", [False])
+WITHOUT_AND_WITH_CFG = pytest.mark.parametrize("cfg", [False, True])
 # Over space, over time, over both.
 BLURS = [(1.0, None), (0.0, 1.0), (1.0, 1.0)]
 
@@ -305,10 +305,3 @@ def test_split_inference_is_refused():
             run_of(pipe, SPATIAL)()
     with pytest.raises(LayerError, match="split inference"):
         SmoothedEnergyGuidance(layers="mid").attach(pipe)
-
-
-def test_classifier_free_guidance_is_refused():
-    pipe = animatediff()
-    guidance = SmoothedEnergyGuidance(layers="mid")
-    with guidance.attach(pipe), pytest.raises(ValueError, match="a row for every frame"):
-        run_of(pipe, SPATIAL, cfg=True)()

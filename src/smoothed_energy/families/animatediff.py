@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..grid import GridError, token_grids
-from ..rows import BatchLayout
 from ..self_attention import PARTS, LayerError, SelfAttentionLayer
 from ..tokens import ImageTokens
-from .family import Arguments, Setting, Step
+from .family import Arguments
 from .unet import UNet, in_transformers
 
 _STARTS = ("down_blocks", "mid_block", "up_blocks")
@@ -29,6 +28,14 @@ class AnimateDiff(UNet):
     name: ClassVar[str] = "AnimateDiff"
     denoisers: ClassVar[tuple[str, ...]] = ("UNetMotionModel",)
     parts: ClassVar[tuple[str, ...]] = (*PARTS, "motion")
+    # A row for every frame.
+    folded: ClassVar[frozenset[str]] = frozenset(
+        {
+            "encoder_hidden_states",
+            "down_block_additional_residuals",
+            "mid_block_additional_residual",
+        }
+    )
 
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """See `Family.layers`.
@@ -78,21 +85,6 @@ class AnimateDiff(UNet):
         """See `Family.layer_grid`."""
         frames = latents[0] if len(latents) == 3 else 1
         return (frames, *_grid(denoiser, layer.name, (1, 1, *latents)))
-
-    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`.
-
-        Raises:
-            ValueError: Under classifier-free guidance.
-        """
-        layout = super().layout(denoiser, setting, step)
-        if layout.groups > 1:
-            raise ValueError(
-                "AnimateDiff's prompts have a row for every frame, which can't be told by prompt "
-                "yet, so there is no guidance under classifier-free guidance; expected "
-                "guidance_scale=1"
-            )
-        return layout
 
 
 def _grid(denoiser: nn.Module, layer: str, shape: tuple[int, ...]) -> tuple[int, int]:

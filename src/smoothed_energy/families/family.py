@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
-from ..rows import BatchLayout
+from ..rows import BatchLayout, take_rows
 from ..self_attention import PARTS, SelfAttentionLayer
 from ..steps import StepPosition
 from ..tokens import ImageTokens
@@ -42,6 +42,7 @@ class Family(ABC):
         parts: The words that select layers, in the order in which they run.
         unbatched: Arguments without a row for each sample (whatever the size of their first
             dimension).
+        folded: Arguments with several rows for each sample, one after the other.
         tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
             the latents into windows can't be used with them.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
@@ -52,6 +53,7 @@ class Family(ABC):
     sample: ClassVar[str] = "hidden_states"
     parts: ClassVar[tuple[str, ...]] = PARTS
     unbatched: ClassVar[frozenset[str]] = frozenset()
+    folded: ClassVar[frozenset[str]] = frozenset()
     tied_to_size: ClassVar[tuple[str, ...]] = ()
     reversed_flow: ClassVar[bool] = False
 
@@ -119,6 +121,15 @@ class Family(ABC):
     def has_learned_variance(self, denoiser: nn.Module) -> bool:
         """Whether the second half of the prediction's channels is a variance."""
         return False
+
+    def take_rows(self, arguments: dict[str, Any], rows: slice, batch: int) -> dict[str, Any]:
+        """Some rows of the named arguments of a call; see `smoothed_energy.rows.take_rows`."""
+        taken: dict[str, Any] = take_rows(arguments, rows, batch, self.unbatched, self.folded)
+        return taken
+
+    def tied(self, argument: Arguments) -> tuple[str, ...]:
+        """Those given arguments of a call that hold for one size of the latents."""
+        return tuple(name for name in self.tied_to_size if argument(name) is not None)
 
     def multiple(self, denoiser: nn.Module) -> int:
         """What height and width of latents must be multiples of to come out in the same size."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..rows import BatchLayout
-from .family import Setting, Step
+from .family import Arguments, Setting, Step
 from .transformer import Transformer
 
 
@@ -26,6 +26,10 @@ class Wan(Transformer):
         """See `Transformer.patch`."""
         config: Any = denoiser.config
         return tuple(config.patch_size)
+
+    def tied(self, argument: Arguments) -> tuple[str, ...]:
+        """See `Family.tied`; Wan 2.2 5B is told a time for every token."""
+        return ("timestep",) if argument("timestep").ndim > 1 else ()
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`; Wan 2.2 has another scale below a boundary."""

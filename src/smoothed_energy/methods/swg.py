@@ -51,8 +51,8 @@ class _ThroughWindows:
         if second.tied_to_size:
             raise ValueError(
                 f"sliding window guidance can't cut {', '.join(second.tied_to_size)} into windows; "
-                "expected a pipeline without (ControlNet and T2I-Adapter give some), or another "
-                "guidance"
+                "expected another guidance, or, where a ControlNet or T2I-Adapter gives this, a "
+                "pipeline without"
             )
         clean = second.clean
         if clean.ndim < 4 or clean.shape[-2:] != second.sample.shape[-2:]:
