@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attachment import Attachment, GuidanceWarning, RunSummary
+    from .attachment import Attachment, GuidanceWarning
     from .guidance import Guidance
     from .interval import GuidanceInterval
     from .methods import (
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         guidance_from_dict,
         guidance_from_text,
     )
+    from .run import RunSummary
     from .scales import CosineScale, LinearScale, ScaleTable
     from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
     from .steps import Adaptive, EveryNth, NoiseLevels, StepPosition, Steps
@@ -61,7 +62,7 @@ __all__ = [
 _HOME_OF = {
     "Attachment": "attachment",
     "GuidanceWarning": "attachment",
-    "RunSummary": "attachment",
+    "RunSummary": "run",
     "Guidance": "guidance",
     "GuidanceInterval": "interval",
     "EntropyRectifyingGuidance": "methods",

@@ -16,30 +16,18 @@ import inspect
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .caches import CacheStates
-from .denoiser import (
-    DenoiserCall,
-    DenoiserResult,
-    GuidedDenoiser,
-    OutputKind,
-    Plan,
-    PredictionType,
-    correct,
-    repeat_output,
-    with_prediction,
-)
+from .checks import check_choice
+from .denoiser import OutputKind, PredictionType
 from .patching import Router, patched
 from .pipelines import (
     batch_layout,
@@ -49,36 +37,19 @@ from .pipelines import (
     refuse_own_guidance,
     step_position,
 )
-from .rows import BatchLayout, pair_layout, take_rows
-from .steps import StepPosition, as_steps
+from .rows import BatchLayout, Formulation
+from .run import Run, RunSummary
+from .steps import StepPosition
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .attachable import Attachable
     from .guidance import Guidance
-    from .interval import GuidanceInterval
 
 
 class GuidanceWarning(UserWarning):
     """A run that was to be guided was not."""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What one attached guidance did in one run.
-
-    Args:
-        calls: How often the denoiser was called while the guidance was attached.
-        guided_calls: How many of these calls had a second pass of this guidance.
-        layers: The names of the layers that were perturbed.
-        reused_calls: How many of these calls used the difference of predictions of an earlier one.
-    """
-
-    calls: int = 0
-    guided_calls: int = 0
-    layers: frozenset[str] = frozenset()
-    reused_calls: int = 0
 
 
 class Attachment:
@@ -90,13 +61,14 @@ class Attachment:
         guidance: The guidance.
         last_run: What it did in the last finished run of the pipeline (None before the first), or
             since it was attached to a bare denoiser.
+        replay: Whether its second passes take over what they can from the first.
     """
 
     def __init__(self, guidance: Attachable, session: _Session, *, replay: bool) -> None:
         self.guidance = guidance
         self.last_run: RunSummary | None = None
         self._session = session
-        self._replay = replay
+        self.replay = replay
 
     @property
     def attached(self) -> bool:
@@ -119,6 +91,7 @@ class Attachment:
         rescale_scale: float | None = None,
         cfg_scale: float | None = None,
         prediction_type: PredictionType | None = None,
+        branch: Formulation | None = None,
     ) -> None:
         """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
 
@@ -136,18 +109,29 @@ class Attachment:
             cfg_scale: CFG's $g$, needed by combinations with CFG's result.
             prediction_type: What the denoiser predicts, needed by methods that estimate the clean
                 image: `"epsilon"`, `"v_prediction"`, `"sample"` or `"flow"`.
+            branch: For loops that call the denoiser first with the prompt and then without it: say
+                `"conditional"` before the one call and `"unconditional"` before the other, both
+                times with `cfg_scale`. The correction enters the second call, so that
+                $u + g (c - u)$ gains exactly the correction.
 
         Raises:
             RuntimeError: If the guidance is detached.
             TypeError: If this guidance is attached to a pipeline, which knows all of this itself.
-            ValueError: If `index` is not in `[0, count)`, `conditional_rows` is not positive, or
-                `rescale_scale` is 1 or given without `conditional_rows`.
+            ValueError: If `index` is not in `[0, count)`, `conditional_rows` is not positive,
+                `rescale_scale` is 1 or given without `conditional_rows`, or `branch` is given
+                without a `cfg_scale` other than 1, or with `conditional_rows`.
         """
         if not self.attached:
             raise RuntimeError("this guidance is detached, so no step of it can follow")
-        position = StepPosition(index, count, sigma, timestep)
         self._session.set_step(
-            position, conditional_rows, rescale_scale, cfg_scale, prediction_type
+            _Step(
+                StepPosition(index, count, sigma, timestep),
+                conditional_rows,
+                rescale_scale,
+                rescale_scale if cfg_scale is None else cfg_scale,
+                OutputKind(prediction_type=prediction_type),
+                branch,
+            )
         )
 
     def __enter__(self) -> Self:
@@ -183,245 +167,59 @@ def attach(guidance: Attachable, target: Any, *, replay: bool = True) -> Attachm
 
 
 @dataclass(frozen=True)
-class _ConditionalCall:
-    """A call of the denoiser with the prompt, until the one without it comes."""
+class _Step:
+    """What the owner of a loop says of a step; see `Attachment.step`."""
 
-    scales: dict[Attachment, float]
-    result: DenoiserResult
+    position: StepPosition
+    conditional_rows: int | None
+    rescale_scale: float | None
+    cfg_scale: float | None
+    kind: OutputKind
+    branch: Formulation | None
 
-
-@dataclass(frozen=True)
-class _Kept:
-    """A difference of predictions, and the shape of the latents that it was made from."""
-
-    difference: Tensor
-    shape: torch.Size
-
-
-class _Run:
-    """The calls of the denoisers of a run, from first to last, and what happened in them.
-
-    A plan belongs to one denoiser, and so does all that is remembered from one call to the next.
-    """
-
-    def __init__(self, *denoisers: nn.Module) -> None:
-        self.guided = {denoiser: GuidedDenoiser(denoiser) for denoiser in denoisers}
-        self._caches: dict[GuidedDenoiser, CacheStates] = {}
-        self._plans: dict[tuple[GuidedDenoiser, Attachment], Plan] = {}
-        self.calls = 0
-        self._calls: Counter[Attachment] = Counter()
-        self._guided_calls: Counter[Attachment] = Counter()
-        self._reached: defaultdict[Attachment, set[str]] = defaultdict(set)
-        # The last difference of predictions, and in how many calls it was used.
-        self._kept: dict[Plan, _Kept] = {}
-        self._uses: Counter[Plan] = Counter()
-        self._reused_calls: Counter[Attachment] = Counter()
-        self._similarity: dict[Plan, float] = {}
-        # The call with the prompt, where the one without it is a call of its own.
-        self._conditional: dict[GuidedDenoiser, _ConditionalCall] = {}
-        self._without_cfg: dict[GuidedDenoiser, Any] = {}
-
-    def call(
-        self,
-        denoiser: nn.Module,
-        attachments: Iterable[Attachment],
-        position: Callable[[], StepPosition],
-        layout: Callable[[int], BatchLayout],
-        kind: OutputKind,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """One call of a denoiser, corrected by those attachments that are active.
-
-        `position` and `layout` (of a number of rows) are asked only if the answer matters.
-        """
-        self.calls += 1
-        guided = self.guided[denoiser]
-        attachments = tuple(attachments)
-        self._calls.update(attachments)
-        limits = [item for item in attachments if item.guidance.limits_cfg]
-        corrections = [item for item in attachments if item not in limits]
-        if all(item.guidance.is_off or _interval(item).keeps_cfg(position()) for item in limits):
-            self._guided_calls.update(limits)
-            return self._corrected(
-                guided, corrections, position, layout, kind, forward, args, kwargs
+    def __post_init__(self) -> None:
+        size, rescale_scale = self.conditional_rows, self.rescale_scale
+        if size is not None and size < 1:
+            raise ValueError(
+                f"conditional_rows={size!r} is not a number of rows; expected 1 or more, or None "
+                "if all rows are guided by themselves"
             )
-        batch = len(guided.sample(args, kwargs))
-        groups = layout(batch)
-        alone = functools.partial(
-            self._corrected, guided, corrections, position, lambda rows: BatchLayout(), kind
-        )
-        if groups.separate:
-            if guided in self._without_cfg:
-                return self._without_cfg.pop(guided)
-            self._without_cfg[guided] = alone(forward, args, kwargs)
-            return self._without_cfg[guided]
-        rows = groups.rows("conditional", batch)
-        with self._caches_of(guided).of("conditional rows"):
-            output = alone(
-                forward,
-                take_rows(args, rows, batch),
-                guided.family.take_rows(kwargs, rows, batch),
+        if rescale_scale is not None and (size is None or rescale_scale == 1):
+            raise ValueError(
+                f"rescale_scale={rescale_scale!r} with conditional_rows={size!r}: expected CFG's "
+                "scale, not 1, and the number of conditional rows; without CFG leave it out"
             )
-        return repeat_output(output, groups.groups)
-
-    def _corrected(
-        self,
-        guided: GuidedDenoiser,
-        attachments: Iterable[Attachment],
-        position: Callable[[], StepPosition],
-        layout: Callable[[int], BatchLayout],
-        kind: OutputKind,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """One call of a denoiser, with the corrections of those attachments that are active."""
-        earlier = self._conditional.pop(guided, None)
-        if earlier is not None:
-            scales = earlier.scales
-        else:
-            found = {item: self._scale(guided, item, position) for item in attachments}
-            scales = {item: scale for item, scale in found.items() if scale}
-        if not scales:
-            return forward(*args, **kwargs)
-        plans = {item: self._plan(guided, item) for item in scales}
-        by_plan = {plan: scales[item] for item, plan in plans.items()}
-        sample = guided.sample(args, kwargs)
-        meaning = layout(len(sample))
-        if not meaning.separate:
-            if earlier is not None:
-                raise RuntimeError(
-                    f"the {type(guided.denoiser).__name__} was called with a prompt, and the call "
-                    "without one, which was to be guided with it, did not come"
-                )
-            result = self._predicted(guided, plans, meaning, position, kind, forward, args, kwargs)
-            corrected = correct(
-                result.prediction, result.channels, by_plan, result.differences, meaning
+        if self.branch is None:
+            return
+        check_choice("branch", self.branch, get_args(Formulation))
+        if size is not None or self.cfg_scale is None or self.cfg_scale == 1:
+            raise ValueError(
+                f"branch={self.branch!r} with cfg_scale={self.cfg_scale!r} and "
+                f"conditional_rows={size!r}: expected CFG's scale, not 1, and no number of rows, "
+                "since all of them are of one branch; without CFG leave branch out"
             )
-            return with_prediction(result.output, corrected)
 
-        branch = "conditional" if earlier is None else "unconditional"
-        of_branch = {item: plan for item, plan in plans.items() if plan.formulation == branch}
-        result = self._predicted(
-            guided, of_branch, BatchLayout(), position, kind, forward, args, kwargs
+    def layout(self, rows: int) -> BatchLayout:
+        """The meaning of the rows of a batch."""
+        if self.branch is not None:
+            return BatchLayout(separate=True, cfg_scale=self.cfg_scale)
+        size = self.conditional_rows
+        if size is None:
+            return BatchLayout()
+        if rows % size:
+            raise ValueError(
+                f"conditional_rows={size} does not divide the batch of {rows} rows; expected the "
+                "last rows to be conditional, and as many, or a multiple, to be unconditional"
+            )
+        groups = rows // size
+        if groups == 1:
+            return BatchLayout()
+        return BatchLayout(
+            groups,
+            conditional=groups - 1,
+            rescale_scale=self.rescale_scale,
+            cfg_scale=self.cfg_scale,
         )
-        if earlier is None:
-            self._conditional[guided] = _ConditionalCall(scales, result)
-            return result.output
-        # What a batch [u, c] would give: only u is corrected, so this works once c is spent, too.
-        predictions = torch.cat([result.prediction, earlier.result.prediction])
-        differences = {**earlier.result.differences, **result.differences}
-        pair = pair_layout(meaning.cfg_scale)
-        corrected = correct(predictions, result.channels, by_plan, differences, pair)
-        return with_prediction(result.output, corrected[: len(result.prediction)])
-
-    def _plan(self, guided: GuidedDenoiser, item: Attachment) -> Plan:
-        caches = self._caches_of(guided)
-        if (guided, item) not in self._plans:
-            plan = _correction(item).plan(guided.denoiser, replay=item._replay)
-            self._plans[guided, item] = caches.apart(plan)
-        return self._plans[guided, item]
-
-    def _caches_of(self, guided: GuidedDenoiser) -> CacheStates:
-        if guided not in self._caches:
-            self._caches[guided] = CacheStates(guided.model)
-        self._caches[guided].check()
-        return self._caches[guided]
-
-    def _predicted(
-        self,
-        guided: GuidedDenoiser,
-        plans: Mapping[Attachment, Plan],
-        layout: BatchLayout,
-        position: Callable[[], StepPosition],
-        kind: OutputKind,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> DenoiserResult:
-        """One call of a denoiser, and the second passes of these plans."""
-        sample = guided.sample(args, kwargs)
-        shapes = {
-            plan: sample[layout.rows(plan.formulation, len(sample))].shape
-            for plan in plans.values()
-        }
-        known = {
-            plan: self._kept[plan].difference
-            for item, plan in plans.items()
-            if self._is_kept(item, plan, shapes[plan])
-        }
-        call = DenoiserCall(tuple(plans.values()), layout, position, known, kind)
-        with guided.patches(plan for plan in call.plans if plan not in call.known):
-            result = guided.run(call, forward, args, kwargs)
-        for item, plan in plans.items():
-            if plan in call.known:
-                self._uses[plan] += 1
-                self._reused_calls[item] += 1
-                continue
-            self._guided_calls[item] += 1
-            self._reached[item] |= result.reached[plan]
-            if _correction(item).every > 1:
-                self._kept[plan] = _Kept(result.differences[plan], shapes[plan])
-                self._uses[plan] = 1
-            if as_steps(_correction(item).steps).needs_similarity:
-                highest = self._similarity.get(plan, -1.0)
-                self._similarity[plan] = max(highest, result.similarity(plan))
-        return result
-
-    def _scale(
-        self, guided: GuidedDenoiser, item: Attachment, position: Callable[[], StepPosition]
-    ) -> float:
-        """The scale of this step, 0 if it is not guided."""
-        guidance = _correction(item)
-        if guidance.is_off:
-            return 0.0
-        # Guidance that is alike at all steps works with schedules that can't tell where they are.
-        if guidance.is_uniform and isinstance(guidance.scale, float):
-            return guidance.scale
-        here = position()
-        plan = self._plans.get((guided, item))
-        if plan in self._similarity:
-            here = replace(here, similarity=self._similarity[plan])
-        return guidance.scale_at(here)
-
-    def _is_kept(self, item: Attachment, plan: Plan, shape: torch.Size) -> bool:
-        """Whether the last difference of predictions is used again for rows of this shape."""
-        kept = self._kept.get(plan)
-        if kept is None or self._uses[plan] >= _correction(item).every:
-            return False
-        # A callback may have changed the batch, by turning CFG off for instance.
-        return kept.shape == shape
-
-    def begin(self) -> None:
-        """Forget what earlier steps of the same calls were like: other images begin."""
-        self._kept.clear()
-        self._uses.clear()
-        self._similarity.clear()
-        self._conditional.clear()
-        self._without_cfg.clear()
-        for caches in self._caches.values():
-            caches.forget()
-
-    def summary(self, attachment: Attachment) -> RunSummary:
-        """What `attachment` did so far."""
-        return RunSummary(
-            self._calls[attachment],
-            self._guided_calls[attachment],
-            frozenset(self._reached[attachment]),
-            self._reused_calls[attachment],
-        )
-
-
-def _correction(attachment: Attachment) -> Guidance:
-    """The guidance of an attachment that adds a correction."""
-    return cast("Guidance", attachment.guidance)
-
-
-def _interval(attachment: Attachment) -> GuidanceInterval:
-    """The interval of an attachment that limits CFG."""
-    return cast("GuidanceInterval", attachment.guidance)
 
 
 class _Session(ABC):
@@ -444,14 +242,7 @@ class _Session(ABC):
         if not self.attachments:
             self._close()
 
-    def set_step(
-        self,
-        position: StepPosition,
-        conditional_rows: int | None,
-        rescale_scale: float | None,
-        cfg_scale: float | None,
-        prediction_type: PredictionType | None,
-    ) -> None:
+    def set_step(self, step: _Step) -> None:
         """See `Attachment.step`."""
         raise TypeError(
             "step() is for guidance on a bare denoiser; "
@@ -529,7 +320,7 @@ class _PipelineSession(_Session):
                         f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
                         "its own attached; attach to the pipeline or to the denoiser, not to both"
                     )
-            run = _Run(*denoisers)
+            run = Run(*denoisers)
             handler = functools.partial(self._call, run, arguments)
             with patched(denoisers, _route_denoiser), _set(_pipeline_run, (denoisers, handler)):
                 yield
@@ -550,7 +341,7 @@ class _PipelineSession(_Session):
 
     def _call(
         self,
-        run: _Run,
+        run: Run,
         arguments: Mapping[str, Any],
         denoiser: nn.Module,
         forward: Callable[..., Any],
@@ -621,7 +412,7 @@ def _marking_runs(cls: type) -> type:
 def _warn_if_idle(attachment: Attachment) -> None:
     if attachment.guidance.limits_cfg:
         return
-    guidance, done = _correction(attachment), attachment.last_run
+    guidance, done = cast("Guidance", attachment.guidance), attachment.last_run
     if guidance.is_off or done is None or not done.calls:
         return
     if not done.guided_calls:
@@ -647,13 +438,9 @@ class _DenoiserSession(_Session):
         super().__init__()
         self.denoiser = denoiser
         self.target_name = type(denoiser).__name__
-        self._run = _Run(denoiser)
+        self._run = Run(denoiser)
         self._patches = ExitStack()
-        self._position: StepPosition | None = None
-        self._conditional_rows: int | None = None
-        self._rescale_scale: float | None = None
-        self._cfg_scale: float | None = None
-        self._kind = OutputKind()
+        self._step: _Step | None = None
 
     def _open(self) -> None:
         self._patches.enter_context(patched([self.denoiser], _route_denoiser))
@@ -663,44 +450,24 @@ class _DenoiserSession(_Session):
         del _denoiser_sessions[self.denoiser]
         self._patches.close()
 
-    def set_step(
-        self,
-        position: StepPosition,
-        conditional_rows: int | None,
-        rescale_scale: float | None,
-        cfg_scale: float | None,
-        prediction_type: PredictionType | None,
-    ) -> None:
+    def set_step(self, step: _Step) -> None:
         """See `Attachment.step`."""
-        if conditional_rows is not None and conditional_rows < 1:
-            raise ValueError(
-                f"conditional_rows={conditional_rows!r} is not a number of rows; expected 1 or "
-                "more, or None if all rows are guided by themselves"
-            )
-        if rescale_scale is not None and (conditional_rows is None or rescale_scale == 1):
-            raise ValueError(
-                f"rescale_scale={rescale_scale!r} with conditional_rows={conditional_rows!r}: "
-                "expected CFG's scale, not 1, and the number of conditional rows; without CFG "
-                "leave it out"
-            )
-        if position.index == 0:
+        if step.position.index == 0 and step.branch != "unconditional":
             self._run.begin()
-        self._position = position
-        self._conditional_rows = conditional_rows
-        self._rescale_scale = rescale_scale
-        self._kind = OutputKind(prediction_type=prediction_type)
-        self._cfg_scale = rescale_scale if cfg_scale is None else cfg_scale
+        self._step = step
 
     def call(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """One call of the denoiser by whoever calls it."""
+        if self._step is not None and self._step.branch is not None:
+            self._check_branch(self._step.branch)
         output = self._run.call(
             self.denoiser,
             self.attachments,
             self._here,
             self._layout,
-            self._kind,
+            OutputKind() if self._step is None else self._step.kind,
             forward,
             args,
             kwargs,
@@ -709,32 +476,30 @@ class _DenoiserSession(_Session):
             attachment.last_run = self._run.summary(attachment)
         return output
 
+    def _check_branch(self, branch: Formulation) -> None:
+        waiting = self._run.waits_for_unconditional(self.denoiser)
+        if branch == "conditional" and waiting:
+            raise RuntimeError(
+                "the denoiser was called with the prompt before; expected the call without the "
+                'prompt next, after step(..., branch="unconditional")'
+            )
+        guides = self._run.guides(self.denoiser, self.attachments, self._here)
+        if branch == "unconditional" and not waiting and guides:
+            raise RuntimeError(
+                "the denoiser is called without the prompt; expected the call with the prompt "
+                'before it, after step(..., branch="conditional")'
+            )
+
     def _here(self) -> StepPosition:
-        if self._position is None:
+        if self._step is None:
             raise RuntimeError(
                 "guidance on a bare denoiser can't know the denoising step; "
                 'call step(index, count) of the attachment before the denoiser, or use steps="all"'
             )
-        return self._position
+        return self._step.position
 
     def _layout(self, rows: int) -> BatchLayout:
-        size = self._conditional_rows
-        if size is None:
-            return BatchLayout()
-        if rows % size:
-            raise ValueError(
-                f"conditional_rows={size} does not divide the batch of {rows} rows; expected the "
-                "last rows to be conditional, and as many, or a multiple, to be unconditional"
-            )
-        groups = rows // size
-        if groups == 1:
-            return BatchLayout()
-        return BatchLayout(
-            groups,
-            conditional=groups - 1,
-            rescale_scale=self._rescale_scale,
-            cfg_scale=self._cfg_scale,
-        )
+        return BatchLayout() if self._step is None else self._step.layout(rows)
 
 
 def _denoiser_session(denoiser: nn.Module) -> _DenoiserSession:

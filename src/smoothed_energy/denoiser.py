@@ -36,7 +36,7 @@ from .combination import Combination
 from .families import Arguments, family_of
 from .patching import Router, patched
 from .perturbation import LayerCall, Perturbation
-from .rows import BatchLayout, Formulation, take_rows
+from .rows import BatchLayout, Formulation
 from .self_attention import SelfAttentionLayer, unwrap_denoiser
 from .stem import Stem, stem_candidates
 from .steps import StepPosition
@@ -342,6 +342,14 @@ class GuidedDenoiser:
         place = self._parameters.index(name) if name in self._parameters else len(args)
         return args[place] if place < len(args) else None
 
+    def take_rows(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], rows: slice, batch: int
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of some rows of a call."""
+        named = dict(zip(self._parameters, args, strict=False))
+        taken = self.family.take_rows({**named, **kwargs}, rows, batch)
+        return tuple(taken.pop(name) for name in named), taken
+
     def sample(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The denoiser's input."""
         found: Tensor = self.argument(self.family.sample, args, kwargs)
@@ -424,8 +432,7 @@ class GuidedDenoiser:
             result.clean[plan] = prediction[rows, :channels]
             perturbed = plan.negative(
                 SecondPass(
-                    take_rows(kept_args, rows, batch),
-                    self.family.take_rows(kept_kwargs, rows, batch),
+                    *self.take_rows(kept_args, kept_kwargs, rows, batch),
                     sample[rows],
                     result.clean[plan],
                     functools.partial(self._predict, plan, second, forward),

@@ -93,7 +93,7 @@ def step_position(pipeline: Any, denoiser: nn.Module, timestep: Any) -> StepPosi
     # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
     current = getattr(pipeline, "_current_timestep", None)
     if current is None:
-        current = family_of(denoiser).timestep(timestep, pipeline.scheduler)
+        current = family_of(denoiser).timestep(denoiser, timestep, pipeline.scheduler)
     return schedule_position(pipeline.scheduler, current)
 
 

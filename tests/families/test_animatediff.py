@@ -261,6 +261,35 @@ def test_free_init():
     assert attachment.last_run.guided_calls == 3
 
 
+def test_free_init_begins_anew():
+    pipe = animatediff()
+    pipe.enable_free_init(num_iters=2, use_fast_sampling=False)
+    with SmoothedEnergyGuidance(layers=MID, every=2).attach(pipe) as attachment:
+        run_of(pipe, SPATIAL, num_inference_steps=3)()
+    # Twice 3 steps: the first and the third have a second pass, the second uses the first's again.
+    assert attachment.last_run.guided_calls == 4
+    assert attachment.last_run.reused_calls == 2
+
+
+def test_positional_arguments_have_a_row_for_every_frame_too():
+    unet = motion_unet()
+    sample = noise(2, 4, FRAMES, 12, 8, seed=1)
+    text = noise(2, 5, TEXT_WIDTH, seed=2).repeat_interleave(FRAMES, dim=0)
+    clean = unet(sample, 500, text).sample
+    guidance = SmoothedEnergyGuidance(layers=MID, scale=2.0)
+    results = []
+    with guidance.attach(unet) as attachment:
+        attachment.step(0, 1, conditional_rows=1)
+        results.append(unet(sample, 500, text).sample)
+        results.append(unet(sample, 500, encoder_hidden_states=text).sample)
+        attachment.step(0, 1)
+        alone = unet(sample[1:], 500, text[FRAMES:]).sample
+    delta = alone - clean[1:]
+    for result in results:
+        assert difference(result, clean + delta) < TOLERANCE
+    assert difference(result, clean) > MARGIN * TOLERANCE
+
+
 class WithFramePrompts(AnimateDiffPipeline):
     """FreeNoise takes no embeddings, so here a prompt's are random numbers of its own."""
 

@@ -135,3 +135,11 @@ def test_the_methods_that_are_named_work():
     for guidance in guidances:
         with guidance.attach(pipe):
             assert difference(run(), plain) > MARGIN * TOLERANCE
+
+
+def test_steps_are_found_whatever_the_scale_of_time():
+    pipe = sana(model=transformer(timestep_scale=0.001))
+    guidance = PerturbedAttentionGuidance(layers="b1", steps="0:0.5")
+    with guidance.attach(pipe) as attachment:
+        run_of(pipe, CASES[0], num_inference_steps=4)()
+    assert attachment.last_run.guided_calls == 2

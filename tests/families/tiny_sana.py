@@ -15,7 +15,7 @@ WIDTH = 16
 
 
 @functools.cache
-def transformer():
+def transformer(**changes):
     torch.manual_seed(0)
     return with_sharp_attention(
         SanaTransformer2DModel(
@@ -30,6 +30,7 @@ def transformer():
             cross_attention_head_dim=8,
             cross_attention_dim=32,
             caption_channels=WIDTH,
+            **changes,
         )
     )
 

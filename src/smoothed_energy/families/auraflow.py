@@ -34,6 +34,8 @@ class AuraFlow(Transformer):
         config: Any = denoiser.config
         return (config.patch_size, config.patch_size)
 
-    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+    def timestep(
+        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
+    ) -> Tensor | float:
         """See `Family.timestep`."""
         return value * 1000

@@ -59,11 +59,7 @@ class Family(ABC):
 
     @abstractmethod
     def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:
-        """Its self-attention layers in the order in which they run; there may be none.
-
-        Raises:
-            LayerError: If its attention has no softmax(QK^T).
-        """
+        """Its self-attention layers in the order in which they run; there may be none."""
 
     @abstractmethod
     def tokens(
@@ -114,7 +110,9 @@ class Family(ABC):
             cfg_scale=float(scale),
         )
 
-    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+    def timestep(
+        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
+    ) -> Tensor | float:
         """The scheduler's timestep for the one that the denoiser gets."""
         return value
 

@@ -71,6 +71,8 @@ class Flux(Transformer):
         """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")
 
-    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+    def timestep(
+        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
+    ) -> Tensor | float:
         """See `Family.timestep`."""
         return value * 1000

@@ -57,6 +57,8 @@ class Lumina2(Transformer):
             return BatchLayout()
         return BatchLayout(separate=True, cfg_scale=layout.cfg_scale)
 
-    def timestep(self, value: Tensor | float, scheduler: Any) -> Tensor | float:
+    def timestep(
+        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
+    ) -> Tensor | float:
         """See `Family.timestep`."""
         return (1 - value) * float(scheduler.config.num_train_timesteps)

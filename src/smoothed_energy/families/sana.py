@@ -7,7 +7,7 @@ __all__ = ["Sana"]
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..self_attention import SelfAttentionLayer
 from .transformer import Transformer
@@ -37,3 +37,10 @@ class Sana(Transformer):
         """See `Family.has_learned_variance`."""
         config: Any = denoiser.config
         return bool(config.out_channels == 2 * config.in_channels)
+
+    def timestep(
+        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
+    ) -> Tensor | float:
+        """See `Family.timestep`."""
+        config: Any = denoiser.config
+        return value / float(config.timestep_scale)
