@@ -1,0 +1,45 @@
+"""The table in the docs has every method and every tiny pipeline."""
+
+from pathlib import Path
+
+import methods_by_family
+import pytest
+
+from smoothed_energy.families import families, family_of
+from smoothed_energy.methods import METHODS
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods-by-family.md"
+
+
+def rows():
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_columns_are_the_methods():
+    assert rows()[0] == ["", *(f"`{method}`" for method in METHODS)]
+
+
+def test_the_rows_are_the_tiny_pipelines():
+    assert [row[0] for row in rows()[1:]] == [case.family for case in methods_by_family.cases()]
+
+
+def test_every_family_has_a_tiny_pipeline():
+    cases = methods_by_family.cases()
+    found = {family_of(getattr(case.pipeline(), case.denoiser)).name for case in cases}
+    assert found == {family.name for family in families()}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("PixArt", "seg"), ("Flux", "swg"), ("Sana", "seg"), ("Flux", "interval")]
+)
+def test_cells_are_what_happens(name, method):
+    (row,) = (row for row in rows()[1:] if row[0] == name)
+    (case,) = (case for case in methods_by_family.cases() if case.family == name)
+    cell = row[1 + list(METHODS).index(method)]
+    result, reason = methods_by_family.outcome(method, case)
+    assert cell.startswith(result)
+    if reason:
+        number = cell.partition("[")[2].rstrip("]")
+        (quoted,) = (x for x in PAGE.read_text().splitlines() if x.startswith(f"{number}. "))
+        assert quoted.replace("\\", "") == f"{number}. {reason}"
