@@ -30,6 +30,8 @@ from .samples import CAPTIONS
 __all__ = ["ROWS", "Row", "draw"]
 
 PROMPT = CAPTIONS[13]
+#: Colours alone, since the edges say the rest.
+CONTROL_PROMPT = "someone with purple hair and dark skin, on a yellow background"
 CFG = 3.0
 SEEDS = 8
 
@@ -107,8 +109,8 @@ def control(pipe: Any, drawings: np.ndarray, steps: int) -> Image.Image:
     rows: Mapping[str, tuple[str, Row]] = {
         "no prompt, unguided": ("", Row("")),
         "no prompt, SEG": ("", Row("", guidance)),
-        "prompt, CFG": (PROMPT, Row("", cfg=CFG)),
-        "prompt, SEG and CFG": (PROMPT, Row("", guidance, CFG)),
+        "prompt, CFG": (CONTROL_PROMPT, Row("", cfg=CFG)),
+        "prompt, SEG and CFG": (CONTROL_PROMPT, Row("", guidance, CFG)),
     }
     series = [
         Series(
@@ -122,7 +124,7 @@ def control(pipe: Any, drawings: np.ndarray, steps: int) -> Image.Image:
     return contact_sheet(
         series,
         [f"seed {seed}" for seed in range(len(edges))],
-        f"ControlNet, with no prompt and with “{PROMPT}”",
+        f"ControlNet, with no prompt and with “{CONTROL_PROMPT}”",
         f"avatars, canny  ·  {steps} steps",
     )
 

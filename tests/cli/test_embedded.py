@@ -7,6 +7,7 @@ import json
 import numpy as np
 from PIL import Image
 
+from smoothed_energy.models.edges import canny
 from smoothed_energy.report import read_settings
 
 FAST = ("--num-inference-steps", 4)
@@ -52,3 +53,29 @@ def test_its_layers_are_listed(run):
     assert code == 0, err
     parts = {row["part"] for row in json.loads(out)["layers"]}
     assert parts == {"down", "mid", "up"}
+
+
+def edge_distance(edges, picture):
+    """How far the white pixels of `edges` are from the picture's edges, in pixels, at most 5."""
+    found = canny(picture.astype(np.uint8), low=50, high=100)[..., 0] > 0
+    rows, columns = np.nonzero(edges[..., 0])
+    others = np.argwhere(found)
+    gaps = np.abs(others[None] - np.stack([rows, columns], axis=1)[:, None]).max(axis=-1)
+    return np.minimum(gaps.min(axis=1), 5).mean()
+
+
+def test_edges_are_followed(run, tmp_path):
+    steps = ("--num-inference-steps", 12)
+    code, _, err = run("generate", "--seed", 3, *steps, "--out", "source")
+    assert code == 0, err
+    run("generate", *steps, "--out", "free")
+    source = tmp_path / "source/no-prompt-seed3.png"
+    code, _, err = run("generate", *steps, "--canny", source, "--out", "controlled")
+    assert code == 0, err
+    edges = pixels(tmp_path / "controlled/no-prompt-edges.png")
+    free = edge_distance(edges, pixels(tmp_path / "free/no-prompt-seed0.png"))
+    controlled = edge_distance(edges, pixels(tmp_path / "controlled/no-prompt-seed0.png"))
+    print(f"\n{controlled:.2f} pixels, without control {free:.2f}")
+    assert controlled < 0.6 * free
+    # Another picture of the same outline, and not the same picture.
+    assert abs(pixels(source) - pixels(tmp_path / "controlled/no-prompt-seed0.png")).mean() > 5

@@ -5,6 +5,7 @@ from .loading import (
     PickledWeightsError,
     UnknownModelError,
     available,
+    embedded_controlnets,
     load,
     model_folder,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "PickledWeightsError",
     "UnknownModelError",
     "available",
+    "embedded_controlnets",
     "load",
     "model_folder",
 ]
