@@ -1,6 +1,6 @@
 """The sheets in the model card: fixed seeds unguided and guided, and the 24 listed captions.
 
-python -m training.samples --to docs/images --sigma inf --scale 2 --layers mid
+python -m training.samples --to docs/images --sigma inf --scale 0.7 --layers mid
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="avatars")
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--sigma", type=float, default=float("inf"))
-    parser.add_argument("--scale", type=float, default=2.0)
+    parser.add_argument("--scale", type=float, default=0.7)
     parser.add_argument("--layers", default="mid")
     parser.add_argument("--active", default="all", help="steps at which guidance is active")
     parser.add_argument("--steps", type=int, default=25)
