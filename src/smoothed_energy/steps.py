@@ -244,6 +244,7 @@ class Adaptive(StepSelection):
     """All steps until the perturbed prediction has come close to the clean one in some step.
 
     From then on guidance has little left to do, and the rest of the run saves its second passes.
+    Predictions of noise become alike in the course of a run; those of velocities need not.
 
     Args:
         threshold: The cosine of the two predictions at which guidance ends, in (0, 1].

@@ -1,0 +1,168 @@
+r"""What fewer second passes save, and what they change: guidance in part of the steps.
+
+    python benchmarks/fewer_passes.py [--count 8] [--steps 30] [--repeats 3]
+
+On the embedded model, without a prompt and with one under classifier-free guidance (CFG). Each way
+starts from the same seeds. *Change* is the relative L2 distance of the final latents to those of
+the full run, $\lVert x - x_{full} \rVert / \lVert x_{full} \rVert$, mean over the samples; that of
+the run without the guidance says how much there is to lose. Passes are counted, not estimated. Time
+is the median of the ratios to the unguided run of the same turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smoothed_energy import GuidanceInterval, SmoothedEnergyGuidance
+from smoothed_energy.attachable import Attachable
+from smoothed_energy.models import load
+
+PROMPT = "a toon portrait of someone with spiky green hair wearing a red t-shirt"
+GUIDANCE = {"blur": "gaussian:inf", "scale": 0.7, "layers": "mid"}
+CFG = 3.0
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to guide.
+
+    Args:
+        name: For the table.
+        attached: What is attached.
+        prompt: With a prompt and CFG.
+    """
+
+    name: str
+    attached: tuple[Attachable, ...]
+    prompt: bool = False
+
+
+def seg(**changes: Any) -> SmoothedEnergyGuidance:
+    """The guidance, with changes."""
+    return SmoothedEnergyGuidance(**{**GUIDANCE, **changes})
+
+
+WAYS = {
+    "SEG, no prompt": [
+        Way("unguided", ()),
+        Way("all steps", (seg(),)),
+        Way('steps="begin"', (seg(steps="begin"),)),
+        Way('steps="mid"', (seg(steps="mid"),)),
+        Way('steps="end"', (seg(steps="end"),)),
+        Way('steps="every:2"', (seg(steps="every:2"),)),
+        Way("every=2", (seg(every=2),)),
+        Way("every=3", (seg(every=3),)),
+        Way("every=5", (seg(every=5),)),
+        Way('steps="begin", every=2', (seg(steps="begin", every=2),)),
+        Way('steps="sigma:0.5:5"', (seg(steps="sigma:0.5:5"),)),
+        Way('steps="adaptive:0.9"', (seg(steps="adaptive:0.9"),)),
+        Way('steps="adaptive:0.97"', (seg(steps="adaptive:0.97"),)),
+    ],
+    "CFG, with a prompt": [
+        Way("all steps", (), prompt=True),
+        Way('interval "0:0.5"', (GuidanceInterval(steps="0:0.5"),), prompt=True),
+        Way('interval "sigma:0.3:5"', (GuidanceInterval(steps="sigma:0.3:5"),), prompt=True),
+        Way('interval "sigma:0.5:2"', (GuidanceInterval(steps="sigma:0.5:2"),), prompt=True),
+    ],
+}
+FULL = "all steps"
+
+
+class RowCounter:
+    """How many rows the denoiser predicts: a pass of a batch of N counts N."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.rows = 0
+        # The output layer runs in every pass, and no pass skips it.
+        pipe.unet.conv_out.register_forward_hook(self)
+
+    def __call__(self, module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        """Count the rows of one pass."""
+        self.rows += len(output)
+
+
+@torch.inference_mode()
+def run(pipe: Any, way: Way, count: int, steps: int) -> tuple[Tensor, float]:
+    """Final latents, and the time that they took."""
+    with contextlib.ExitStack() as stack:
+        for guidance in way.attached:
+            stack.enter_context(guidance.attach(pipe))
+        started = time.perf_counter()
+        latents = pipe(
+            PROMPT if way.prompt else "",
+            num_images_per_prompt=count,
+            guidance_scale=CFG if way.prompt else 1.0,
+            num_inference_steps=steps,
+            generator=[torch.Generator().manual_seed(i) for i in range(count)],
+            output_type="latent",
+        ).images
+        return latents.float(), time.perf_counter() - started
+
+
+def change(latents: Tensor, full: Tensor) -> float:
+    """Relative L2 distance, mean over the samples."""
+    distance = (latents - full).flatten(1).norm(dim=1) / full.flatten(1).norm(dim=1)
+    return float(distance.mean())
+
+
+def measure(pipe: Any, ways: Sequence[Way], count: int, steps: int, repeats: int) -> list[str]:
+    """The rows of a table."""
+    counter = RowCounter(pipe)
+    latents, passes = {}, {}
+    times: dict[str, list[float]] = {way.name: [] for way in ways}
+    baseline = Way("unguided", (), prompt=ways[0].prompt)
+    baseline_times = []
+    for turn in range(repeats + 1):
+        for way in (baseline, *ways):
+            counter.rows = 0
+            found, seconds = run(pipe, way, count, steps)
+            if way is baseline:
+                baseline_times.append(seconds)
+                baseline_rows = counter.rows
+                continue
+            latents[way.name], passes[way.name] = found, counter.rows
+            if turn:  # the first turn warms up
+                times[way.name].append(seconds / baseline_times[-1])
+    return [
+        f"| {way.name} | {passes[way.name] / baseline_rows:.2f} "
+        f"| {statistics.median(times[way.name]):.2f} "
+        f"| {change(latents[way.name], latents[FULL]):.3f} |"
+        for way in ways
+    ]
+
+
+def main() -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=8, help="samples")
+    parser.add_argument("--steps", type=int, default=30, help="denoising steps")
+    parser.add_argument("--repeats", type=int, default=3, help="timed turns")
+    options = parser.parse_args()
+    print(
+        f"Embedded model, {options.count} samples, {options.steps} steps; "
+        f"SEG: {', '.join(f'{k}={v}' for k, v in GUIDANCE.items())}; CFG {CFG:g}; "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+    )
+    for title, ways in WAYS.items():
+        pipe = load("avatars", dtype=torch.float32)
+        pipe.set_progress_bar_config(disable=True)
+        print(f"\n### {title}\n")
+        first = "the run with CFG" if ways[0].prompt else "the unguided run"
+        print(f"| way | passes / {first} | time / {first} | change |")
+        print("|---|---:|---:|---:|")
+        rows = measure(pipe, ways, options.count, options.steps, options.repeats)
+        print("\n".join(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
