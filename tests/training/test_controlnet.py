@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from training.dataset import ControlledPortraits, Portraits
 
 from smoothed_energy.models.edges import canny
-from training.dataset import ControlledPortraits, Portraits
 
 
 @pytest.fixture(scope="module")
