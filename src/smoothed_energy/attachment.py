@@ -22,13 +22,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast, get_args
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from .checks import check_choice
 from .denoiser import OutputKind, PredictionType
-from .patching import Router, patched
+from .patching import patched
 from .pipelines import (
     batch_layout,
     find_denoisers,
@@ -37,6 +36,7 @@ from .pipelines import (
     refuse_own_guidance,
     step_position,
 )
+from .routing import denoiser_sessions, pipeline_run, route_denoiser
 from .rows import BatchLayout, Formulation
 from .run import Run, RunSummary
 from .steps import StepPosition
@@ -258,29 +258,6 @@ class _Session(ABC):
         """Take away what `_open` put in place."""
 
 
-# The run or session that a call of a patched denoiser belongs to: that of the pipeline that is
-# running in this thread, or that of the denoiser itself.
-_pipeline_run: ContextVar[tuple[tuple[nn.Module, ...], Router] | None] = ContextVar(
-    "smoothed_energy_pipeline_run", default=None
-)
-_denoiser_sessions: WeakKeyDictionary[nn.Module, _DenoiserSession] = WeakKeyDictionary()
-
-
-def _route_denoiser(
-    module: nn.Module,
-    forward: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    current = _pipeline_run.get()
-    if current is not None and module in current[0]:
-        return current[1](module, forward, args, kwargs)
-    session = _denoiser_sessions.get(module)
-    if session is not None:
-        return session.call(forward, args, kwargs)
-    return forward(*args, **kwargs)
-
-
 class _PipelineSession(_Session):
     """Guidance on a pipeline: it acts in the runs of this one pipeline."""
 
@@ -315,14 +292,14 @@ class _PipelineSession(_Session):
         try:
             denoisers = find_denoisers(self.pipeline)
             for denoiser in denoisers:
-                if denoiser in _denoiser_sessions:
+                if denoiser in denoiser_sessions:
                     raise RuntimeError(
                         f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
                         "its own attached; attach to the pipeline or to the denoiser, not to both"
                     )
             run = Run(*denoisers)
             handler = functools.partial(self._call, run, arguments)
-            with patched(denoisers, _route_denoiser), _set(_pipeline_run, (denoisers, handler)):
+            with patched(denoisers, route_denoiser), _set(pipeline_run, (denoisers, handler)):
                 yield
         finally:
             self._running.release()
@@ -431,7 +408,7 @@ def _warn_if_idle(attachment: Attachment) -> None:
         )
 
 
-class _DenoiserSession(_Session):
+class DenoiserSession(_Session):
     """Guidance on a bare denoiser: it acts in every call, as its owner's loop describes it."""
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -443,11 +420,11 @@ class _DenoiserSession(_Session):
         self._step: _Step | None = None
 
     def _open(self) -> None:
-        self._patches.enter_context(patched([self.denoiser], _route_denoiser))
-        _denoiser_sessions[self.denoiser] = self
+        self._patches.enter_context(patched([self.denoiser], route_denoiser))
+        denoiser_sessions[self.denoiser] = self
 
     def _close(self) -> None:
-        del _denoiser_sessions[self.denoiser]
+        del denoiser_sessions[self.denoiser]
         self._patches.close()
 
     def set_step(self, step: _Step) -> None:
@@ -502,8 +479,8 @@ class _DenoiserSession(_Session):
         return BatchLayout() if self._step is None else self._step.layout(rows)
 
 
-def _denoiser_session(denoiser: nn.Module) -> _DenoiserSession:
-    return _denoiser_sessions.get(denoiser) or _DenoiserSession(denoiser)
+def _denoiser_session(denoiser: nn.Module) -> DenoiserSession:
+    return denoiser_sessions.get(denoiser) or DenoiserSession(denoiser)
 
 
 @contextmanager

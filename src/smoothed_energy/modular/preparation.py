@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from ..attachment import _denoiser_sessions, _pipeline_run, _route_denoiser
 from ..patching import patched
+from ..routing import denoiser_sessions, pipeline_run, route_denoiser
 
 #: What is done in place of a call: it gets the denoiser's own forward function, and the arguments.
 Handler: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -30,19 +30,19 @@ class Preparation:
     """
 
     def __init__(self, denoiser: nn.Module, handler: Handler) -> None:
-        if denoiser in _denoiser_sessions:
+        if denoiser in denoiser_sessions:
             raise RuntimeError(
                 f"this {type(denoiser).__name__} has guidance of its own attached; expected either "
                 "a guider or guidance attached to the denoiser, not both"
             )
         self._handler: Handler | None = handler
-        self._patch = patched([denoiser], _route_denoiser)
+        self._patch = patched([denoiser], route_denoiser)
         self._patch.__enter__()
-        previous = _pipeline_run.get()
+        previous = pipeline_run.get()
         stale = previous is not None and getattr(previous[1], "is_closed", False)
         self._previous = None if stale else previous
         self._current = ((denoiser,), self)
-        _pipeline_run.set(self._current)
+        pipeline_run.set(self._current)
 
     @property
     def is_closed(self) -> bool:
@@ -59,8 +59,8 @@ class Preparation:
         """One call of the denoiser."""
         if self._handler is None:
             # It was closed in another thread, which can't change this one's context.
-            _pipeline_run.set(None)
-            return _route_denoiser(module, forward, args, kwargs)
+            pipeline_run.set(None)
+            return route_denoiser(module, forward, args, kwargs)
         try:
             return self._handler(forward, args, kwargs)
         except BaseException:
@@ -73,5 +73,5 @@ class Preparation:
             return
         self._handler = None
         self._patch.__exit__(None, None, None)
-        if _pipeline_run.get() is self._current:
-            _pipeline_run.set(self._previous)
+        if pipeline_run.get() is self._current:
+            pipeline_run.set(self._previous)
