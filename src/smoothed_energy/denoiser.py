@@ -416,7 +416,7 @@ class GuidedDenoiser:
         argument = functools.partial(self.argument, args=kept_args, kwargs=kept_kwargs)
 
         channels = sample.shape[1]
-        learned = call.kind.learned_variance or self.family.has_learned_variance(self.model)
+        learned = call.kind.learned_variance or self.family.learned_variance
         if not (learned and prediction.shape[1] == 2 * channels):
             channels = prediction.shape[1]
         result = DenoiserResult(output, channels)

@@ -11,13 +11,10 @@ Nothing of `smoothed_energy` is used here.
 """
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
-import brute_force_attention
 import torch
-import torch.nn.functional as F
 from brute_force_attention import Image, operator
 
 
@@ -26,6 +23,10 @@ class FoldedImage(Image):
     """Tokens of a video `(F, H, W)` of which one sequence holds a frame, or one place of all."""
 
     over: str = "space"
+
+    def attention(self, sigma, temporal):
+        """Attention by its definition, with mixed queries."""
+        return explicit_attention(self, sigma, temporal)
 
 
 def places(image, videos):
@@ -67,35 +68,3 @@ def explicit_attention(image, sigma, temporal):
         return (logits.softmax(-1) @ value.double()).to(value.dtype)
 
     return attend
-
-
-@contextmanager
-def explicitly(denoiser, images, sigma, temporal):
-    """A block in which the listed layers of the denoiser attend so."""
-    native = F.scaled_dot_product_attention
-    modules = {denoiser.get_submodule(name): image for name, image in images.items()}
-
-    def wrapped(module, image):
-        forward = module.forward
-
-        def call(*args, **kwargs):
-            F.scaled_dot_product_attention = explicit_attention(image, sigma, temporal)
-            try:
-                return forward(*args, **kwargs)
-            finally:
-                F.scaled_dot_product_attention = native
-
-        return call
-
-    try:
-        for module, image in modules.items():
-            module.forward = wrapped(module, image)
-        yield
-    finally:
-        for module in modules:
-            del module.forward
-
-
-def use(monkeypatch):
-    """Let the comparisons of all families use it."""
-    monkeypatch.setattr(brute_force_attention, "_explicitly", explicitly)

@@ -37,6 +37,10 @@ class Image:
     grid: tuple[int, ...]
     start: int | tuple[int, ...] = 0
 
+    def attention(self, sigma, temporal):
+        """Attention by its definition, with blurred logits."""
+        return explicit_attention(self, sigma, temporal)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -115,7 +119,7 @@ def _explicitly(denoiser, images, sigma, temporal):
         forward = module.forward
 
         def call(*args, **kwargs):
-            F.scaled_dot_product_attention = explicit_attention(image, sigma, temporal)
+            F.scaled_dot_product_attention = image.attention(sigma, temporal)
             try:
                 return forward(*args, **kwargs)
             finally:

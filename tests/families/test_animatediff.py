@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import math
 
-import brute_force_animatediff
 import pytest
 import torch
 from brute_force_animatediff import FoldedImage
@@ -42,11 +41,6 @@ CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
 WITHOUT_AND_WITH_CFG = pytest.mark.parametrize("cfg", [False, True])
 # Over space, over time, over both.
 BLURS = [(1.0, None), (0.0, 1.0), (1.0, 1.0)]
-
-
-@pytest.fixture(autouse=True)
-def _folded_brute_force(monkeypatch):
-    brute_force_animatediff.use(monkeypatch)
 
 
 @CASE

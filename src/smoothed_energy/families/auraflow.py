@@ -7,8 +7,6 @@ __all__ = ["AuraFlow"]
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
-
 from .transformer import Transformer
 
 
@@ -20,6 +18,7 @@ class AuraFlow(Transformer):
 
     name: ClassVar[str] = "AuraFlow"
     denoisers: ClassVar[tuple[str, ...]] = ("AuraFlowTransformer2DModel",)
+    time_factor: ClassVar[float] = 1000.0
     stacks: ClassVar[Mapping[str, str]] = {
         "b": "joint_transformer_blocks",
         "s": "single_transformer_blocks",
@@ -28,14 +27,3 @@ class AuraFlow(Transformer):
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }
-
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size, config.patch_size)
-
-    def timestep(
-        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
-    ) -> Tensor | float:
-        """See `Family.timestep`."""
-        return value * 1000

@@ -28,11 +28,6 @@ class CogVideoX(Transformer):
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb", "ofs"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb",)
 
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size_t or 1, config.patch_size, config.patch_size)
-
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`."""
         _, frames, _, height, width = argument(self.sample).shape

@@ -45,6 +45,9 @@ class Family(ABC):
         folded: Arguments with several rows for each sample, one after the other.
         tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
             the latents into windows can't be used with them.
+        learned_variance: Whether the second half of a prediction with twice the channels of the
+            latents is a variance, whatever the scheduler makes of it.
+        time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
     """
 
@@ -55,6 +58,8 @@ class Family(ABC):
     unbatched: ClassVar[frozenset[str]] = frozenset()
     folded: ClassVar[frozenset[str]] = frozenset()
     tied_to_size: ClassVar[tuple[str, ...]] = ()
+    learned_variance: ClassVar[bool] = False
+    time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
 
     @abstractmethod
@@ -114,11 +119,7 @@ class Family(ABC):
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
     ) -> Tensor | float:
         """The scheduler's timestep for the one that the denoiser gets."""
-        return value
-
-    def has_learned_variance(self, denoiser: nn.Module) -> bool:
-        """Whether the second half of the prediction's channels is a variance."""
-        return False
+        return value * self.time_factor
 
     def take_rows(self, arguments: dict[str, Any], rows: slice, batch: int) -> dict[str, Any]:
         """Some rows of the named arguments of a call; see `smoothed_energy.rows.take_rows`."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..grid import GridError
 from ..rows import BatchLayout
@@ -28,6 +28,7 @@ class Flux(Transformer):
 
     name: ClassVar[str] = "Flux"
     denoisers: ClassVar[tuple[str, ...]] = ("FluxTransformer2DModel",)
+    time_factor: ClassVar[float] = 1000.0
     stacks: ClassVar[Mapping[str, str]] = {
         "b": "transformer_blocks",
         "s": "single_transformer_blocks",
@@ -70,9 +71,3 @@ class Flux(Transformer):
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")
-
-    def timestep(
-        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
-    ) -> Tensor | float:
-        """See `Family.timestep`."""
-        return value * 1000

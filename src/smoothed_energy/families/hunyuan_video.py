@@ -29,11 +29,6 @@ class HunyuanVideo(Transformer):
     text: ClassVar[Any] = "after"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
 
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size_t, config.patch_size, config.patch_size)
-
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["LTXVideo"]
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,6 @@ class LTXVideo(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("LTXVideoTransformer3DModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
-
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size_t, config.patch_size, config.patch_size)
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`.

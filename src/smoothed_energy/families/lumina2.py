@@ -27,11 +27,6 @@ class Lumina2(Transformer):
     stacks: ClassVar[Mapping[str, str]] = {"n": "noise_refiner", "b": "layers"}
     reversed_flow: ClassVar[bool] = True
 
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size, config.patch_size)
-
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:

@@ -7,7 +7,7 @@ __all__ = ["QwenImage"]
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..rows import BatchLayout
 from .family import Arguments, Setting, Step
@@ -24,16 +24,12 @@ class QwenImage(Transformer):
 
     name: ClassVar[str] = "Qwen-Image"
     denoisers: ClassVar[tuple[str, ...]] = ("QwenImageTransformer2DModel",)
+    time_factor: ClassVar[float] = 1000.0
     text: ClassVar[Any] = "before"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
-
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size, config.patch_size)
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`."""
@@ -53,9 +49,3 @@ class QwenImage(Transformer):
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds")
-
-    def timestep(
-        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
-    ) -> Tensor | float:
-        """See `Family.timestep`."""
-        return value * 1000

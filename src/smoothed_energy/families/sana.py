@@ -21,22 +21,13 @@ class Sana(Transformer):
 
     name: ClassVar[str] = "Sana"
     denoisers: ClassVar[tuple[str, ...]] = ("SanaTransformer2DModel",)
+    learned_variance: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
 
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """See `Family.layers`."""
         return tuple(replace(layer, softmax=False) for layer in super().layers(denoiser))
-
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size, config.patch_size)
-
-    def has_learned_variance(self, denoiser: nn.Module) -> bool:
-        """See `Family.has_learned_variance`."""
-        config: Any = denoiser.config
-        return bool(config.out_channels == 2 * config.in_channels)
 
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any

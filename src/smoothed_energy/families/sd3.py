@@ -7,8 +7,6 @@ __all__ = ["StableDiffusion3"]
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from .transformer import Transformer
 
 
@@ -26,8 +24,3 @@ class StableDiffusion3(Transformer):
         "b": ("encoder_hidden_states", "hidden_states")
     }
     tied_to_size: ClassVar[tuple[str, ...]] = ("block_controlnet_hidden_states",)
-
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
-        config: Any = denoiser.config
-        return (config.patch_size, config.patch_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["Transformer"]
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -35,9 +34,11 @@ class Transformer(Family):
     text: ClassVar[Literal["before", "after"] | None] = None
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
-    @abstractmethod
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """The size of a token in latents, `(H, W)` or `(F, H, W)`."""
+        """The size of a token in latents, `(H, W)` or `(F, H, W)`; by default as configured."""
+        config: Any = denoiser.config
+        sides = (config.patch_size, config.patch_size)
+        return (config.patch_size_t or 1, *sides) if hasattr(config, "patch_size_t") else sides
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """The grid of the image's tokens in a call; by default, all patches of the latents."""

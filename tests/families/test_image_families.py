@@ -1,12 +1,19 @@
-"""Guidance of Kolors."""
+"""Guidance of families of pictures that need no tests of their own for this."""
 
 import math
 
 import pytest
+import tiny_auraflow
+import tiny_kolors
+import tiny_pixart
+import tiny_sd3
 from comparison import assert_guided_as_by_brute_force
-from tiny_kolors import CASES
 
-CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
+CASE = pytest.mark.parametrize(
+    "case",
+    [*tiny_auraflow.CASES, *tiny_kolors.CASES, *tiny_pixart.CASES, *tiny_sd3.CASES],
+    ids=lambda case: case.family,
+)
 
 
 @CASE
