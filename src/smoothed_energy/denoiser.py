@@ -413,7 +413,7 @@ class GuidedDenoiser:
         prediction = prediction_of(output)
         batch = prediction.shape[0]
         sample = self.sample(kept_args, kept_kwargs)
-        argument = functools.partial(self.argument, args=kept_args, kwargs=kept_kwargs)
+        argument = Arguments(functools.partial(self.argument, args=kept_args, kwargs=kept_kwargs))
 
         channels = sample.shape[1]
         learned = call.kind.learned_variance or self.family.learned_variance

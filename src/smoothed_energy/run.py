@@ -7,11 +7,11 @@ __all__ = ["Run", "RunSummary"]
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .caches import CacheStates
 from .denoiser import (
@@ -24,8 +24,9 @@ from .denoiser import (
     repeat_output,
     with_prediction,
 )
+from .memory import Memory
 from .rows import BatchLayout, pair_layout
-from .steps import StepPosition, as_steps
+from .steps import StepPosition
 
 if TYPE_CHECKING:
     from .attachment import Attachment
@@ -58,14 +59,6 @@ class _ConditionalCall:
     result: DenoiserResult
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """A difference of predictions, and the shape of the latents that it was made from."""
-
-    difference: Tensor
-    shape: torch.Size
-
-
 class Run:
     """The calls of the denoisers of a run, from first to last, and what happened in them.
 
@@ -80,11 +73,8 @@ class Run:
         self._calls: Counter[Attachment] = Counter()
         self._guided_calls: Counter[Attachment] = Counter()
         self._reached: defaultdict[Attachment, set[str]] = defaultdict(set)
-        # The last difference of predictions, and in how many calls it was used.
-        self._kept: dict[Plan, _Kept] = {}
-        self._uses: Counter[Plan] = Counter()
+        self._memories: dict[tuple[GuidedDenoiser, Attachment], Memory] = {}
         self._reused_calls: Counter[Attachment] = Counter()
-        self._similarity: dict[Plan, float] = {}
         # The call with the prompt, where the one without it is a call of its own.
         self._conditional: dict[GuidedDenoiser, _ConditionalCall] = {}
         self._without_cfg: dict[GuidedDenoiser, Any] = {}
@@ -213,55 +203,43 @@ class Run:
             plan: sample[layout.rows(plan.formulation, len(sample))].shape
             for plan in plans.values()
         }
+        memories = {item: self._memory(guided, item) for item in plans}
         known = {
-            plan: self._kept[plan].difference
+            plan: memories[item].use()
             for item, plan in plans.items()
-            if self._is_kept(item, plan, shapes[plan])
+            if memories[item].holds(shapes[plan])
         }
         call = DenoiserCall(tuple(plans.values()), layout, position, known, kind)
         with guided.patches(plan for plan in call.plans if plan not in call.known):
             result = guided.run(call, forward, args, kwargs)
         for item, plan in plans.items():
             if plan in call.known:
-                self._uses[plan] += 1
                 self._reused_calls[item] += 1
                 continue
             self._guided_calls[item] += 1
             self._reached[item] |= result.reached[plan]
-            if _correction(item).every > 1:
-                self._kept[plan] = _Kept(result.differences[plan], shapes[plan])
-                self._uses[plan] = 1
-            if as_steps(_correction(item).steps).needs_similarity:
-                highest = self._similarity.get(plan, -1.0)
-                self._similarity[plan] = max(highest, result.similarity(plan))
+            memories[item].keep(result.differences[plan], shapes[plan])
+            memories[item].note(functools.partial(result.similarity, plan))
         return result
+
+    def _memory(self, guided: GuidedDenoiser, item: Attachment) -> Memory:
+        if (guided, item) not in self._memories:
+            self._memories[guided, item] = Memory(_correction(item))
+        return self._memories[guided, item]
 
     def _scale(
         self, guided: GuidedDenoiser, item: Attachment, position: Callable[[], StepPosition]
     ) -> float:
         """The scale of this step, 0 if it is not guided."""
-        guidance = _correction(item)
-        if guidance.is_off:
-            return 0.0
-        # Guidance that is alike at all steps works with schedules that can't tell where they are.
-        if guidance.is_uniform and isinstance(guidance.scale, float):
-            return guidance.scale
-        here = position()
-        if here.index < self._index:
-            self.begin()  # FreeInit goes through the schedule several times in a run
-        self._index = here.index
-        plan = self._plans.get((guided, item))
-        if plan in self._similarity:
-            here = replace(here, similarity=self._similarity[plan])
-        return guidance.scale_at(here)
 
-    def _is_kept(self, item: Attachment, plan: Plan, shape: torch.Size) -> bool:
-        """Whether the last difference of predictions is used again for rows of this shape."""
-        kept = self._kept.get(plan)
-        if kept is None or self._uses[plan] >= _correction(item).every:
-            return False
-        # A callback may have changed the batch, by turning CFG off for instance.
-        return kept.shape == shape
+        def here() -> StepPosition:
+            found = position()
+            if found.index < self._index:
+                self.begin()  # FreeInit goes through the schedule several times in a run
+            self._index = found.index
+            return found
+
+        return self._memory(guided, item).scale(here)
 
     def waits_for_unconditional(self, denoiser: nn.Module) -> bool:
         """Whether the last call was with the prompt, and the one without it is to come."""
@@ -279,9 +257,8 @@ class Run:
 
     def begin(self) -> None:
         """Forget what earlier steps of the same calls were like: other images begin."""
-        self._kept.clear()
-        self._uses.clear()
-        self._similarity.clear()
+        for memory in self._memories.values():
+            memory.forget()
         self._conditional.clear()
         self._without_cfg.clear()
         for caches in self._caches.values():

@@ -31,7 +31,7 @@ from smoothed_energy import (
     SmoothedEnergyGuidance,
     TokenPerturbationGuidance,
 )
-from smoothed_energy.families import family_of
+from smoothed_energy.families import Arguments, family_of
 from smoothed_energy.grid import GridError
 from smoothed_energy.layers import LayerError, select_layers, self_attention_layers
 from smoothed_energy.methods.seg import BlurQueries
@@ -164,7 +164,7 @@ def test_another_number_of_tokens(layer, count):
     unet = motion_unet()
     latents = {"sample": torch.zeros(1, 4, FRAMES, 12, 8)}
     with pytest.raises(GridError, match=f"{count} tokens, but expected"):
-        family_of(unet).tokens(unet, latents.get, layer, count)
+        family_of(unet).tokens(unet, Arguments(latents.get), layer, count)
 
 
 @pytest.mark.parametrize(

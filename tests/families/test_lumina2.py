@@ -12,7 +12,7 @@ from tiny_lumina2 import ARGUMENTS, CASES, GRID, NEGATIVE_LENGTHS, WIDTH, images
 from tiny_pipelines import MARGIN, TOLERANCE, difference, noise
 
 from smoothed_energy import GaussianBlur, GuidanceInterval, SmoothedEnergyGuidance
-from smoothed_energy.families import family_of
+from smoothed_energy.families import Arguments, family_of
 from smoothed_energy.grid import GridError
 from smoothed_energy.layers import select_layers
 
@@ -98,12 +98,13 @@ def test_layers_are_counted_in_both_stacks():
 def test_a_number_of_tokens_that_fits_no_prompt():
     transformer = CASES[0].pipeline().transformer
     given = {"hidden_states": torch.zeros(2, 4, 12, 8), "encoder_attention_mask": mask(5, 3)}
+    arguments = Arguments(given.get)
     family = family_of(transformer)
-    found = family.tokens(transformer, given.get, "layers.0.attn", 29)
+    found = family.tokens(transformer, arguments, "layers.0.attn", 29)
     assert (found.grid, found.start) == (GRID, (5, 3))
     for layer, count in [("layers.0.attn", 28), ("noise_refiner.0.attn", 29)]:
         with pytest.raises(GridError, match=layer):
-            family.tokens(transformer, given.get, layer, count)
+            family.tokens(transformer, arguments, layer, count)
 
 
 def test_the_time_runs_backwards():

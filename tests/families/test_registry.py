@@ -97,6 +97,25 @@ def test_guidance_works_for_a_registered_family(mine, monkeypatch):
     assert difference(clean, expected) > 1e-3
 
 
+def test_the_grid_is_asked_once_for_all_layers_of_a_call(mine, monkeypatch):
+    asked = []
+    grid = MyFamily.grid
+
+    def counted(self, denoiser, argument):
+        asked.append(argument("image").shape)
+        return grid(self, denoiser, argument)
+
+    monkeypatch.setattr(MyFamily, "grid", counted)
+    denoiser = Denoiser()
+    guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="x0-x2", scale=2.0)
+    with guidance.attach(denoiser) as attachment:
+        denoiser(torch.randn(2, 8, 3, 5), 0)
+        assert asked == [(2, 8, 3, 5)]
+        denoiser(torch.randn(2, 8, 4, 6), 0)
+    assert asked == [(2, 8, 3, 5), (2, 8, 4, 6)]
+    assert len(attachment.last_run.layers) == 3
+
+
 def test_an_unknown_denoiser_is_refused_with_a_list_of_known_ones():
     with pytest.raises(LayerError, match=r"Denoiser.*UNet2DConditionModel.*docs/families.md"):
         family_of(Denoiser())

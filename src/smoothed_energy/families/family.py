@@ -11,7 +11,7 @@ __all__ = ["Arguments", "Family", "Setting", "Step"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
@@ -20,15 +20,38 @@ from ..self_attention import PARTS, SelfAttentionLayer
 from ..steps import StepPosition
 from ..tokens import ImageTokens
 
-#: The value of an argument of a denoiser's call by its name; None if it was not given.
-Arguments: TypeAlias = Callable[[str], Any]
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
 #: argument of its call.
 Setting: TypeAlias = Callable[[str, Any], Any]
-
-
 #: The position of a step, found when it is asked for.
 Step: TypeAlias = Callable[[], StepPosition]
+
+Answer = TypeVar("Answer")
+
+
+class Arguments:
+    """The arguments of one call of a denoiser.
+
+    Args:
+        find: The value of an argument by its name; None if it was not given.
+    """
+
+    def __init__(self, find: Callable[[str], Any]) -> None:
+        self._find = find
+        self._answers: dict[Callable[..., Any], Any] = {}
+
+    def __call__(self, name: str) -> Any:
+        """The value of an argument by its name; None if it was not given."""
+        return self._find(name)
+
+    def once(
+        self, question: Callable[[nn.Module, Arguments], Answer], denoiser: nn.Module
+    ) -> Answer:
+        """The answer to a question about this call, worked out once for all layers."""
+        if question not in self._answers:
+            self._answers[question] = question(denoiser, self)
+        answer: Answer = self._answers[question]
+        return answer
 
 
 class Family(ABC):

@@ -64,10 +64,6 @@ class Flux(Transformer):
             )
         return (count // width, width)
 
-    def length(self, denoiser: nn.Module, argument: Arguments) -> int:
-        """See `Transformer.length`."""
-        return int(argument(self.sample).shape[1])
-
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")

@@ -33,14 +33,14 @@ class Lumina2(Transformer):
         """See `Family.tokens`."""
         if layer.startswith("noise_refiner"):
             return super().tokens(denoiser, argument, layer, count)
-        lengths = tuple(argument("encoder_attention_mask").sum(dim=1).tolist())
+        lengths = argument.once(_prompt_lengths, denoiser)
         # The second pass may have some of the rows only, and is as long as the longest of them.
         if count - self.length(denoiser, argument) not in lengths:
             raise GridError(
                 f"{layer} has {count} tokens, which is not the number of the image's and those of "
                 f"one of the prompts, whose lengths are {lengths}"
             )
-        return ImageTokens(self.grid(denoiser, argument), lengths)
+        return ImageTokens(argument.once(self.grid, denoiser), lengths)
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`; after a part of the steps there is no CFG."""
@@ -57,3 +57,8 @@ class Lumina2(Transformer):
     ) -> Tensor | float:
         """See `Family.timestep`."""
         return (1 - value) * float(scheduler.config.num_train_timesteps)
+
+
+def _prompt_lengths(denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+    """How many tokens the prompt of each row has."""
+    return tuple(argument("encoder_attention_mask").sum(dim=1).tolist())

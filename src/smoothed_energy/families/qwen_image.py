@@ -42,10 +42,6 @@ class QwenImage(Transformer):
             frames *= len(pictures) - 1
         return (frames, *sides) if frames > 1 else tuple(sides)
 
-    def length(self, denoiser: nn.Module, argument: Arguments) -> int:
-        """See `Transformer.length`."""
-        return int(argument(self.sample).shape[1])
-
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds")

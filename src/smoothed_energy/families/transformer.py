@@ -48,7 +48,10 @@ class Transformer(Family):
 
     def length(self, denoiser: nn.Module, argument: Arguments) -> int:
         """The number of tokens made of the latents; those after the image's are of other images."""
-        return math.prod(self.grid(denoiser, argument))
+        latents = argument(self.sample)
+        if latents.ndim == 3:  # `(B, T, C)`, tokens already
+            return int(latents.shape[1])
+        return math.prod(argument.once(self.grid, denoiser))
 
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """See `Family.layers`."""
@@ -84,7 +87,7 @@ class Transformer(Family):
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
         """See `Family.tokens`."""
-        grid = self.grid(denoiser, argument)
+        grid = argument.once(self.grid, denoiser)
         length = self.length(denoiser, argument)
         text = count - length
         if text < 0 or (text > 0 and self.text is None):

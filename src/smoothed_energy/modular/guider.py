@@ -18,7 +18,7 @@ import warnings
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -39,10 +39,11 @@ from ..denoiser import (
 )
 from ..guidance import Guidance
 from ..interval import GuidanceInterval
+from ..memory import Memory
 from ..methods import guidance_from_dict, guidance_from_text, guidance_to_text
 from ..pipelines import has_learned_variance, prediction_type
 from ..rows import BatchLayout
-from ..steps import StepPosition, as_steps, schedule_position
+from ..steps import StepPosition, schedule_position
 from .preparation import Preparation
 
 _WITH_PROMPT, _WITHOUT_PROMPT = 0, 1
@@ -271,10 +272,11 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._scales: dict[int, float] = {}
         self._guided: GuidedDenoiser | None = None
         self._plans: dict[int, Plan] = {}
-        # The last difference of predictions, and in how many steps it was used.
-        self._kept: dict[int, Tensor] = {}
-        self._uses: Counter[int] = Counter()
-        self._similarity: dict[int, float] = {}
+        self._memories = {
+            number: Memory(cast(Guidance, guidance))
+            for number, guidance in enumerate(self.guidances)
+            if not guidance.limits_cfg
+        }
         self._guided_steps: Counter[int] = Counter()
         self._reached: defaultdict[int, set[str]] = defaultdict(set)
         # What the denoiser is to return for the perturbed batches.
@@ -288,14 +290,14 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._given.clear()
         self._count_prepared = 0
         cfg = self._has_cfg()
-        numbers = range(len(self.guidances)) if self._enabled else ()
-        scales = {number: self._scale(number) for number in numbers}
+        memories = self._memories if self._enabled else {}
+        scales = {number: memory.scale(self._position) for number, memory in memories.items()}
         self._scales = {number: scale for number, scale in scales.items() if scale}
         self._batches = [_Batch("pred_cond", _WITH_PROMPT)]
         if cfg:
             self._batches.append(_Batch("pred_uncond", _WITHOUT_PROMPT))
         for number in self._scales:
-            if self._uses[number] and self._uses[number] < self._correction(number).every:
+            if self._memories[number].holds():
                 continue  # The last difference is used again.
             unconditional = cfg and self._correction(number).formulation == "unconditional"
             condition = _WITHOUT_PROMPT if unconditional else _WITH_PROMPT
@@ -324,18 +326,6 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     def _correction(self, number: int) -> Guidance:
         return cast(Guidance, self.guidances[number])
 
-    def _scale(self, number: int) -> float:
-        """The scale of a guidance at this step, 0 if it does not act."""
-        if self.guidances[number].limits_cfg or self.guidances[number].is_off:
-            return 0.0
-        guidance = self._correction(number)
-        if guidance.is_uniform and isinstance(guidance.scale, float):
-            return guidance.scale
-        here = self._position()
-        if number in self._similarity:
-            here = replace(here, similarity=self._similarity[number])
-        return guidance.scale_at(here)
-
     def _position(self) -> StepPosition:
         """Where the step is in its schedule."""
         if self._step is None:
@@ -357,11 +347,9 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         """The difference of a clean and the perturbed prediction, or the last one again."""
         name = f"pred_perturbed_{number}"
         if name not in perturbed:
-            self._uses[number] += 1
-            return self._kept[number]
+            return self._memories[number].use()
         difference = clean - perturbed[name]
-        if self._correction(number).every > 1:
-            self._kept[number], self._uses[number] = difference, 1
+        self._memories[number].keep(difference)
         return difference
 
     def _end_step(self) -> None:
@@ -370,6 +358,8 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._guided_steps.update(self._scales)
         if self._step is None or self._step + 1 != self._num_inference_steps or not self._enabled:
             return
+        for memory in self._memories.values():
+            memory.forget()
         for number, guidance in enumerate(self.guidances):
             if guidance.is_off or guidance.limits_cfg:
                 continue
@@ -430,9 +420,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             result = self._guided.run(call, forward, args, kwargs)
         for number, plan in plans.items():
             self._reached[number] |= result.reached[plan]
-            if as_steps(self._correction(number).steps).needs_similarity:
-                highest = self._similarity.get(number, -1.0)
-                self._similarity[number] = max(highest, result.similarity(plan))
+            self._memories[number].note(functools.partial(result.similarity, plan))
             perturbed = result.prediction[:, : result.channels] - result.differences[plan]
             variance = result.prediction[:, result.channels :]
             self._outputs[number] = with_prediction(

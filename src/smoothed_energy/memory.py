@@ -1,0 +1,92 @@
+"""What a guidance remembers from one step of a run to the next."""
+
+from __future__ import annotations
+
+__all__ = ["Memory"]
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .steps import StepPosition, as_steps
+
+if TYPE_CHECKING:
+    from .guidance import Guidance
+
+
+class Memory:
+    r"""The last correction of a guidance, and how alike its predictions became.
+
+    Args:
+        guidance: The guidance.
+    """
+
+    def __init__(self, guidance: Guidance) -> None:
+        self.guidance = guidance
+        self.forget()
+
+    def forget(self) -> None:
+        """Be as before the first step: other images begin."""
+        self._difference: Tensor | None = None
+        self._shape: torch.Size | None = None
+        self._uses = 0
+        self._similarity: float | None = None
+
+    def scale(self, position: Callable[[], StepPosition]) -> float:
+        r"""$\gamma$ of a step; 0 if it is not guided.
+
+        Args:
+            position: Where the step is in its schedule, asked only if it matters.
+        """
+        guidance = self.guidance
+        if guidance.is_off:
+            return 0.0
+        # Guidance that is alike at all steps works with schedules that can't tell where they are.
+        if guidance.is_uniform and isinstance(guidance.scale, float):
+            return guidance.scale
+        here = position()
+        if self._similarity is not None:
+            here = replace(here, similarity=self._similarity)
+        return guidance.scale_at(here)
+
+    def holds(self, shape: torch.Size | None = None) -> bool:
+        """Whether the last difference of predictions is to be used again.
+
+        Args:
+            shape: That of the latents to be guided. A callback may have changed the batch, by
+                turning CFG off for instance.
+        """
+        return (
+            self._difference is not None
+            and self._uses < self.guidance.every
+            and self._shape == shape
+        )
+
+    def use(self) -> Tensor:
+        r"""The last difference of predictions, $s - \tilde s$, used once more."""
+        assert self._difference is not None
+        self._uses += 1
+        return self._difference
+
+    def keep(self, difference: Tensor, shape: torch.Size | None = None) -> None:
+        r"""Remember the difference of predictions of this step, if later ones use it again.
+
+        Args:
+            difference: $s - \tilde s$.
+            shape: That of the latents that it was made from, if it may change.
+        """
+        if self.guidance.every > 1:
+            self._difference, self._shape, self._uses = difference, shape, 1
+
+    def note(self, similarity: Callable[[], float]) -> None:
+        """Remember how alike the predictions of this step were, if it decides about later ones.
+
+        Args:
+            similarity: The cosine of the clean and the perturbed prediction.
+        """
+        if as_steps(self.guidance.steps).needs_similarity:
+            highest = -1.0 if self._similarity is None else self._similarity
+            self._similarity = max(highest, similarity())
