@@ -27,8 +27,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## Draw with the embedded model, unguided against guided, into out/demo.
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh out/demo
 
+# One process a core, of one thread each: the models are too small to share.
 test: $(INSTALLED) ## Run the tests; ARGS="-k grid" and the like go to pytest.
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 $(ARGS)
 
 lint: $(INSTALLED) ## Check style and types.
 	$(BIN)/ruff check .

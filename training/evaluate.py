@@ -64,6 +64,7 @@ class Configuration:
         layers: Layers, joined by ``+``.
         steps: When guidance is active.
         inference_steps: DDIM steps.
+        combine: How the correction is combined, in the text form of `smoothed_energy.combination`.
     """
 
     sigma: float | None = None
@@ -71,6 +72,7 @@ class Configuration:
     layers: str = ""
     steps: str = "all"
     inference_steps: int = 25
+    combine: str = ""
 
     @property
     def label(self) -> str:
@@ -80,7 +82,7 @@ class Configuration:
         sigma = "inf" if math.isinf(self.sigma) else f"{self.sigma:g}"
         return (
             f"sigma={sigma} scale={self.scale:g} layers={self.layers} active={self.steps}, "
-            f"{self.inference_steps} steps"
+            f"{self.inference_steps} steps" + (f" combine={self.combine}" if self.combine else "")
         )
 
     def guidance(self) -> SmoothedEnergyGuidance | None:
@@ -92,13 +94,15 @@ class Configuration:
             scale=self.scale,
             layers=self.layers.split("+"),
             steps=self.steps,
+            combine=self.combine,
         )
 
 
 def weights_hash(folder: Path) -> str:
     """Twelve digits that change with the U-Net's, autoencoder's or text encoder's weights."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    # A ControlNet is a level deeper, and has no part in these samples.
+    for path in sorted(folder.glob("*/*.safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
