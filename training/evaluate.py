@@ -236,16 +236,19 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         "and to others that went through the autoencoder (EfficientNet-Lite0 features; lower is "
         "better).",
         "",
-        "| sigma | scale | layers | active steps | DDIM steps | Frechet | kernel | decoded |",
-        "|---|---|---|---|---|---|---|---|",
+        "| sigma | scale | layers | active steps | combined | DDIM steps | Frechet | kernel "
+        "| decoded |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
         if r["count"] != first["count"] or r["reference"] != first["reference"]:
             raise ValueError("distances of different numbers of samples cannot share a table")
         guided = r["sigma"] is not None
-        cells = [r["sigma"], f"{r['scale']:g}", r["layers"], r["steps"]] if guided else ["-"] * 4
+        cells = [(r["sigma"] or "").removesuffix(".0"), f"{r['scale']:g}", r["layers"], r["steps"]]
+        # Older results know of no combination.
+        cells.append(r.get("combine") or "-")
         if not guided:
-            cells[0] = "unguided"
+            cells = ["unguided", *["-"] * 4]
         cells += [str(r["inference_steps"]), f"{r['frechet']:.1f}"]
         cells += [f"{r['kernel']:.2f}", f"{r['kernel_decoded']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -282,8 +285,21 @@ def table_group(
     return [Configuration(inference_steps=steps), *guided]
 
 
+def acting_group(steps: int) -> list[Configuration]:
+    """Unguided, and a uniform blur that acts more mildly, at other steps or in other layers."""
+    guided = [
+        Configuration(math.inf, 0.3, "mid", inference_steps=steps),
+        Configuration(math.inf, 0.7, "mid", inference_steps=steps),
+        *(Configuration(math.inf, 1.0, "mid", third, steps) for third in ("begin", "mid", "end")),
+        Configuration(math.inf, 2.0, "mid", "begin", steps),
+        *(Configuration(math.inf, 0.7, "mid", "all", steps, c) for c in ("rescale:1", "project")),
+        *(Configuration(math.inf, 0.7, part, "all", steps) for part in ("down", "up")),
+    ]
+    return [Configuration(inference_steps=steps), *guided]
+
+
 #: What can be measured by name.
-GROUPS = ("layers", "alone", "table")
+GROUPS = ("layers", "alone", "acting", "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -308,6 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         group = layer_group(options.steps)
     elif options.table == "alone":
         group = alone_group(options.steps)
+    elif options.table == "acting":
+        group = acting_group(options.steps)
     else:
         group = table_group(
             options.steps,

@@ -7,7 +7,14 @@ import torch
 
 pytest.importorskip("tokenizers")
 
-from training.evaluate import Configuration, Evaluation, alone_group, markdown, table_group
+from training.evaluate import (
+    Configuration,
+    Evaluation,
+    acting_group,
+    alone_group,
+    markdown,
+    table_group,
+)
 from training.samples import CAPTIONS, side_by_side
 from training.sheet import contact_sheet
 
@@ -68,6 +75,20 @@ def test_a_configuration_becomes_the_guidance_it_names():
     assert Configuration().guidance() is None
 
 
+def test_ways_to_act_differ_and_become_guidance():
+    group = acting_group(15)
+    assert len({c.label for c in group}) == len(group) == 11
+    combined = [combinations_text(c.guidance().combine) for c in group if c.combine]
+    assert combined == ["rescale:1", "project"]
+    assert "| rescale:1 |" in markdown(
+        [
+            {"sigma": "inf", "scale": 0.7, "layers": "mid", "steps": "all", "inference_steps": 15}
+            | {"combine": "rescale:1", "count": 1, "reference": 1}
+            | {"frechet": 1.0, "kernel": 2.0, "kernel_decoded": 3.0}
+        ]
+    )
+
+
 def test_the_perturbed_prediction_is_measured_alone_in_every_part():
     first, *rest = alone_group(25)
     assert first == Configuration()
@@ -91,8 +112,8 @@ def test_the_table_states_its_counts_and_refuses_to_mix_them():
     guided = row | {"sigma": "inf", "scale": 2.0, "layers": "mid", "frechet": 100.0}
     text = markdown([row, guided])
     assert "300 samples" in text
-    assert "| unguided | - | - | - | 25 | 123.5 | 1.23 | 0.46 |" in text
-    assert "| inf | 2 | mid | all | 25 | 100.0 | 1.23 | 0.46 |" in text
+    assert "| unguided | - | - | - | - | 25 | 123.5 | 1.23 | 0.46 |" in text
+    assert "| inf | 2 | mid | all | - | 25 | 100.0 | 1.23 | 0.46 |" in text
     with pytest.raises(ValueError, match="numbers"):
         markdown([row, guided | {"count": 400}])
 
