@@ -80,7 +80,7 @@ def test_ways_to_act_differ_and_become_guidance():
     group = acting_group(15)
     assert len({c.label for c in group}) == len(group) == 11
     combined = [combinations_text(c.guidance().combine) for c in group if c.combine]
-    assert combined == ["rescale:1", "project"]
+    assert combined == ["rescale:1.0", "project"]
     assert "| rescale:1 |" in markdown(
         [
             {"sigma": "inf", "scale": 0.7, "layers": "mid", "steps": "all", "inference_steps": 15}
