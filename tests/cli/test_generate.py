@@ -93,6 +93,12 @@ class TestImages:
         assert (plain == pixels(tmp_path / "both/no-prompt-seed0-unguided.png")).all()
         assert (guided == pixels(tmp_path / "both/no-prompt-seed0-guided.png")).all()
 
+    def test_the_last_seed_of_torch_is_a_seed(self, run, model, tmp_path):
+        last = 2**64 - 1
+        code, _, err = run("generate", "--model", model, "--seed", last, *FAST)
+        assert code == 0, err
+        assert files(tmp_path / "out") == [f"no-prompt-seed{last}.png"]
+
     def test_sizes_are_height_by_width(self, run, model, tmp_path):
         code, _, err = run("generate", "--model", model, "--size", "48x24", *FAST)
         assert code == 0, err
@@ -292,6 +298,8 @@ class TestMistakes:
             (("--batch-size", -1), "--batch-size"),
             (("--num-inference-steps", 0), "--num-inference-steps"),
             (("--seed", -3), "--seed"),
+            (("--seed", 2**64), f"--seed {2**64}: expected seeds of at most {2**64 - 1}"),
+            (("--seed", 2**64 - 1, "--count", 2), f"--seed {2**64 - 1} with --count 2: expected"),
             (("--dtype", "int8"), "int8.*float32"),
             (("--device", "abacus"), "abacus.*cpu"),
             (("--negative-prompt", "x"), "--negative-prompt.*--cfg"),

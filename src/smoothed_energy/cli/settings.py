@@ -45,6 +45,9 @@ CFG_WITHOUT_PROMPT = 1.0
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
+#: The largest seed of torch's random generators.
+LAST_SEED = 2**64 - 1
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -255,6 +258,11 @@ def _number_or_text(value: Any) -> float | str | None:
 
 
 def _check(settings: Settings) -> None:
+    if settings.seeds[-1] > LAST_SEED:
+        count = "" if settings.count == 1 else f" with --count {settings.count}"
+        raise ValueError(
+            f"--seed {settings.seed}{count}: expected seeds of at most {LAST_SEED} (2**64 - 1)"
+        )
     if settings.dtype not in DTYPES:
         raise ValueError(f"--dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")
     if not 0 <= settings.cfg < float("inf"):
