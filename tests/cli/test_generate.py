@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from smoothed_energy.report import read_settings
+from smoothed_energy.cli.settings import Settings, resolve_settings
+from smoothed_energy.report import read_settings, save_image
 
 FAST = ("--num-inference-steps", 3)
 
@@ -168,6 +171,59 @@ class TestFrom:
         settings = read_settings(tmp_path / "b" / "a-red-cat-seed5.png")
         before = read_settings(image)
         assert settings == {**before, "scale": 1.0, "seed": 5}
+
+    @pytest.mark.parametrize(
+        ("changed", "kind"),
+        [
+            ({"count": "2"}, "an integer >= 1"),
+            ({"count": 0}, "an integer >= 1"),
+            ({"num_inference_steps": 2.5}, "an integer >= 1"),
+            ({"seed": "a"}, "an integer >= 0"),
+            ({"seed": -1}, "an integer >= 0"),
+            ({"seed": True}, "an integer >= 0"),
+            ({"cfg": None}, "a number"),
+            ({"size": 5}, "None or a list of height and width, multiples of 8"),
+            ({"size": [31, 32]}, "None or a list of height and width, multiples of 8"),
+            ({"stack": None}, "a list of texts"),
+            ({"stack": [1]}, "a list of texts"),
+            ({"stack": "pag"}, "a list of texts"),
+            ({"prompt": None}, "a text"),
+            ({"negative_prompt": 1}, "a text"),
+            ({"model": None}, "a text"),
+            ({"method": {}}, "a text"),
+            ({"steps": None}, "a text"),
+            ({"scale": None}, "a number or a text"),
+            ({"layers": 3}, "a text or None"),
+            ({"compare": "yes"}, "True or False"),
+            ({"control": 1}, "a text or None"),
+            ({"control_scale": "1"}, "a number"),
+        ],
+        ids=str,
+    )
+    def test_a_stored_setting_of_another_kind_is_named(self, run, tmp_path, changed, kind):
+        save_image(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"seed": 1, **changed})
+        code, _, err = run("generate", "--from", "a.png")
+        ((name, value),) = changed.items()
+        assert code == 2
+        assert err == (
+            f"error: --from: the image's setting {name}={value!r} cannot be read; expected {kind}\n"
+        )
+        assert files(tmp_path) == ["a.png"]
+
+    def test_an_unknown_stored_setting_is_named(self, run, tmp_path):
+        save_image(Image.new("RGB", (8, 8)), tmp_path / "a.png", {"sharpness": 1})
+        code, _, err = run("generate", "--from", "a.png")
+        assert code == 2
+        assert err == "error: --from: the image has an unknown setting 'sharpness'\n"
+
+    def test_every_setting_that_an_image_remembers_is_read_again(self):
+        remembered = Settings(
+            **{**vars(resolve_settings({}, {})), "size": (48, 24), "stack": ("pag",)},
+        )
+        controlled = replace(remembered, control="a.png", controlnet="canny")
+        for settings in (remembered, controlled):
+            stored = json.loads(json.dumps(settings.to_dict()))
+            assert resolve_settings({}, stored) == replace(settings, batch_size=8)
 
     def test_a_new_prompt_brings_cfg_back(self, run, model, tmp_path):
         run("generate", "--model", model, *FAST)

@@ -6,11 +6,12 @@ __all__ = ["DEFAULTS", "DEFAULT_MODEL", "Settings", "parse_size", "resolve_setti
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..texts import join_settings, split_settings
+from .stored import check_stored
 
 DEFAULT_MODEL = "avatars"
 
@@ -146,10 +147,7 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Set
     Raises:
         ValueError: If an image's settings are not those of this program, or contradict the given.
     """
-    names = [field.name for field in fields(Settings)]
-    for name in stored:
-        if name not in names:
-            raise ValueError(f"--from: the image has an unknown setting {name!r}")
+    check_stored(stored)
     chosen = {name: value for name, value in given.items() if value is not None}
     chosen = _with_method_settings(chosen)
     if split_settings(chosen.get("method", ""))[0] not in ("", _name(stored)):
