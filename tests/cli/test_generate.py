@@ -118,6 +118,15 @@ class TestImages:
         assert read_settings(tmp_path / "out/no-prompt-seed0.png")["cfg"] == 1
         assert read_settings(tmp_path / "asked/no-prompt-seed0.png")["cfg"] == 2
 
+    def test_cfg_of_zero_and_of_one_are_both_off(self, run, model, tmp_path):
+        for cfg in (0, 1):
+            code, _, err = run(
+                "generate", "cat", "--model", model, "--cfg", cfg, "--out", cfg, *FAST
+            )
+            assert code == 0, err
+        zero, one = (pixels(tmp_path / folder / "cat-seed0.png") for folder in "01")
+        assert (zero == one).all()
+
     def test_a_negative_prompt_changes_the_picture(self, run, model, tmp_path):
         run("generate", "cat", "--model", model, *FAST)
         run("generate", "cat", "--model", model, "--negative-prompt", "x", "--out", "n", *FAST)
@@ -138,6 +147,13 @@ class TestCompare:
         )
         sheet = pixels(tmp_path / "out/cat-compare.png")
         assert sheet.shape[1] > 3 * 144
+
+    def test_a_stacked_guidance_alone_is_compared(self, run, model, tmp_path):
+        arguments = ("--model", model, "--scale", 0, "--stack", "pag", "--compare", *FAST)
+        code, _, err = run("generate", *arguments)
+        assert code == 0, err
+        plain = pixels(tmp_path / "out/no-prompt-seed0-unguided.png")
+        assert (plain != pixels(tmp_path / "out/no-prompt-seed0-guided.png")).any()
 
     def test_an_unguided_image_remembers_that_it_is(self, run, model, tmp_path):
         run("generate", "--model", model, "--compare", *FAST)
@@ -347,6 +363,12 @@ class TestMistakes:
             (("--steps", "later"), "later"),
             (("--formulation", "both"), "both.*conditional.*unconditional"),
             (("--cfg", "nan"), "nan"),
+            (("--cfg", "0.5"), r"--cfg 0.5: expected a finite number >= 1 \(1 or 0 is off\)"),
+            (("cat", "--cfg", "-1"), "--cfg -1"),
+            (("--compare", "--scale", "0"), "--compare.*--scale 0 is no guidance.*--stack"),
+            (("--compare", "--scale", "0.0", "--stack", "pag; scale=0"), "--scale 0 is no guid"),
+            (("--compare", "--blur", "gaussian:0"), "--blur gaussian:0 is no guidance"),
+            (("--compare", "--method", "erg; temperature=1"), "--method erg; temperature=1"),
             (("--size", "31x32"), "31x32.*multiples of 8"),
             (("--size", "64"), "64.*HEIGHTxWIDTH"),
             (("--size", "0x64"), "0x64"),
@@ -395,6 +417,26 @@ class TestMistakes:
         code, _, err = run("generate", "cat", "--model", unconditional_model)
         assert code == 2
         assert "takes no prompt" in err
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--cfg", 4), r"--cfg 4: .* a DDIMPipeline, which has no classifier-free guidance; "),
+            (("--cfg", 4, "--negative-prompt", "ugly"), "--negative-prompt ugly: .* takes no prom"),
+        ],
+    )
+    def test_options_of_prompts_for_a_pipeline_without_prompts_are_refused(
+        self, run, unconditional_model, tmp_path, arguments, message
+    ):
+        code, _, err = run("generate", "--model", unconditional_model, *arguments)
+        assert code == 2
+        assert re.search(message, err), err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_cfg_can_be_switched_off_for_a_pipeline_without_prompts(self, run, unconditional_model):
+        code, _, err = run("generate", "--model", unconditional_model, "--cfg", 1, *FAST)
+        assert code == 0, err
 
     def test_a_size_for_a_pipeline_of_one_size_is_refused(self, run, unconditional_model):
         code, _, err = run("generate", "--model", unconditional_model, "--size", "16x16")

@@ -141,7 +141,7 @@ def command(
     cfg: Annotated[
         float | None,
         typer.Option(
-            help="Scale of classifier-free guidance, 1 is off. "
+            help="Scale of classifier-free guidance; 1 or 0 is off. "
             + _default("cfg")[:-1]
             + "; without a prompt 1.",
             rich_help_panel=_SAMPLING,
@@ -272,6 +272,11 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
     from .progress import ImageProgress
 
     guidances = _guidances(settings)
+    if settings.compare and all(guidance.is_off for guidance in guidances):
+        raise ValueError(
+            f"--compare has nothing to compare: {_off_option(settings)} is no guidance; expected "
+            "another value, or a guidance with --stack"
+        )
     picture = open_control(settings)  # a mistake in it should not wait for the model
     pipeline = open_pipeline(settings)
     accepted = frozenset(inspect.signature(pipeline.__call__).parameters)
@@ -335,6 +340,16 @@ def _call_arguments(name: str, accepted: frozenset[str], settings: Settings) -> 
             arguments["guidance_scale"] = settings.cfg
     elif settings.prompt:
         raise ValueError(f"{settings.model} is a {name}, which takes no prompt; leave it out")
+    elif settings.negative_prompt:
+        raise ValueError(
+            f"--negative-prompt {settings.negative_prompt}: {settings.model} is a {name}, which "
+            "takes no prompt; leave it out"
+        )
+    elif settings.cfg > 1:
+        raise ValueError(
+            f"--cfg {settings.cfg:g}: {settings.model} is a {name}, which has no classifier-free "
+            "guidance; expected 1 (off), the default"
+        )
     if settings.size is not None:
         if not {"height", "width"} <= accepted:
             raise ValueError(f"{settings.model} is a {name}, which has one size; leave --size out")
@@ -406,6 +421,15 @@ def _guidances(settings: Settings) -> tuple[Attachable, ...]:
             "to use it alone"
         )
     return (main, *map(guidance_from_text, settings.stack))
+
+
+def _off_option(settings: Settings) -> str:
+    """The option that turns the main guidance off."""
+    if settings.scale == 0:
+        return "--scale 0"
+    if settings.blur is not None:
+        return f"--blur {settings.blur}"
+    return f"--method {settings.method} --scale {settings.scale}"
 
 
 @contextmanager

@@ -263,8 +263,9 @@ def _check(settings: Settings) -> None:
         )
     if settings.dtype not in DTYPES:
         raise ValueError(f"--dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")
-    if not 0 <= settings.cfg < float("inf"):
-        raise ValueError(f"--cfg {settings.cfg}: expected a finite number >= 0 (1 is off)")
+    # Pipelines do no CFG at scales up to 1; 0 is how distilled models are told so.
+    if not (settings.cfg == 0 or 1 <= settings.cfg < float("inf")):
+        raise ValueError(f"--cfg {settings.cfg:g}: expected a finite number >= 1 (1 or 0 is off)")
     if settings.control and settings.canny:
         raise ValueError(
             f"--control {settings.control} and --canny {settings.canny}: there can be only one "
