@@ -1,7 +1,7 @@
 """Draws the data set: portraits as pixels, attributes and captions, reproducible from seeds.
 
 Every seed begins with the name of its split. Training and held-out portraits therefore never
-share a seed, whatever the sizes of the splits.
+share a seed, whatever the sizes of the splits and the ``--seed``.
 """
 
 from __future__ import annotations
@@ -32,15 +32,23 @@ CHUNK = 1000
 CAPTIONS_PER_IMAGE = 4
 
 
-def seed_of(split: str, index: int) -> str:
+def _series(split: str, seed: int) -> str:
+    """The name of a split's portraits; the embedded model was trained on seed 0's."""
+    return f"{split}-{seed}" if seed else split
+
+
+def seed_of(split: str, index: int, seed: int = 0) -> str:
     """The drawing seed of a portrait, for instance ``"train-3f0c5a..."``.
 
     The index is hashed: DiceBear's generator gives correlated attributes for similar seeds.
     """
-    return f"{split}-{hashlib.sha256(f'{split}-{index}'.encode()).hexdigest()[:16]}"
+    series = _series(split, seed)
+    return f"{series}-{hashlib.sha256(f'{series}-{index}'.encode()).hexdigest()[:16]}"
 
 
-def jobs(split: str, start: int, stop: int, styles: Sequence[str]) -> list[dict[str, object]]:
+def jobs(
+    split: str, start: int, stop: int, styles: Sequence[str], seed: int = 0
+) -> list[dict[str, object]]:
     """The drawing jobs of portraits ``start`` to ``stop`` (exclusive) of a split.
 
     Args:
@@ -48,6 +56,7 @@ def jobs(split: str, start: int, stop: int, styles: Sequence[str]) -> list[dict[
         start: First index.
         stop: One past the last index.
         styles: Names of styles; portrait ``i`` takes style ``i mod len(styles)``.
+        seed: Another number gives other portraits.
 
     Raises:
         ValueError: If the split or a style does not exist.
@@ -61,7 +70,7 @@ def jobs(split: str, start: int, stop: int, styles: Sequence[str]) -> list[dict[
         {
             "style": styles[i % len(styles)],
             "options": STYLES[styles[i % len(styles)]].drawing_options(),
-            "seed": seed_of(split, i),
+            "seed": seed_of(split, i, seed),
         }
         for i in range(start, stop)
     ]
@@ -104,20 +113,52 @@ def rasterize(svg: str, size: int) -> np.ndarray:
 
 
 def _draw_chunk(
-    task: tuple[str, str, int, int, int, tuple[str, ...]],
+    task: tuple[str, str, int, int, int, tuple[str, ...], int],
 ) -> tuple[int, np.ndarray, list[str]]:
-    folder, split, start, stop, size, styles = task
-    drawn = drawer(Path(folder), {"jobs": jobs(split, start, stop, styles)})
+    folder, split, start, stop, size, styles, seed = task
+    drawn = drawer(Path(folder), {"jobs": jobs(split, start, stop, styles, seed)})
     pixels = np.stack([rasterize(str(d["svg"]), size) for d in drawn])
     lines = []
     for index, d in zip(range(start, stop), drawn, strict=True):
-        rng = random.Random(f"{split}-{index}")
+        rng = random.Random(f"{_series(split, seed)}-{index}")
         attributes = d["attributes"]
         assert isinstance(attributes, dict)
         texts = [caption(str(d["style"]), attributes, rng) for _ in range(CAPTIONS_PER_IMAGE)]
         record = {"style": d["style"], "seed": d["seed"], "captions": texts}
         lines.append(json.dumps(record | {"attributes": attributes}))
     return start, pixels, lines
+
+
+def _check_drawn(lines_path: Path, split: str, drawn: int, styles: Sequence[str], seed: int) -> int:
+    """How many bytes describe the first ``drawn`` portraits, which must be those of the settings.
+
+    Raises:
+        ValueError: If one of them is another portrait, or is not described.
+    """
+    wanted = jobs(split, 0, drawn, styles, seed)
+    described = length = 0
+    if lines_path.exists():
+        with lines_path.open("rb") as lines:
+            for job, line in zip(wanted, lines, strict=False):
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:  # cut off as it was written
+                    break
+                if (record["style"], record["seed"]) != (job["style"], job["seed"]):
+                    raise ValueError(
+                        f"{lines_path} has other portraits: number {described} is "
+                        f"{record['style']} {record['seed']}, and styles "
+                        f"{', '.join(styles)} with seed {seed} make it {job['style']} "
+                        f"{job['seed']}; give the styles and the seed it was drawn with, or "
+                        "another folder"
+                    )
+                described, length = described + 1, length + len(line)
+    if described < drawn:
+        raise ValueError(
+            f"{lines_path} describes {described} of the {drawn} portraits beside it; move both "
+            "files away, or give another folder"
+        )
+    return length
 
 
 def draw_split(
@@ -127,33 +168,48 @@ def draw_split(
     *,
     size: int,
     styles: Sequence[str],
+    seed: int = 0,
     processes: int = 2,
 ) -> Path:
     """Draws a split into ``folder/<split>-<size>.npy`` and ``.jsonl``; returns the array's path.
 
     The array has shape ``(count, size, size, 3)``, uint8 RGB. The JSON lines hold each portrait's
-    style, seed, attributes and captions. A split already drawn at this count is left alone.
+    style, seed, attributes and captions. What is drawn already is kept: a split of at least
+    ``count`` portraits is left alone, and a smaller one is continued.
+
+    Raises:
+        ValueError: If a number is below 1, or what is drawn already has other styles or seeds.
     """
+    if min(size, count) < 1:
+        raise ValueError(f"size and count must be at least 1; got {size} and {count}")
     array_path = folder / f"{split}-{size}.npy"
     lines_path = folder / f"{split}-{size}.jsonl"
-    if array_path.exists() and len(np.load(array_path, mmap_mode="r")) == count:
+    finished = np.load(array_path, mmap_mode="r") if array_path.exists() else None
+    drawn = 0 if finished is None else len(finished)
+    described = _check_drawn(lines_path, split, drawn, styles, seed) if drawn else 0
+    if drawn >= count:
         return array_path
     install = install_drawer(folder / "dicebear")
-    temporary = array_path.with_suffix(".partial")
+    new_array, new_lines = array_path.with_suffix(".partial"), lines_path.with_suffix(".lines")
     pixels = np.lib.format.open_memmap(
-        temporary, mode="w+", dtype=np.uint8, shape=(count, size, size, 3)
+        new_array, mode="w+", dtype=np.uint8, shape=(count, size, size, 3)
     )
     tasks = [
-        (str(install), split, start, min(start + CHUNK, count), size, tuple(styles))
-        for start in range(0, count, CHUNK)
+        (str(install), split, start, min(start + CHUNK, count), size, tuple(styles), seed)
+        for start in range(drawn, count, CHUNK)
     ]
-    with ProcessPoolExecutor(processes) as pool, lines_path.open("w") as out:
+    with ProcessPoolExecutor(processes) as pool, new_lines.open("wb") as out:
+        if finished is not None:
+            pixels[:drawn] = finished
+            out.write(lines_path.read_bytes()[:described])
         for start, chunk, lines in pool.map(_draw_chunk, tasks):
             pixels[start : start + len(chunk)] = chunk
-            out.write("\n".join(lines) + "\n")
+            out.write(("\n".join(lines) + "\n").encode())
             print(f"{split}: {start + len(chunk)} of {count}", flush=True)
     pixels.flush()
-    temporary.replace(array_path)
+    # The lines first: if this ends in between, the old array has all of its lines.
+    new_lines.replace(lines_path)
+    new_array.replace(array_path)
     return array_path
 
 
@@ -164,19 +220,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=64, help="pixels a side")
     parser.add_argument("--train", type=int, default=80_000, help="training portraits")
     parser.add_argument("--heldout", type=int, default=12_000, help="held-out portraits")
-    parser.add_argument("--styles", nargs="+", default=list(STYLES))
+    parser.add_argument(
+        "--styles",
+        nargs="+",
+        choices=list(STYLES),
+        default=list(STYLES),
+        metavar="STYLE",
+        help=f"of {', '.join(STYLES)}; all by default",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another number, other portraits")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     for split, count in (("heldout", options.heldout), ("train", options.train)):
-        path = draw_split(
-            options.folder,
-            split,
-            count,
-            size=options.size,
-            styles=options.styles,
-            processes=options.processes,
-        )
+        try:
+            path = draw_split(
+                options.folder,
+                split,
+                count,
+                size=options.size,
+                styles=options.styles,
+                seed=options.seed,
+                processes=options.processes,
+            )
+        except (ValueError, RuntimeError) as error:
+            parser.error(str(error))
         print(path)
 
 
