@@ -382,6 +382,7 @@ class TestMistakes:
             (("--device", "abacus"), "abacus.*cpu"),
             (("--negative-prompt", "x"), "--negative-prompt.*--cfg"),
             (("--nonsense",), "--nonsense"),
+            (("--model", ""), "no model '': .*available: avatars.*folder.*owner/name"),
             (("--from", "missing.png"), "missing.png.*no such file"),
         ],
         ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
@@ -457,6 +458,13 @@ class TestMistakes:
         assert code == 2
         assert "safetensors" in err
         assert len(err.strip().splitlines()) == 1
+
+    def test_a_folder_whose_pipeline_is_not_of_diffusers_is_refused(self, run, tmp_path):
+        (tmp_path / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
+        code, _, err = run("generate", "--model", ".")
+        assert code == 2
+        assert err.startswith("error: cannot load '.': _class_name='NoSuchPipeline'")
+        assert err.count("\n") == 1
 
     def test_a_model_that_is_nowhere_is_refused(self, run):
         code, _, err = run("generate", "--model", "./no/such/model")

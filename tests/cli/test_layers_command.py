@@ -101,6 +101,19 @@ def test_a_folder_that_is_no_pipeline_is_refused(run, tmp_path):
     assert err.count("\n") == 1
 
 
+def test_an_index_of_another_form_is_refused(run, tmp_path):
+    (tmp_path / "model_index.json").write_text("[]")
+    code, _, err = run("layers", ".")
+    assert code == 2
+    assert err == "error: .: model_index.json is not an object with the model's parts\n"
+
+
+def test_no_name_is_no_model(run):
+    code, _, err = run("layers", "")
+    assert code == 2
+    assert err.startswith("error: no model '': ")
+
+
 @pytest.fixture(scope="module")
 def transformer_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sd3")

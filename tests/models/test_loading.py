@@ -20,6 +20,44 @@ def test_an_unknown_name_lists_what_there_is():
         models.load("avatar")
 
 
+def test_no_name_is_no_model():
+    with pytest.raises(models.UnknownModelError, match=r"no model '': .*available: avatars"):
+        models.load("")
+
+
+@pytest.mark.parametrize(
+    ("index", "named"),
+    [
+        ({"_class_name": "NoSuchPipeline"}, "'NoSuchPipeline'"),
+        ({"_class_name": "UNet2DModel"}, "'UNet2DModel'"),
+        ({"_class_name": ["pipeline", "Mine"]}, r"\['pipeline', 'Mine'\]"),
+        ({}, "None"),
+        ([], "None"),
+    ],
+    ids=str,
+)
+def test_a_pipeline_that_is_not_of_diffusers_is_refused_and_named(tmp_path, index, named):
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    message = f"_class_name={named} in its model_index.json is not a pipeline .* expected one such"
+    with pytest.raises(models.ModelError, match=message) as caught:
+        models.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_library_that_a_pipeline_needs_is_named(tmp_path, monkeypatch):
+    import diffusers
+    from diffusers.utils.dummy_torch_and_librosa_objects import AudioDiffusionPipeline
+
+    # What stands for the pipeline where librosa is not installed.
+    monkeypatch.setattr(diffusers, "AudioDiffusionPipeline", AudioDiffusionPipeline)
+    monkeypatch.setattr("diffusers.utils.import_utils._librosa_available", False)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "AudioDiffusionPipeline"}')
+    with pytest.raises(models.ModelError, match="requires the librosa library") as caught:
+        models.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_folder_without_an_index_is_refused(tmp_path):
     with pytest.raises(models.ModelError, match=r"model_index\.json"):
         models.load(tmp_path)

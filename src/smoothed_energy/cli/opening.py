@@ -50,6 +50,8 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
     folder = _location(model)
     try:
         parts = diffusers.DiffusionPipeline.load_config(folder)
+        if not isinstance(parts, dict):
+            raise ValueError(f"{model}: model_index.json is not an object with the model's parts")
         for name in ("unet", "transformer"):
             library, class_name = parts.get(name) or (None, None)
             if library is not None:
@@ -111,7 +113,7 @@ def _location(model: str) -> str:
 
     if model in available():
         return str(model_folder(model))
-    if Path(model).is_dir() or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+    if (model and Path(model).is_dir()) or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         return model
     return str(model_folder(model))  # says what there is
 

@@ -6,6 +6,8 @@ Weights are read from safetensors files only: pickled weights can run code when 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,12 +111,13 @@ def load(
     Raises:
         UnknownModelError: If there is nothing of that name.
         PickledWeightsError: If the folder has pickled weights only.
-        ModelError: If the folder is not a pipeline.
+        ModelError: If the folder is not a pipeline, or its pipeline is not of diffusers.
     """
     source = _resolve(model)
     import diffusers
     import torch
 
+    _check_pipeline_class(model, source)
     device = torch.device(device if device is not None else _default_device())
     dtype = dtype if dtype is not None else _default_dtype(device)
     options: dict[str, Any] = {
@@ -158,18 +161,46 @@ def _resolve_controlnet(model: str | Path, controlnet: str | Path) -> str:
     )
 
 
-def _from_pretrained(cls: Any, name: str | Path, source: str, options: dict[str, Any]) -> Any:
+def _check_pipeline_class(model: str | Path, source: str) -> None:
+    """Raises if the model's pipeline is not a class of diffusers."""
+    import diffusers
+
+    with _loading(model):
+        index = diffusers.DiffusionPipeline.load_config(source)
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if isinstance(cls, type) and hasattr(cls, "_backends"):
+        with _loading(model):
+            cls.from_pretrained(source)  # a stand-in, which says what library is missing
+    if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        raise ModelError(
+            f"cannot load {str(model)!r}: _class_name={name!r} in its model_index.json is not a "
+            f"pipeline of diffusers {diffusers.__version__}; expected one such as "
+            "'StableDiffusionXLPipeline'"
+        )
+
+
+@contextmanager
+def _loading(name: str | Path) -> Iterator[None]:
+    """Turns what diffusers says of files or libraries that are missing into a `ModelError`."""
     try:
-        return cls.from_pretrained(source, **options)
-    except OSError as error:
+        yield
+    except (OSError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise ModelError(f"cannot load {str(name)!r}: {first}") from error
+
+
+def _from_pretrained(cls: Any, name: str | Path, source: str, options: dict[str, Any]) -> Any:
+    with _loading(name):
+        return cls.from_pretrained(source, **options)
 
 
 def _resolve(model: str | Path) -> str:
     """The argument for ``from_pretrained``: a folder that was checked, or a hub id."""
     if isinstance(model, str) and model in available():
         return str(model_folder(model))
+    if not str(model):
+        raise UnknownModelError(_unknown(""))  # Path("") is the folder we are in
     path = Path(model).expanduser()
     if path.is_dir():
         _check_folder(path)
