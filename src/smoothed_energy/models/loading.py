@@ -168,8 +168,8 @@ def _check_pipeline_class(model: str | Path, source: str) -> None:
     with _loading(model):
         index = diffusers.DiffusionPipeline.load_config(source)
     name = index.get("_class_name") if isinstance(index, dict) else None
-    cls = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if isinstance(cls, type) and hasattr(cls, "_backends"):
+    cls: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if hasattr(cls, "_backends"):
         with _loading(model):
             cls.from_pretrained(source)  # a stand-in, which says what library is missing
     if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
