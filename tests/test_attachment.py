@@ -18,8 +18,8 @@ from smoothed_energy import (
 )
 
 
-def one_step(**changes):
-    return inputs() | {"num_inference_steps": 1} | changes
+def one_step(seed=3, **changes):
+    return inputs(seed=seed) | {"num_inference_steps": 1} | changes
 
 
 def traces(pipe) -> list[str]:
@@ -475,3 +475,105 @@ class TestPatchesThatOthersKeep:
                 twin.conv_out.weight.zero_()
                 twin.conv_out.bias.zero_()
             assert not twin(**unet_inputs()).sample.any()
+
+
+def test_a_bare_denoiser_that_is_compiled_while_it_is_guided_stays_guided():
+    unet = small_unet()
+    call = unet_inputs(1) | {"return_dict": False}
+    plain = unet(**call)[0]
+    with SmoothedEnergyGuidance().attach(unet) as attachment:
+        guided = unet(**call)[0]
+        compiled = torch.compile(unet, backend="eager")
+        assert torch.allclose(compiled(**call)[0], guided, atol=1e-5)
+        unet.compile(backend="eager")
+        assert torch.allclose(unet(**call)[0], guided, atol=1e-5)
+    assert attachment.last_run.guided_calls == 3
+    assert not torch.allclose(plain, guided, atol=1e-3)
+    assert torch.allclose(unet(**call)[0], plain, atol=1e-5)
+
+
+def test_layers_that_are_replaced_are_found_again():
+    unet = small_unet()
+    with SmoothedEnergyGuidance(layers="mid").attach(unet) as attachment:
+        guided = unet(**unet_inputs(1)).sample
+        unet.mid_block = copy.deepcopy(unet.mid_block)
+        unet(**unet_inputs(1))  # Here it is noticed.
+        assert torch.equal(unet(**unet_inputs(1)).sample, guided)
+    assert len(attachment.last_run.layers) == 2
+
+
+def test_a_bare_denoiser_that_was_never_guided_warns_when_it_is_detached():
+    unet = small_unet()
+    with (
+        pytest.warns(
+            GuidanceWarning, match=r"none of the 1 denoising steps .* steps='end'"
+        ) as seen,
+        SmoothedEnergyGuidance(steps="end").attach(unet) as attachment,
+    ):
+        attachment.step(0, 10)
+        unet(**unet_inputs(1))
+    assert [w.filename for w in seen] == [__file__]
+
+
+def test_an_error_ends_a_bare_attachment_without_more_words():
+    unet = small_unet()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GuidanceWarning)
+        with pytest.raises(PlannedError):  # noqa: SIM117
+            with SmoothedEnergyGuidance(steps="end").attach(unet) as attachment:
+                attachment.step(0, 10)
+                unet(**unet_inputs(1))
+                raise PlannedError
+    assert not attachment.attached
+
+
+def test_rows_of_which_nothing_is_said_are_warned_of_once():
+    unet = small_unet()
+    with SmoothedEnergyGuidance().attach(unet) as attachment:
+        with pytest.warns(GuidanceWarning, match="each of the 2 rows") as seen:
+            unet(**unet_inputs(2))
+            unet(**unet_inputs(2))
+        assert [w.filename for w in seen] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GuidanceWarning)
+            attachment.step(0, 1)
+            unet(**unet_inputs(2))
+    with warnings.catch_warnings(), SmoothedEnergyGuidance().attach(unet):
+        warnings.simplefilter("error", GuidanceWarning)
+        unet(**unet_inputs(1))
+
+
+def test_what_a_callback_generates_is_not_part_of_the_run(pipe):
+    other = small_pipeline(unet=pipe.unet)
+    expected = other(**one_step(seed=5)).images
+    guided = []
+    with SmoothedEnergyGuidance().attach(pipe):
+        guided.append(pipe(**inputs()).images)
+
+        def preview(pipe, index, timestep, tensors):
+            assert torch.equal(other(**one_step(seed=5)).images, expected)
+            return tensors
+
+        guided.append(pipe(**inputs(), callback_on_step_end=preview).images)
+    assert torch.equal(*guided)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warns"),
+    [({"blur": "gaussian:0.15"}, True), ({"blur": "box:1"}, True), ({"scale": 0}, False)],
+)
+def test_guidance_that_changes_nothing_says_so(pipe, settings, warns):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        SmoothedEnergyGuidance(**settings).attach(pipe).detach()
+    found = [w for w in seen if w.category is GuidanceWarning]
+    assert [w.filename for w in found] == [__file__] * warns
+    assert all("changes nothing" in str(w.message) for w in found)
+
+
+def test_a_scale_of_zero_at_all_steps_is_named(pipe):
+    with (
+        SmoothedEnergyGuidance(scale="table:0:0").attach(pipe),
+        pytest.warns(GuidanceWarning, match=r"scale other than 0 \(scale='table:0"),
+    ):
+        pipe(**one_step())

@@ -4,7 +4,11 @@ import pytest
 import torch
 from tiny_pipelines import MARGIN, MID, TOLERANCE, difference, noise, prompts, unet
 
-from smoothed_energy import PerturbedAttentionGuidance, SmoothedEnergyGuidance
+from smoothed_energy import (
+    GuidanceInterval,
+    PerturbedAttentionGuidance,
+    SmoothedEnergyGuidance,
+)
 
 G = 5.0
 
@@ -131,3 +135,41 @@ def test_branches_that_make_no_sense_are_refused(settings):
         pytest.raises(ValueError, match="branch="),
     ):
         attachment.step(0, 1, **settings)
+
+
+def calls(attachments, steps, *, skips=False):
+    """What a loop of this many steps predicts, in a list of pairs."""
+    conditional, unconditional = texts()
+    found = []
+    for index in range(steps):
+        pair = []
+        for branch, text in (("conditional", conditional), ("unconditional", unconditional)):
+            if skips and branch == "unconditional":
+                continue
+            for attachment in attachments:
+                attachment.step(index, steps, branch=branch, cfg_scale=G)
+            sample = noise(2, 4, 12, 8, seed=index)
+            pair.append(unet()(sample, 500, encoder_hidden_states=text).sample)
+        found.append(pair)
+    return found
+
+
+def test_an_interval_and_a_correction_in_two_calls():
+    guidance = PerturbedAttentionGuidance(layers=MID)
+    plain = calls([], 4)
+    with GuidanceInterval("0:0.5").attach(unet()) as interval, guidance.attach(unet()) as other:
+        found = calls([interval, other], 4)
+    for c, u in found[2:]:
+        assert torch.equal(c, u)
+    assert difference(plain[3][0], found[3][0]) > MARGIN * TOLERANCE
+    with guidance.attach(unet()) as alone:
+        both = calls([alone], 4)
+    for index in range(2):
+        assert torch.equal(found[index][1], both[index][1])
+
+
+def test_a_loop_may_leave_out_the_calls_that_an_interval_makes_useless():
+    plain = [c for c, _ in calls([], 3)]
+    with GuidanceInterval("0.9:1").attach(unet()) as interval:
+        found = [c for (c,) in calls([interval], 3, skips=True)]
+    assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))

@@ -4,7 +4,7 @@ A pipeline that guidance is attached to becomes, until it is detached, an instan
 its own class that differs in `__call__` alone: it marks the beginning and the end of a run. The
 denoiser is patched only while such a run lasts, and only calls that belong to the run are guided,
 so another pipeline that shares the denoiser never notices, in whatever thread it runs. (What a
-callback of the run calls belongs to the run, unless it is another pipeline with guidance.)
+step's callback calls does not belong to the run.)
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
 from .checks import check_choice
 from .denoiser import OutputKind, PredictionType
+from .idle import GuidanceWarning, warn_if_idle, warn_if_it_changes_nothing
 from .patching import patched
 from .pipelines import (
     batch_layout,
@@ -45,11 +46,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .attachable import Attachable
-    from .guidance import Guidance
-
-
-class GuidanceWarning(UserWarning):
-    """A run that was to be guided was not."""
 
 
 class Attachment:
@@ -79,6 +75,7 @@ class Attachment:
         """Take the guidance off; the target is as it was before. Doing it again does nothing."""
         if self.attached:
             self._session.remove(self)
+            self._session.warn_if_idle(self)
 
     def step(
         self,
@@ -143,7 +140,10 @@ class Attachment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.detach()
+        if kind is None:
+            self.detach()
+        elif self.attached:
+            self._session.remove(self)
 
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
@@ -152,6 +152,7 @@ class Attachment:
 
 def attach(guidance: Attachable, target: Any, *, replay: bool = True) -> Attachment:
     """Attach a guidance to a pipeline or a denoiser; see `Attachable.attach`."""
+    warn_if_it_changes_nothing(guidance)
     bare = isinstance(target, nn.Module)
     for denoiser in (target,) if bare else find_denoisers(target):
         guidance.select(denoiser)  # layers exist, or it says so now
@@ -242,6 +243,10 @@ class _Session(ABC):
         if not self.attachments:
             self._close()
 
+    @abstractmethod
+    def warn_if_idle(self, attachment: Attachment) -> None:
+        """Warn if a run that only detaching ends was not guided."""
+
     def set_step(self, step: _Step) -> None:
         """See `Attachment.step`."""
         raise TypeError(
@@ -276,6 +281,9 @@ class _PipelineSession(_Session):
     def _close(self) -> None:
         object.__setattr__(self.pipeline, "__class__", _unmarked(type(self.pipeline)))
         del vars(self.pipeline)[_SESSION]
+
+    def warn_if_idle(self, attachment: Attachment) -> None:
+        """See `_Session.warn_if_idle`; every run of a pipeline has its own end."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A copy of the pipeline has no guidance."""
@@ -314,7 +322,7 @@ class _PipelineSession(_Session):
                 stacklevel=4,
             )
         for attachment in attachments:
-            _warn_if_idle(attachment)
+            warn_if_idle(attachment.guidance, attachment.last_run)
 
     def _call(
         self,
@@ -379,33 +387,29 @@ def _marking_runs(cls: type) -> type:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         with session.run(bound.arguments):
-            return original(self, *args, **kwargs)
+            for name in ("callback_on_step_end", "callback"):
+                callback = bound.arguments.get(name)
+                if inspect.isroutine(callback) or isinstance(callback, functools.partial):
+                    bound.arguments[name] = _outside_of_run(callback)
+            return original(*bound.args, **bound.kwargs)
 
     # Saving writes the class's name, and other pipelines are built by it.
     same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(cls.__name__, (cls,), {"__call__": call, _ORIGINAL: cls, **same})
 
 
-def _warn_if_idle(attachment: Attachment) -> None:
-    if attachment.guidance.limits_cfg:
-        return
-    guidance, done = cast("Guidance", attachment.guidance), attachment.last_run
-    if guidance.is_off or done is None or not done.calls:
-        return
-    if not done.guided_calls:
-        warnings.warn(
-            f"none of the {done.calls} denoising steps of this run was in "
-            f"steps={str(guidance.steps)!r}, so the result is unguided",
-            GuidanceWarning,
-            stacklevel=5,
-        )
-    elif not done.layers and hasattr(guidance, "layers"):
-        warnings.warn(
-            f"no layer of layers={guidance.layers!r} was reached in "
-            f"{done.guided_calls} guided steps, so the result is unguided",
-            GuidanceWarning,
-            stacklevel=5,
-        )
+def _outside_of_run(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback that may run other pipelines with the same denoiser, which are none of this run's.
+
+    Callbacks of classes of `diffusers` stay what they are: pipelines look at their class.
+    """
+
+    @functools.wraps(callback)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with _set(pipeline_run, None):
+            return callback(*args, **kwargs)
+
+    return call
 
 
 class DenoiserSession(_Session):
@@ -418,6 +422,7 @@ class DenoiserSession(_Session):
         self._run = Run(denoiser)
         self._patches = ExitStack()
         self._step: _Step | None = None
+        self._warned = False
 
     def _open(self) -> None:
         self._patches.enter_context(patched([self.denoiser], route_denoiser))
@@ -427,8 +432,14 @@ class DenoiserSession(_Session):
         del denoiser_sessions[self.denoiser]
         self._patches.close()
 
+    def warn_if_idle(self, attachment: Attachment) -> None:
+        """See `_Session.warn_if_idle`."""
+        warn_if_idle(attachment.guidance, attachment.last_run)
+
     def set_step(self, step: _Step) -> None:
         """See `Attachment.step`."""
+        if step.branch == "conditional":
+            self._run.skip_unconditional()
         if step.position.index == 0 and step.branch != "unconditional":
             self._run.begin()
         self._step = step
@@ -437,7 +448,9 @@ class DenoiserSession(_Session):
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """One call of the denoiser by whoever calls it."""
-        if self._step is not None and self._step.branch is not None:
+        if self._step is None:
+            self._warn_of_rows(len(self._run.guided[self.denoiser].sample(args, kwargs)))
+        elif self._step.branch is not None:
             self._check_branch(self._step.branch)
         output = self._run.call(
             self.denoiser,
@@ -452,6 +465,19 @@ class DenoiserSession(_Session):
         for attachment in self.attachments:
             attachment.last_run = self._run.summary(attachment)
         return output
+
+    def _warn_of_rows(self, rows: int) -> None:
+        # A batch [u, c] of a pipeline looks the same, and would be guided wrongly.
+        if rows == 1 or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"each of the {rows} rows of this batch is guided by itself, since nothing says what "
+            "they are; under classifier-free guidance attach to the pipeline, or call "
+            "step(index, count, conditional_rows=...) of the attachment before the denoiser",
+            GuidanceWarning,
+            stacklevel=8,
+        )
 
     def _check_branch(self, branch: Formulation) -> None:
         waiting = self._run.waits_for_unconditional(self.denoiser)
@@ -470,8 +496,9 @@ class DenoiserSession(_Session):
     def _here(self) -> StepPosition:
         if self._step is None:
             raise RuntimeError(
-                "guidance on a bare denoiser can't know the denoising step; "
-                'call step(index, count) of the attachment before the denoiser, or use steps="all"'
+                "guidance on a bare denoiser can't know the denoising step; call "
+                "step(index, count) of the attachment before the denoiser, or use a guidance that "
+                'is alike at all steps (steps="all", and nothing else that changes with time)'
             )
         return self._step.position
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Memory"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from .steps import StepPosition, as_steps
@@ -31,7 +30,7 @@ class Memory:
     def forget(self) -> None:
         """Be as before the first step: other images begin."""
         self._difference: Tensor | None = None
-        self._shape: torch.Size | None = None
+        self._made_from: Hashable = None
         self._uses = 0
         self._similarity: float | None = None
 
@@ -52,17 +51,17 @@ class Memory:
             here = replace(here, similarity=self._similarity)
         return guidance.scale_at(here)
 
-    def holds(self, shape: torch.Size | None = None) -> bool:
+    def holds(self, made_from: Hashable = None) -> bool:
         """Whether the last difference of predictions is to be used again.
 
         Args:
-            shape: That of the latents to be guided. A callback may have changed the batch, by
-                turning CFG off for instance.
+            made_from: What a difference would be made from now. A callback may have changed the
+                batch, or turned CFG off.
         """
         return (
             self._difference is not None
             and self._uses < self.guidance.every
-            and self._shape == shape
+            and self._made_from == made_from
         )
 
     def use(self) -> Tensor:
@@ -71,15 +70,15 @@ class Memory:
         self._uses += 1
         return self._difference
 
-    def keep(self, difference: Tensor, shape: torch.Size | None = None) -> None:
+    def keep(self, difference: Tensor, made_from: Hashable = None) -> None:
         r"""Remember the difference of predictions of this step, if later ones use it again.
 
         Args:
             difference: $s - \tilde s$.
-            shape: That of the latents that it was made from, if it may change.
+            made_from: What it was made from, as far as that may change in a run.
         """
         if self.guidance.every > 1:
-            self._difference, self._shape, self._uses = difference, shape, 1
+            self._difference, self._made_from, self._uses = difference, made_from, 1
 
     def note(self, similarity: Callable[[], float]) -> None:
         """Remember how alike the predictions of this step were, if it decides about later ones.

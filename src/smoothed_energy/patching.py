@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 
@@ -49,6 +50,8 @@ class _Patch:
         self.live = True
         vars(module)[self.attribute] = self
 
+    # Traced into the graph of whoever compiles the module later, it would decide once for all.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Whoever wrapped the patch (offloading does) may call it after its time, or below another.
         if not self.live:

@@ -53,6 +53,16 @@ class BatchLayout:
     cfg_scale: float | None = None
     separate: bool = False
 
+    @property
+    def has_cfg(self) -> bool:
+        """Whether there are predictions with the condition and without it, and both are used."""
+        return self.groups > 1 or (self.separate and not self.drops_unconditional)
+
+    @property
+    def drops_unconditional(self) -> bool:
+        """Whether there are two calls, the second of which is not used: CFG's scale is 1."""
+        return self.separate and self.cfg_scale == 1
+
     def rows(self, formulation: Formulation, batch: int) -> slice:
         """The rows of a batch that the second pass predicts again.
 

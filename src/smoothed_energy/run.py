@@ -43,12 +43,14 @@ class RunSummary:
         guided_calls: How many of these calls had a second pass of this guidance.
         layers: The names of the layers that were perturbed.
         reused_calls: How many of these calls used the difference of predictions of an earlier one.
+        calls_without_cfg: In how many of these calls it took classifier-free guidance away.
     """
 
     calls: int = 0
     guided_calls: int = 0
     layers: frozenset[str] = frozenset()
     reused_calls: int = 0
+    calls_without_cfg: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Run:
         # The call with the prompt, where the one without it is a call of its own.
         self._conditional: dict[GuidedDenoiser, _ConditionalCall] = {}
         self._without_cfg: dict[GuidedDenoiser, Any] = {}
+        self._calls_without_cfg: Counter[Attachment] = Counter()
+        # Denoisers whose next call is the one without the prompt, which the pipeline won't use.
+        self._dropped: set[GuidedDenoiser] = set()
         # The number of the last step whose position mattered.
         self._index = 0
 
@@ -109,6 +114,8 @@ class Run:
             )
         batch = len(guided.sample(args, kwargs))
         groups = layout(batch)
+        if groups.has_cfg:
+            self._calls_without_cfg.update(limits)
         alone = functools.partial(
             self._corrected, guided, corrections, position, lambda rows: BatchLayout(), kind
         )
@@ -134,6 +141,9 @@ class Run:
         kwargs: dict[str, Any],
     ) -> Any:
         """One call of a denoiser, with the corrections of those attachments that are active."""
+        if guided in self._dropped:
+            self._dropped.remove(guided)
+            return forward(*args, **kwargs)
         earlier = self._conditional.pop(guided, None)
         if earlier is not None:
             scales = earlier.scales
@@ -146,7 +156,7 @@ class Run:
         by_plan = {plan: scales[item] for item, plan in plans.items()}
         sample = guided.sample(args, kwargs)
         meaning = layout(len(sample))
-        if not meaning.separate:
+        if not meaning.separate or meaning.drops_unconditional:
             if earlier is not None:
                 raise RuntimeError(
                     f"the {type(guided.denoiser).__name__} was called with a prompt, and the call "
@@ -156,13 +166,13 @@ class Run:
             corrected = correct(
                 result.prediction, result.channels, by_plan, result.differences, meaning
             )
+            if meaning.drops_unconditional:
+                self._dropped.add(guided)
             return with_prediction(result.output, corrected)
 
         branch = "conditional" if earlier is None else "unconditional"
         of_branch = {item: plan for item, plan in plans.items() if plan.formulation == branch}
-        result = self._predicted(
-            guided, of_branch, BatchLayout(), position, kind, forward, args, kwargs
-        )
+        result = self._predicted(guided, of_branch, meaning, position, kind, forward, args, kwargs)
         if earlier is None:
             self._conditional[guided] = _ConditionalCall(scales, result)
             return result.output
@@ -199,15 +209,18 @@ class Run:
     ) -> DenoiserResult:
         """One call of a denoiser, and the second passes of these plans."""
         sample = guided.sample(args, kwargs)
-        shapes = {
-            plan: sample[layout.rows(plan.formulation, len(sample))].shape
+        made_from = {
+            plan: (
+                sample[layout.rows(plan.formulation, len(sample))].shape,
+                plan.formulation if layout.has_cfg else "conditional",
+            )
             for plan in plans.values()
         }
         memories = {item: self._memory(guided, item) for item in plans}
         known = {
             plan: memories[item].use()
             for item, plan in plans.items()
-            if memories[item].holds(shapes[plan])
+            if memories[item].holds(made_from[plan])
         }
         call = DenoiserCall(tuple(plans.values()), layout, position, known, kind)
         with guided.patches(plan for plan in call.plans if plan not in call.known):
@@ -218,7 +231,10 @@ class Run:
                 continue
             self._guided_calls[item] += 1
             self._reached[item] |= result.reached[plan]
-            memories[item].keep(result.differences[plan], shapes[plan])
+            if plan.modules and not result.reached[plan]:
+                # Modules may have been replaced since; those of now are found in the next call.
+                del self._plans[guided, item]
+            memories[item].keep(result.differences[plan], made_from[plan])
             memories[item].note(functools.partial(result.similarity, plan))
         return result
 
@@ -243,7 +259,8 @@ class Run:
 
     def waits_for_unconditional(self, denoiser: nn.Module) -> bool:
         """Whether the last call was with the prompt, and the one without it is to come."""
-        return self.guided[denoiser] in self._conditional
+        guided = self.guided[denoiser]
+        return guided in self._conditional or guided in self._without_cfg
 
     def guides(
         self,
@@ -255,12 +272,17 @@ class Run:
         corrections = (item for item in attachments if not item.guidance.limits_cfg)
         return any(self._scale(self.guided[denoiser], item, position) for item in corrections)
 
+    def skip_unconditional(self) -> None:
+        """Expect no call without the prompt where CFG was taken away: the owner left it out."""
+        self._without_cfg.clear()
+        self._dropped.clear()
+
     def begin(self) -> None:
         """Forget what earlier steps of the same calls were like: other images begin."""
         for memory in self._memories.values():
             memory.forget()
         self._conditional.clear()
-        self._without_cfg.clear()
+        self.skip_unconditional()
         for caches in self._caches.values():
             caches.forget()
 
@@ -271,6 +293,7 @@ class Run:
             self._guided_calls[attachment],
             frozenset(self._reached[attachment]),
             self._reused_calls[attachment],
+            self._calls_without_cfg[attachment],
         )
 
 

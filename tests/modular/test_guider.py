@@ -26,7 +26,7 @@ from tiny_pipelines import (
 from tiny_sd3 import CASES, sd3
 
 from smoothed_energy import GuidanceInterval, guidance_from_text
-from smoothed_energy.attachment import GuidanceWarning
+from smoothed_energy.idle import GuidanceWarning
 from smoothed_energy.modular import SmoothedEnergyGuider
 
 SCALE = 5.0
@@ -235,3 +235,17 @@ def test_what_a_block_makes_of_predictions_it_makes_of_the_perturbed_one_too():
 
     expected = -predicted(lambda output: output)[:, :, :5]
     assert difference(predicted(lambda output: -output[:, :, :5]), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("change", ["steps=end; scale=3000", "every=3", "steps=adaptive:0.5"])
+def test_a_second_order_schedule_is_one_run(change):
+    heun = HeunDiscreteScheduler.from_config(xl().scheduler.config)
+    text = f"seg; blur=gaussian:1; layers=mid; {change}"
+    guider = SmoothedEnergyGuider(text, guidance_scale=SCALE)
+    pipe = modular_xl(guider, scheduler=heun)
+    guider.scheduler = heun
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", GuidanceWarning)
+        found = run_xl(pipe, steps=5)
+    expected = attached([text], steps=5, scheduler=heun)
+    assert_same(found, expected, attached([], steps=5, scheduler=heun))

@@ -21,7 +21,7 @@ from tiny_pipelines import (
     xl_prompts,
 )
 
-from smoothed_energy import GuidanceInterval
+from smoothed_energy import GuidanceInterval, GuidanceWarning
 from smoothed_energy.steps import schedule_position
 
 
@@ -125,3 +125,28 @@ def test_nothing_is_left_behind():
 def test_what_depends_on_a_perturbed_prediction_is_refused():
     with pytest.raises(ValueError, match=r"adaptive:0.9.*makes none"):
         GuidanceInterval("begin+adaptive:0.9")
+
+
+def test_without_cfg_there_is_nothing_to_limit_and_it_says_so():
+    pipe = sd()
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=1.0, num_inference_steps=4)
+    with (
+        GuidanceInterval("0:0.5").attach(pipe) as attachment,
+        pytest.warns(GuidanceWarning, match="no classifier-free guidance for GuidanceInterval"),
+    ):
+        run()
+    assert attachment.last_run.calls_without_cfg == 0
+
+
+@pytest.mark.parametrize("formulation", ["conditional", "unconditional"])
+def test_a_difference_kept_under_cfg_is_not_used_without_it(formulation):
+    pipe = sd()
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0, num_inference_steps=4)
+    guidance = guidance_for(Term(mid_grids()), every=4, formulation=formulation)
+    with GuidanceInterval("0:0.5").attach(pipe) as interval, guidance.attach(pipe) as attachment:
+        run()
+    assert interval.last_run.calls_without_cfg == 2
+    # Without CFG all rows are conditional: the difference of the other prediction is not theirs.
+    expected = {"conditional": (1, 3), "unconditional": (2, 2)}[formulation]
+    done = attachment.last_run
+    assert (done.guided_calls, done.reused_calls) == expected

@@ -27,7 +27,6 @@ from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_n
 from torch import Tensor, nn
 
 from ..attachable import Attachable
-from ..attachment import GuidanceWarning
 from ..caches import CacheStates
 from ..combination import Predictions, as_combinations
 from ..denoiser import (
@@ -38,6 +37,7 @@ from ..denoiser import (
     with_prediction,
 )
 from ..guidance import Guidance
+from ..idle import GuidanceWarning
 from ..interval import GuidanceInterval
 from ..memory import Memory
 from ..methods import guidance_from_dict, guidance_from_text, guidance_to_text
@@ -279,6 +279,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         }
         self._guided_steps: Counter[int] = Counter()
         self._reached: defaultdict[int, set[str]] = defaultdict(set)
+        self._warned = False
         # What the denoiser is to return for the perturbed batches.
         self._outputs: dict[int, Any] = {}
         self._given: set[str] = set()
@@ -297,14 +298,19 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         if cfg:
             self._batches.append(_Batch("pred_uncond", _WITHOUT_PROMPT))
         for number in self._scales:
-            if self._memories[number].holds():
+            condition = self._condition_of(number)
+            if self._memories[number].holds(condition):
                 continue  # The last difference is used again.
-            unconditional = cfg and self._correction(number).formulation == "unconditional"
-            condition = _WITHOUT_PROMPT if unconditional else _WITH_PROMPT
             self._batches.append(_Batch(f"pred_perturbed_{number}", condition, number))
         prepared = [batch_of(batch) for batch in self._batches]
         self._state = weakref.ref(prepared[0])
         return prepared
+
+    def _condition_of(self, number: int) -> int:
+        """The condition of the batch of this step that a guidance perturbs."""
+        cfg = any(batch.condition == _WITHOUT_PROMPT for batch in self._batches)
+        unconditional = cfg and self._correction(number).formulation == "unconditional"
+        return _WITHOUT_PROMPT if unconditional else _WITH_PROMPT
 
     @property
     def _cfg_is_neutral(self) -> bool:
@@ -349,17 +355,24 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         if name not in perturbed:
             return self._memories[number].use()
         difference = clean - perturbed[name]
-        self._memories[number].keep(difference)
+        self._memories[number].keep(difference, self._condition_of(number))
         return difference
+
+    def _is_last_step(self) -> bool:
+        if self._step is None or self._step + 1 < self._num_inference_steps:
+            return False
+        # Schedulers of second order have more steps than they are asked for.
+        if self.scheduler is not None and self._timestep is not None:
+            return bool(float(self._timestep) == float(self.scheduler.timesteps[-1]))
+        return bool(self._step + 1 == self._num_inference_steps)
 
     def _end_step(self) -> None:
         """Forget what this step alone needs; after the last step, warn if nothing was guided."""
         self._outputs.clear()
         self._guided_steps.update(self._scales)
-        if self._step is None or self._step + 1 != self._num_inference_steps or not self._enabled:
+        if not self._enabled or not self._is_last_step() or self._warned:
             return
-        for memory in self._memories.values():
-            memory.forget()
+        self._warned = True
         for number, guidance in enumerate(self.guidances):
             if guidance.is_off or guidance.limits_cfg:
                 continue
