@@ -24,6 +24,7 @@ __all__ = [
     "combinations_text",
 ]
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ from .checks import check_positive, check_unit
 from .smoothing import GaussianBlur
 
 Extent = Literal["full", "partial"]
+
+# The + between two combinations, not the one in 1e+20.
+_PLUS = re.compile(r"(?<![\d.]e)\+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,7 @@ def as_combinations(
     if isinstance(value, Combination):
         return (value,)
     if isinstance(value, str):
-        return tuple(_parse(part.strip()) for part in value.split("+")) if value.strip() else ()
+        return tuple(_parse(part.strip()) for part in _PLUS.split(value)) if value.strip() else ()
     return tuple(found for item in value for found in as_combinations(item))
 
 

@@ -40,7 +40,7 @@ class AnnealedTemperature:
     Args:
         scheme: How it falls.
         start: $\tau_0 > 0$.
-        rate: $\lambda > 0$ of the exponential; 5 is the study's.
+        rate: $\lambda > 0$ of the exponential; 5 is the study's. The other schemes have none.
 
     Raises:
         ValueError: If a value is outside its set.
@@ -54,6 +54,11 @@ class AnnealedTemperature:
         check_choice("scheme", self.scheme, get_args(Scheme))
         object.__setattr__(self, "start", check_positive("start", self.start))
         object.__setattr__(self, "rate", check_positive("rate", self.rate))
+        if self.scheme != "exponential" and self.rate != 5.0:
+            raise ValueError(
+                f"rate={self.rate!r} with scheme={self.scheme!r}: expected it with "
+                "scheme='exponential', the only one that has a rate"
+            )
 
     def at(self, position: StepPosition) -> float:
         """The temperature of the step at this position."""

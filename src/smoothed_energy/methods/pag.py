@@ -106,10 +106,12 @@ class PerturbedAttentionGuidance(LayerGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= number_or_nan(self.adaptive_scale) < math.inf:
+        adaptive_scale = number_or_nan(self.adaptive_scale)
+        if not 0 <= adaptive_scale < math.inf:
             raise ValueError(
                 f"adaptive_scale={self.adaptive_scale!r}: expected a finite number >= 0"
             )
+        object.__setattr__(self, "adaptive_scale", adaptive_scale)
 
     @property
     def perturbation(self) -> IdentityAttention:
