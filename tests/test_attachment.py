@@ -368,7 +368,7 @@ class TestBareDenoiser:
         ):
             unet(**unet_inputs())
 
-    @pytest.mark.parametrize("rows", [0, -1])
+    @pytest.mark.parametrize("rows", [0, -1, 1.5, True])
     def test_a_number_of_rows_that_is_not_positive_is_an_error(self, unet, rows):
         with (
             SmoothedEnergyGuidance().attach(unet) as attachment,

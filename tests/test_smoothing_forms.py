@@ -123,6 +123,9 @@ def test_a_text_with_a_value_outside_its_set_is_an_error_that_names_the_set(text
         {"kind": "gaussian"},
         {"kind": "compose"},
         {"kind": "compose", "operators": [{"kind": "ema", "decay": 0.5}]},
+        {"kind": "compose", "operators": 3},
+        {"kind": "compose", "operators": ["ema:0.5", "ema:0.5"]},
+        {"kind": ["gaussian"], "sigma": 3},
     ],
 )
 def test_a_mapping_that_describes_no_operator_is_an_error(values):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
-from .checks import check_choice
+from .checks import check_choice, number_or_nan
 from .denoiser import OutputKind, PredictionType
 from .idle import GuidanceWarning, warn_if_idle, warn_if_it_changes_nothing
 from .patching import patched
@@ -180,7 +180,7 @@ class _Step:
 
     def __post_init__(self) -> None:
         size, rescale_scale = self.conditional_rows, self.rescale_scale
-        if size is not None and size < 1:
+        if size is not None and (not number_or_nan(size) >= 1 or size % 1):
             raise ValueError(
                 f"conditional_rows={size!r} is not a number of rows; expected 1 or more, or None "
                 "if all rows are guided by themselves"

@@ -39,7 +39,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -129,11 +129,16 @@ class Smoothing(abc.ABC):
         Raises:
             ValueError: If the kind or a parameter is unknown or invalid.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{values!r} is no smoothing operator; expected a dict with a 'kind'")
         values = dict(values)
         kind = values.pop("kind", None)
         if kind == Compose.kind:
-            return Compose(*(Smoothing.from_dict(part) for part in values.get("operators", ())))
-        if kind not in _KINDS:
+            operators = values.get("operators", ())
+            if isinstance(operators, str) or not isinstance(operators, Sequence):
+                raise ValueError(f"operators={operators!r}: expected a list of smoothing operators")
+            return Compose(*(Smoothing.from_dict(part) for part in operators))
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise ValueError(
                 f"unknown smoothing kind {kind!r}; the kinds are "
                 f"{', '.join([*map(repr, _KINDS), repr(Compose.kind)])}"

@@ -47,6 +47,7 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class StepPosition:
             sample. None before the first.
 
     Raises:
-        ValueError: Unless 0 <= index < count, and sigma is not negative.
+        ValueError: Unless 0 <= index < count are integers, and sigma is not negative.
     """
 
     index: int
@@ -78,6 +79,11 @@ class StepPosition:
     similarity: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("index", "count"):
+            if not isinstance(getattr(self, name), Integral):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: expected a whole number of steps"
+                )
         if not 0 <= self.index < self.count:
             raise ValueError(
                 f"a step's index must lie in [0, count); got {self.index} of {self.count}"
