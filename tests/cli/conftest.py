@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny_model import text_to_image, unconditional
+from tiny_model import perturbed_attention, text_to_image, unconditional
 
 from smoothed_energy.cli import main
 
@@ -19,6 +19,13 @@ def model(tmp_path_factory):
 def unconditional_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "ddim"
     unconditional().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def perturbed_attention_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "pag"
+    perturbed_attention().save_pretrained(folder)
     return str(folder)
 
 

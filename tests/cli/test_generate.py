@@ -414,6 +414,19 @@ class TestMistakes:
         assert code == 2
         assert err.endswith("tiny cannot be guided: it has a guidance of its own\n")
 
+    @pytest.mark.parametrize("options", [(), ("--compare",)])
+    def test_a_pipeline_with_guidance_of_its_own_is_refused_before_it_draws(
+        self, run, perturbed_attention_model, tmp_path, options
+    ):
+        code, out, err = run("generate", "cat", "--model", perturbed_attention_model, *options)
+        assert (code, out) == (2, "")
+        assert err.startswith(
+            f"error: {perturbed_attention_model} cannot be guided: StableDiffusionXLPAGPipeline "
+            "runs perturbed-attention guidance in the same batch"
+        )
+        assert err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
     def test_a_prompt_for_a_pipeline_without_prompts_is_refused(self, run, unconditional_model):
         code, _, err = run("generate", "cat", "--model", unconditional_model)
         assert code == 2

@@ -5,6 +5,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMPipeline,
     DDIMScheduler,
+    StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
@@ -70,6 +71,11 @@ def text_to_image(seed=0):
         scheduler=DDIMScheduler(),
         add_watermarker=False,
     )
+
+
+def perturbed_attention():
+    """The same in a pipeline with guidance of its own."""
+    return StableDiffusionXLPAGPipeline.from_pipe(text_to_image(), add_watermarker=False)
 
 
 def unconditional(attention=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["command"]
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -284,11 +284,7 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
     if picture is not None:
         edges = fit_control(picture, own_size(pipeline, settings), find_edges=bool(settings.canny))
         arguments |= {"image": edges, "controlnet_conditioning_scale": settings.control_scale}
-    try:
-        with _attached(guidances, pipeline):
-            pass  # what does not fit the model shows now, and not after the unguided images
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"{settings.model} cannot be guided: {error}") from error
+    _check_guidable(pipeline, arguments, guidances, settings)
 
     made_with = _versions()
     if "edges" in paths:
@@ -313,6 +309,29 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
     else:
         for path in paths.values():
             typer.echo(path)
+
+
+def _check_guidable(
+    pipeline: Any,
+    arguments: Mapping[str, Any],
+    guidances: Sequence[Attachable],
+    settings: Settings,
+) -> None:
+    """Refuse guidance that does not fit the pipeline now, and not after the unguided images.
+
+    Raises:
+        ValueError: If it does not fit, or the pipeline has guidance of its own.
+    """
+    from ..pipelines import refuse_own_guidance
+
+    call = inspect.signature(pipeline.__call__).bind_partial(**arguments)
+    call.apply_defaults()
+    try:
+        refuse_own_guidance(pipeline, call.arguments)
+        with _attached(guidances, pipeline):
+            pass
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{settings.model} cannot be guided: {error}") from error
 
 
 def _call_arguments(name: str, accepted: frozenset[str], settings: Settings) -> dict[str, Any]:
