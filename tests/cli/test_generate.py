@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -334,6 +337,96 @@ class TestExistingFiles:
         code, _, err = run("generate", "a red cat", *arguments)
         assert code == 0, err
         assert read_settings(drawn / "a-red-cat-seed1.png")["scale"] == 1
+
+
+class TestFolder:
+    @pytest.fixture
+    def never_draws(self, monkeypatch):
+        from smoothed_energy.cli import generate
+
+        def fail(*arguments):
+            raise AssertionError("something was drawn")
+
+        monkeypatch.setattr(generate, "_draw", fail)
+
+    @pytest.fixture
+    def refused(self, run, model, never_draws):
+        """The only line about a folder that takes no files."""
+
+        def refused(folder):
+            code, out, err = run("generate", "--model", model, "--out", folder, *FAST)
+            assert (code, out) == (2, "")
+            assert err.count("\n") == 1
+            assert err.startswith(f"error: --out {folder}")
+            assert err.endswith("expected a folder, which may be new\n")
+            return err
+
+        return refused
+
+    def test_a_file_is_no_folder(self, refused, tmp_path):
+        (tmp_path / "picture.png").write_text("mine")
+        assert "is a file" in refused("picture.png")
+        assert "Not a directory" in refused("picture.png/new")
+        assert (tmp_path / "picture.png").read_text() == "mine"
+
+    def test_a_name_that_is_too_long_is_no_folder(self, refused):
+        assert "name too long" in refused("x" * 300)
+
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+    def test_a_folder_that_cannot_be_made(self, refused):
+        assert "no files can be written there" in refused("/proc/new")
+
+    @pytest.mark.skipif(
+        getattr(os, "geteuid", lambda: 0)() == 0, reason="an administrator may write anywhere"
+    )
+    @pytest.mark.parametrize("mode", [0o500, 0o000])
+    def test_a_folder_without_permission(self, refused, tmp_path, mode):
+        (tmp_path / "locked").mkdir(mode=mode)
+        assert "Permission denied" in refused("locked")
+
+    def test_a_folder_that_takes_no_files(self, refused, tmp_path, monkeypatch):
+        def fail(*arguments, **options):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", fail)
+        assert "Read-only file system" in refused("out")
+
+    def test_a_new_folder_may_lie_in_new_folders(self, run, model, tmp_path):
+        code, _, err = run("generate", "--model", model, "--out", "a/b/c", *FAST)
+        assert code == 0, err
+        assert files(tmp_path / "a/b/c") == ["no-prompt-seed0.png"]
+
+    @pytest.mark.parametrize("batch_size", [1, 3])
+    def test_a_file_that_cannot_be_written_keeps_no_drawn_image_back(
+        self, run, model, tmp_path, batch_size
+    ):
+        in_the_way = tmp_path / "out" / "no-prompt-seed1.png"
+        in_the_way.mkdir(parents=True)
+        code, out, err = run(
+            *("generate", "--model", model, "--count", 3, "--batch-size", batch_size),
+            *("--overwrite", *FAST),
+        )
+        assert (code, out) == (2, "")
+        assert err.splitlines()[-1].startswith(
+            "error: out/no-prompt-seed1.png could not be written: "
+        )
+        seeds = [0, 1, 2] if batch_size == 3 else [0, 1]
+        assert files(tmp_path / "out") == [f"no-prompt-seed{seed}.png" for seed in seeds]
+        assert read_settings(tmp_path / "out/no-prompt-seed0.png")["seed"] == 0
+
+    def test_a_full_disk_is_one_line(self, run, model, tmp_path, monkeypatch):
+        def fail(*arguments, **options):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Image.Image, "save", fail)
+        arguments = ("--model", model, "--count", 3, "--batch-size", 2)
+        code, _, err = run("generate", *arguments, *FAST)
+        assert code == 2
+        assert err.splitlines()[-1] == (
+            "error: out/no-prompt-seed0.png could not be written, nor 1 more: "
+            "No space left on device"
+        )
+        assert files(tmp_path / "out") == []
 
 
 class TestMistakes:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .output import check_output, make_folder, write_images
 from .settings import (
     CONTROLNETS,
     DEFAULT_MODEL,
@@ -256,17 +257,11 @@ def command(
     }
     settings = resolve_settings(given, stored)
     paths = output_paths(settings, out)
-    if not overwrite:
-        for path in paths.values():
-            if path.exists():
-                raise ValueError(
-                    f"{path} exists already; choose another --out, or --overwrite to replace it"
-                )
-    _generate(settings, paths)
+    check_output(out, paths.values(), overwrite=overwrite)
+    _generate(settings, out, paths)
 
 
-def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> None:
-    from ..report import save_image
+def _generate(settings: Settings, out: Path, paths: dict[tuple[int, bool] | str, Path]) -> None:
     from .control import fit_control, open_control, own_size
     from .opening import open_pipeline
     from .progress import ImageProgress
@@ -286,9 +281,10 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
         arguments |= {"image": edges, "controlnet_conditioning_scale": settings.control_scale}
     _check_guidable(pipeline, arguments, guidances, settings)
 
+    make_folder(out)
     made_with = _versions()
     if "edges" in paths:
-        save_image(edges, paths["edges"], {**settings.to_dict(), "made_with": made_with})
+        write_images({paths["edges"]: (edges, {**settings.to_dict(), "made_with": made_with})})
     modes = sorted({key[1] for key in paths if isinstance(key, tuple)})
     images: dict[tuple[int, bool], Image.Image] = {}
     with ImageProgress(len(settings.seeds) * len(modes), settings.num_inference_steps) as advance:
@@ -296,15 +292,16 @@ def _generate(settings: Settings, paths: dict[tuple[int, bool] | str, Path]) -> 
             for guided in modes:
                 with _attached(guidances if guided else (), pipeline):
                     drawn = _draw(pipeline, accepted, arguments, seeds, advance)
+                batch = {}
                 for seed, image in zip(seeds, drawn, strict=True):
                     images[seed, guided] = image
                     remembered = settings.of_image(seed, guided=guided).to_dict()
-                    path = paths[seed, guided]
-                    save_image(image, path, {**remembered, "made_with": made_with})
+                    batch[paths[seed, guided]] = image, {**remembered, "made_with": made_with}
+                write_images(batch)
 
     if "sheet" in paths:
         sheet = _compare_sheet(settings, images)
-        save_image(sheet, paths["sheet"], {**settings.to_dict(), "made_with": made_with})
+        write_images({paths["sheet"]: (sheet, {**settings.to_dict(), "made_with": made_with})})
         typer.echo(paths["sheet"])
     else:
         for path in paths.values():

@@ -20,7 +20,11 @@ VERSION = 1
 
 
 def save_image(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write a PNG with its settings; a file that is half written is never left behind."""
+    """Write a PNG with its settings; a file that is half written is never left behind.
+
+    Raises:
+        OSError: If it cannot be written; what was there before stays.
+    """
     info = PngInfo()
     info.add_text(KEY, json.dumps({"version": VERSION, **settings}, allow_nan=False))
     path.parent.mkdir(parents=True, exist_ok=True)
