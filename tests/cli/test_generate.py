@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,6 +163,43 @@ class TestCompare:
         run("generate", "--model", model, "--compare", *FAST)
         assert read_settings(tmp_path / "out/no-prompt-seed0-unguided.png")["scale"] == 0
         assert read_settings(tmp_path / "out/no-prompt-seed0-guided.png")["scale"] == 3
+
+
+class TestWarnings:
+    def test_a_warning_is_one_line_however_often_it_comes(self, run, model, tmp_path):
+        code, out, err = run(
+            *("generate", "--model", model, "--count", 3, "--steps", "sigma:1e6:1e7", *FAST)
+        )
+        assert code == 0
+        assert len(out.split()) == 3
+        lines = err.splitlines()
+        warned = [line for line in lines if "none of the 3 denoising steps" in line]
+        assert len(warned) == 1
+        assert warned[0].startswith("warning: none of the 3 denoising steps")
+        assert warned[0].endswith("so the result is unguided")
+        assert ".py" not in err
+        assert "GuidanceWarning" not in err
+        assert len([line for line in lines if "3/3 images" in line]) == 1
+        assert len(lines) == 2
+
+    def test_every_warning_comes_before_the_error_that_ends_the_run(self, run, model, monkeypatch):
+        from smoothed_energy.cli import generate
+
+        def warn(*arguments):
+            warnings.warn("one\n  thing", UserWarning, stacklevel=1)
+            warnings.warn("[another]", UserWarning, stacklevel=1)
+            raise ValueError("it ends")
+
+        monkeypatch.setattr(generate, "_draw", warn)
+        before = warnings.showwarning
+        code, _, err = run("generate", "--model", model, *FAST)
+        assert code == 2
+        assert [line for line in err.splitlines() if "image" not in line] == [
+            "warning: one thing",
+            "warning: [another]",
+            "error: it ends",
+        ]
+        assert warnings.showwarning is before
 
 
 class TestFrom:

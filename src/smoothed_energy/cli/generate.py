@@ -23,6 +23,7 @@ from .settings import (
     parse_size,
     resolve_settings,
 )
+from .warning_lines import warnings_as_lines
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -279,25 +280,26 @@ def _generate(settings: Settings, out: Path, paths: dict[tuple[int, bool] | str,
     if picture is not None:
         edges = fit_control(picture, own_size(pipeline, settings), find_edges=bool(settings.canny))
         arguments |= {"image": edges, "controlnet_conditioning_scale": settings.control_scale}
-    _check_guidable(pipeline, arguments, guidances, settings)
-
-    make_folder(out)
-    made_with = _versions()
-    if "edges" in paths:
-        write_images({paths["edges"]: (edges, {**settings.to_dict(), "made_with": made_with})})
     modes = sorted({key[1] for key in paths if isinstance(key, tuple)})
+    progress = ImageProgress(len(settings.seeds) * len(modes), settings.num_inference_steps)
     images: dict[tuple[int, bool], Image.Image] = {}
-    with ImageProgress(len(settings.seeds) * len(modes), settings.num_inference_steps) as advance:
-        for seeds in _batches(settings.seeds, settings.batch_size):
-            for guided in modes:
-                with _attached(guidances if guided else (), pipeline):
-                    drawn = _draw(pipeline, accepted, arguments, seeds, advance)
-                batch = {}
-                for seed, image in zip(seeds, drawn, strict=True):
-                    images[seed, guided] = image
-                    remembered = settings.of_image(seed, guided=guided).to_dict()
-                    batch[paths[seed, guided]] = image, {**remembered, "made_with": made_with}
-                write_images(batch)
+    with warnings_as_lines(progress.note):
+        _check_guidable(pipeline, arguments, guidances, settings)
+        make_folder(out)
+        made_with = _versions()
+        if "edges" in paths:
+            write_images({paths["edges"]: (edges, {**settings.to_dict(), "made_with": made_with})})
+        with progress as advance:
+            for seeds in _batches(settings.seeds, settings.batch_size):
+                for guided in modes:
+                    with _attached(guidances if guided else (), pipeline):
+                        drawn = _draw(pipeline, accepted, arguments, seeds, advance)
+                    batch = {}
+                    for seed, image in zip(seeds, drawn, strict=True):
+                        images[seed, guided] = image
+                        remembered = settings.of_image(seed, guided=guided).to_dict()
+                        batch[paths[seed, guided]] = image, {**remembered, "made_with": made_with}
+                    write_images(batch)
 
     if "sheet" in paths:
         sheet = _compare_sheet(settings, images)

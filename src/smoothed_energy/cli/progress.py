@@ -37,6 +37,10 @@ class ImageProgress:
         self._bar.start()
         return self.advance
 
+    def note(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def advance(self, images: float) -> None:
         """Note that so many more images, or parts of them, are done."""
         self._done += images
