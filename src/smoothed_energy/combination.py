@@ -2,7 +2,8 @@ r"""How a correction is combined with the prediction that it corrects.
 
 A guidance computes $\delta = \gamma\,(s - \tilde s)$ and adds it to $D = u + g\,(c - u)$, the
 pipeline's own guidance ($D = c$ without CFG). A combination changes $\delta$ before that; several
-are applied one after the other.
+are applied one after the other. The corrections of several guidances are added up, and those that
+are fused with CFG are fused once, as their sum.
 
 | text | value | what it does |
 |---|---|---|
@@ -16,19 +17,21 @@ from __future__ import annotations
 
 __all__ = [
     "Combination",
+    "Correction",
     "Predictions",
     "Projection",
     "Rescale",
     "SaliencyFusion",
     "as_combinations",
     "combinations_text",
+    "total",
 ]
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -69,9 +72,10 @@ class Predictions:
             return None
         if self.cfg_scale is None:
             raise ValueError(
-                "this combination needs the scale of classifier-free guidance, which is not known "
-                "here; expected rescale:...:partial or project, or on a bare denoiser the scale "
-                "as cfg_scale= of step()"
+                "combine=fuse and rescale:AMOUNT need the scale of classifier-free guidance, and "
+                "here there is not one that is known (InstructPix2Pix has two); expected "
+                "rescale:AMOUNT:partial, project or no combine=; a loop of your own can tell it by "
+                "cfg_scale= of step()"
             )
         return self.cfg_scale * (self.conditional - self.unconditional)
 
@@ -86,6 +90,9 @@ class Predictions:
 
 class Combination(ABC):
     """A change of a correction: an immutable value whose `str` is read by `as_combinations`."""
+
+    #: Whether it compares places of a prediction: `(B, C, H, W)` or `(B, C, F, H, W)` then.
+    needs_places: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
@@ -177,16 +184,19 @@ class SaliencyFusion(Combination):
     r"""Saliency-adaptive noise fusion: at every place the stronger of the two guidances.
 
     $D + \delta$ becomes $u + f$ with $f$, at every place and channel, the one of $g\,(c - u)$ and
-    $\delta$ that has the higher saliency: the softmax over space of its blurred magnitude (Wang et
-    al. 2023, https://arxiv.org/abs/2311.10329). Without CFG there is one guidance, and nothing
-    changes.
+    $\delta$ that has the higher saliency: the softmax over space (all frames of a video) of its
+    blurred magnitude (Wang et al. 2023, https://arxiv.org/abs/2311.10329). Without CFG there is one
+    guidance, and nothing changes. Several fused guidances are one $\delta$, their sum; see `total`.
 
     Args:
-        sigma: Width of the blur of the magnitudes, in latent pixels.
+        sigma: Width of the blur of the magnitudes, in latent pixels of a picture or frame.
 
     Raises:
-        ValueError: If it is not a finite number above 0.
+        ValueError: If it is not a finite number above 0; from `apply`, if the prediction has no
+            places, or CFG's scale is not known.
     """
+
+    needs_places: ClassVar[bool] = True
 
     sigma: float = 1.0
 
@@ -195,6 +205,11 @@ class SaliencyFusion(Combination):
 
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
         """See `Combination.apply`."""
+        if delta.ndim < 4:
+            raise ValueError(
+                f"combine={self} compares places of a prediction; expected one of shape "
+                f"(B, C, H, W) or (B, C, F, H, W), got {tuple(delta.shape)}"
+            )
         text = predictions.text_guidance
         if text is None:
             return delta
@@ -212,19 +227,88 @@ class SaliencyFusion(Combination):
         return "fuse" if self.sigma == 1 else f"fuse:{self.sigma!r}"
 
 
+@dataclass(frozen=True, eq=False)
+class Correction:
+    r"""What one guidance adds to a prediction.
+
+    Args:
+        delta: $\delta$ before its combinations, `(B, C, *)`.
+        combinations: What changes it.
+        predictions: What the step predicted.
+    """
+
+    delta: Tensor
+    combinations: tuple[Combination, ...]
+    predictions: Predictions
+
+    def combined(self, combinations: Sequence[Combination]) -> Tensor:
+        """The correction after these combinations."""
+        delta = self.delta
+        for combination in combinations:
+            delta = combination.apply(delta, self.predictions)
+        return delta
+
+
+def total(corrections: Sequence[Correction]) -> Tensor:
+    r"""The sum of the corrections of one step, one or more.
+
+    Where a fused correction is the more salient, it takes the place of CFG. That can happen only
+    once: of several, the sum is fused.
+
+    Raises:
+        ValueError: If several are fused in different ways, or changed after that.
+    """
+    fused = [
+        correction
+        for correction in corrections
+        if any(isinstance(one, SaliencyFusion) for one in correction.combinations)
+    ]
+    if len(fused) < 2:
+        return _sum([one.combined(one.combinations) for one in corrections])
+    fusion = fused[0].combinations[-1]
+    if not isinstance(fusion, SaliencyFusion) or any(
+        one.combinations[-1] != fusion for one in fused
+    ):
+        texts = ", ".join(repr(combinations_text(one.combinations)) for one in fused)
+        raise ValueError(
+            f"combine={texts}: guidances that act together are fused with CFG once, as their sum; "
+            "expected fuse in one of them only, or the same fuse as the last combination of each"
+        )
+    together = fusion.apply(
+        _sum([one.combined(one.combinations[:-1]) for one in fused]), fused[0].predictions
+    )
+    return _sum(
+        [together, *(one.combined(one.combinations) for one in corrections if one not in fused)]
+    )
+
+
+def _sum(deltas: Sequence[Tensor]) -> Tensor:
+    return deltas[0] if len(deltas) == 1 else torch.stack(list(deltas)).sum(0)
+
+
 def as_combinations(
     value: Combination | str | Sequence[Combination | str],
 ) -> tuple[Combination, ...]:
     """Combinations from one, several, or texts joined by `+`.
 
     Raises:
-        ValueError: If a text is not understood.
+        ValueError: If a text is not understood, or `fuse` comes twice.
     """
+    found = _all(value)
+    if sum(isinstance(one, SaliencyFusion) for one in found) > 1:
+        raise ValueError(
+            f"combine={combinations_text(found)!r} fuses twice, and CFG can be replaced only once; "
+            "expected fuse at most once"
+        )
+    return found
+
+
+def _all(value: Combination | str | Sequence[Combination | str]) -> tuple[Combination, ...]:
     if isinstance(value, Combination):
         return (value,)
     if isinstance(value, str):
         return tuple(_parse(part.strip()) for part in _PLUS.split(value)) if value.strip() else ()
-    return tuple(found for item in value for found in as_combinations(item))
+    return tuple(found for item in value for found in _all(item))
 
 
 def combinations_text(combinations: Sequence[Combination]) -> str:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackendError, ScaledDotProduct, attend_with
-from .combination import Combination
+from .combination import Combination, Correction, total
 from .families import Arguments, family_of
 from .patching import Router, patched
 from .perturbation import LayerCall, Perturbation
@@ -389,7 +389,11 @@ class GuidedDenoiser:
             forward: The denoiser's own forward function.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
+
+        Raises:
+            ValueError: If a plan combines predictions in a way that this denoiser's do not allow.
         """
+        self._check_combinations(call.plans)
         # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so the second
         # pass needs its own.
         kept_args, kept_kwargs = _copied(args), _copied(kwargs)
@@ -454,6 +458,17 @@ class GuidedDenoiser:
             result.differences[plan] = result.clean[plan] - perturbed[:, :channels]
         return result
 
+    def _check_combinations(self, plans: Iterable[Plan]) -> None:
+        if self.family.channels_first:
+            return
+        for combination in (one for plan in plans for one in plan.combinations):
+            if combination.needs_places:
+                raise ValueError(
+                    f"combine={combination} compares places of a prediction, (B, C, H, W) or "
+                    f"(B, C, F, H, W), and a {type(self.model).__name__} has other axes; expected "
+                    "project, rescale:AMOUNT or no combine="
+                )
+
     def _image_tokens(
         self, argument: Arguments, rows: slice, batch: int, layer: str, count: int
     ) -> ImageTokens:
@@ -511,15 +526,16 @@ def correct(
         differences: $s - \tilde s$ of each plan, `(B / groups, *)`.
         layout: The meaning of the rows.
     """
-    deltas: list[Tensor] = []
-    for plan, scale in scales.items():
-        delta = scale * differences[plan]
-        if plan.combinations:
-            predictions = layout.predictions(prediction[:, :channels], plan.formulation)
-            for combination in plan.combinations:
-                delta = combination.apply(delta, predictions)
-        deltas.append(delta)
-    delta = torch.stack(deltas).sum(0) if len(deltas) > 1 else deltas[0]
+    delta = total(
+        [
+            Correction(
+                scale * differences[plan],
+                plan.combinations,
+                layout.predictions(prediction[:, :channels], plan.formulation),
+            )
+            for plan, scale in scales.items()
+        ]
+    )
     if channels < prediction.shape[1]:
         variance = torch.zeros_like(prediction[: len(delta), channels:])
         delta = torch.cat([delta, variance], dim=1)

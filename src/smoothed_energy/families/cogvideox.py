@@ -27,6 +27,7 @@ class CogVideoX(Transformer):
     }
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb", "ofs"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb",)
+    channels_first: ClassVar[bool] = False
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`."""

@@ -72,6 +72,8 @@ class Family(ABC):
             latents is a variance, whatever the scheduler makes of it.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
+        channels_first: Whether a prediction is `(B, C, H, W)` or `(B, C, F, H, W)`; False where it
+            is packed `(B, T, C)`, or has its frames before its channels.
     """
 
     name: ClassVar[str]
@@ -84,6 +86,7 @@ class Family(ABC):
     learned_variance: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
+    channels_first: ClassVar[bool] = True
 
     @abstractmethod
     def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:

@@ -40,6 +40,7 @@ class Flux(Transformer):
         "controlnet_block_samples",
         "controlnet_single_block_samples",
     )
+    channels_first: ClassVar[bool] = False
 
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
         """See `Transformer.patch`; the pipeline makes the patches."""

@@ -24,6 +24,7 @@ class LTXVideo(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("LTXVideoTransformer3DModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
+    channels_first: ClassVar[bool] = False
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`.

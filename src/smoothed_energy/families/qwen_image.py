@@ -30,6 +30,7 @@ class QwenImage(Transformer):
         "b": ("encoder_hidden_states", "hidden_states")
     }
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
+    channels_first: ClassVar[bool] = False
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`."""

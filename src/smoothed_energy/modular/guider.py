@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..attachable import Attachable
 from ..caches import CacheStates
-from ..combination import Predictions, as_combinations
+from ..combination import Correction, Predictions, as_combinations, total
 from ..denoiser import (
     DenoiserCall,
     GuidedDenoiser,
@@ -230,6 +230,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         if pred_uncond is not None:
             base = pred_cond if self.use_original_formulation else pred_uncond
             prediction = base + self.guidance_scale * (pred_cond - pred_uncond)
+        corrections = []
         for number, gamma in self._scales.items():
             guidance = self._correction(number)
             clean = pred_cond
@@ -237,9 +238,9 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
                 clean = pred_uncond
             delta = gamma * self._difference(number, clean, perturbed)
             predictions = Predictions(clean, pred_cond, pred_uncond, scale)
-            for combination in as_combinations(guidance.combine):
-                delta = combination.apply(delta, predictions)
-            prediction = prediction + delta
+            corrections.append(Correction(delta, as_combinations(guidance.combine), predictions))
+        if corrections:
+            prediction = prediction + total(corrections)
         if self.guidance_rescale > 0:
             prediction = rescale_noise_cfg(prediction, pred_cond, self.guidance_rescale)
         self._end_step()
