@@ -15,6 +15,8 @@ from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.attention import AttentionBackendError
 from smoothed_energy.denoiser import _eagerly
+from smoothed_energy.layers import select_layers
+from smoothed_energy.smoothing import as_smoothing
 
 GUIDANCE = SmoothedEnergyGuidance(blur="gaussian:1", layers=["down", "mid"])
 
@@ -100,20 +102,40 @@ def test_autocast_gives_the_guidance_of_full_precision(unet, expected):
     torch.testing.assert_close(result.float(), expected, rtol=0, atol=0.1)
 
 
-def test_attention_masks_over_keys_are_kept(unet):
-    # Cross-attention masks do not reach self-attention; a mask of the tokens themselves does.
+class ExplicitAttention:
+    r"""$\operatorname{softmax}(B Q K^\top / \sqrt d + M)\, V$, with a mask $M$ over the keys."""
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None):
+        rows, tokens, _ = hidden_states.shape
+
+        def heads(states):
+            return states.view(rows, tokens, attn.heads, -1).transpose(1, 2)
+
+        query, key, value = (heads(to(hidden_states)) for to in (attn.to_q, attn.to_k, attn.to_v))
+        logits = self.matrix @ query @ key.mT / query.shape[-1] ** 0.5
+        logits = logits + attention_mask[:, None]
+        attended = logits.softmax(dim=-1) @ value
+        return attn.to_out[0](attended.transpose(1, 2).reshape(rows, tokens, -1))
+
+
+@pytest.mark.parametrize("blur", ["gaussian:1", "gaussian:inf"])
+def test_masks_over_the_tokens_hold_in_the_second_pass_too(unet, blur):
+    # Masks of the text do not reach self-attention; a mask of the image's own tokens does.
     mask = torch.ones(2, 64, dtype=torch.bool)
-    mask[:, 40:] = False
-    uniform = SmoothedEnergyGuidance(blur="gaussian:inf", layers="mid")
-    nearly = SmoothedEnergyGuidance(blur="gaussian:9000,kernel=15", layers="mid")
+    mask[0, 40:] = mask[1, :10] = False
+    given = unet_inputs() | {"attention_mask": mask, "return_dict": False}
+    guidance = SmoothedEnergyGuidance(blur=blur, scale=2.0, layers="mid")
+    guided = predict(unet, guidance, rows=2, attention_mask=mask)
 
-    def run(guidance):
-        with guidance.attach(unet):
-            return unet(**unet_inputs(), attention_mask=mask, return_dict=False)[0]
-
-    masked, unmasked = run(uniform), predict(unet, uniform, rows=2)
-    assert (masked - unmasked).abs().max() > 1e-4
-    assert torch.isfinite(run(nearly)).all()
+    clean = unet(**given)[0]
+    explicit = ExplicitAttention(as_smoothing(blur).matrix((8, 8)).float())
+    chosen = {f"{layer.name}.processor": explicit for layer in select_layers(unet, "mid")}
+    unet.set_attn_processor(dict(unet.attn_processors) | chosen)
+    perturbed = unet(**given)[0]
+    torch.testing.assert_close(guided, clean + 2.0 * (clean - perturbed), rtol=0, atol=1e-5)
 
 
 class TestCompiled:
@@ -190,6 +212,43 @@ class TestCompiled:
         known = len(graphs)
         predict(compiled)
         assert len(graphs) == known  # neither pass compiled anything new
+
+
+def offload_models(pipe):
+    """Whole models, and their hooks are renewed as a run ends."""
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+def offload_modules(pipe):
+    """What `enable_sequential_cpu_offload` does, whose `cpu:0` accelerate does not take."""
+    import accelerate
+
+    for part in (pipe.vae, pipe.unet):
+        accelerate.cpu_offload(part, execution_device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("offload", [offload_models, offload_modules])
+@pytest.mark.parametrize("when", ["before attaching", "while attached"])
+def test_a_pipeline_that_is_offloaded_gives_the_same_guidance(pipe, offload, when):
+    pytest.importorskip("accelerate")
+    plain = pipe(**inputs()).images
+    with GUIDANCE.attach(pipe):
+        expected = pipe(**inputs()).images
+    assert not torch.equal(plain, expected)
+
+    if when == "before attaching":
+        offload(pipe)
+    with GUIDANCE.attach(pipe) as attachment:
+        if when == "while attached":
+            offload(pipe)
+        first, second = pipe(**inputs()).images, pipe(**inputs()).images
+        assert attachment.last_run.guided_calls == 3
+    assert hasattr(pipe.unet, "_hf_hook")
+    assert torch.equal(first, expected)
+    assert torch.equal(second, expected)
+    assert torch.equal(plain, pipe(**inputs()).images)
+    pipe.remove_all_hooks()
+    assert pipe.unet.forward.__func__ is type(pipe.unet).forward
 
 
 class TestOffloaded:
