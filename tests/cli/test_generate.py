@@ -85,6 +85,49 @@ class TestImages:
             assert abs(one - two).max() <= 1
             assert abs(one - three).max() <= 1
 
+    def test_adaptive_steps_do_not_make_an_image_depend_on_others(self, run, model, tmp_path):
+        # The predictions of the first seed agree to more than this in the first step, the others'
+        # to less: together they would be guided on.
+        steps = ("--steps", "adaptive:0.99993", "--scale", 100, "--num-inference-steps", 4)
+        arguments = ("generate", "--model", model, "--batch-size", 3, *steps)
+        code, _, err = run(*arguments, "--count", 3, "--out", "three")
+        assert code == 0, err
+        code, _, err = run("generate", "--from", "three/no-prompt-seed0.png", "--out", "one")
+        assert code == 0, err
+        code, _, err = run(*arguments, "--steps", "all", "--out", "all")
+        assert code == 0, err
+        three, one, throughout = (
+            pixels(tmp_path / folder / "no-prompt-seed0.png") for folder in ("three", "one", "all")
+        )
+        assert (three == one).all()
+        assert abs(three - throughout).max() > 1
+
+    @pytest.mark.parametrize(
+        ("options", "sizes"),
+        [
+            (("--steps", "begin"), [2, 1]),
+            (("--steps", "begin+adaptive:0.9"), [1, 1, 1]),
+            (("--stack", "pag; steps=adaptive:0.9"), [1, 1, 1]),
+            (("--stack", "interval; steps=begin"), [2, 1]),
+        ],
+    )
+    def test_images_with_adaptive_steps_are_drawn_one_by_one(
+        self, run, model, monkeypatch, options, sizes
+    ):
+        from smoothed_energy.cli import generate
+
+        draw, drawn = generate._draw, []
+
+        def note(pipeline, accepted, arguments, seeds, advance):
+            drawn.append(len(seeds))
+            return draw(pipeline, accepted, arguments, seeds, advance)
+
+        monkeypatch.setattr(generate, "_draw", note)
+        arguments = ("--model", model, "--count", 3, "--batch-size", 2, *options, *FAST)
+        code, _, err = run("generate", *arguments)
+        assert code == 0, err
+        assert drawn == sizes
+
     def test_guidance_changes_the_picture_and_scale_zero_does_not(self, run, model, tmp_path):
         for scale in (0, 3, -1):
             code, _, err = run(

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -185,7 +185,8 @@ def command(
         int | None,
         typer.Option(
             min=1,
-            help="Images drawn at once; does not change them. " + _default("batch_size"),
+            help="Images drawn at once; does not change them (adaptive steps: always one). "
+            + _default("batch_size"),
             rich_help_panel=_SAMPLING,
         ),
     ] = None,
@@ -290,7 +291,7 @@ def _generate(settings: Settings, out: Path, paths: dict[tuple[int, bool] | str,
         if "edges" in paths:
             write_images({paths["edges"]: (edges, {**settings.to_dict(), "made_with": made_with})})
         with progress as advance:
-            for seeds in _batches(settings.seeds, settings.batch_size):
+            for seeds in _batches(settings.seeds, _batch_size(settings, guidances)):
                 for guided in modes:
                     with _attached(guidances if guided else (), pipeline):
                         drawn = _draw(pipeline, accepted, arguments, seeds, advance)
@@ -415,6 +416,16 @@ def _draw(
     drawn: list[Image.Image] = pipeline(**call).images
     advance(len(seeds) - done)
     return drawn
+
+
+def _batch_size(settings: Settings, guidances: Sequence[Attachable]) -> int:
+    """How many images are drawn at once, such that an image does not depend on the others."""
+    from ..steps import as_steps
+
+    # Steps that look at predictions look at those of the whole batch.
+    if any(as_steps(cast(Any, guidance).steps).needs_similarity for guidance in guidances):
+        return 1
+    return settings.batch_size
 
 
 def _batches(seeds: range, size: int) -> Iterator[range]:
