@@ -2,7 +2,8 @@
 
     python -m training.method_sheets --to docs/images
 
-Each sheet has the same seeds in every row.
+Each sheet has the same seeds in every row. The ControlNet follows the edges of samples of the model
+itself: no drawing is shown, and none is needed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from smoothed_energy.models import load
 from smoothed_energy.models.edges import canny
 from smoothed_energy.report import Series, contact_sheet
 
-from .places import default_folder
 from .samples import CAPTIONS
 
 __all__ = ["ROWS", "Row", "draw"]
@@ -32,8 +32,12 @@ __all__ = ["ROWS", "Row", "draw"]
 PROMPT = CAPTIONS[13]
 #: Colours alone, since the edges say the rest.
 CONTROL_PROMPT = "someone with purple hair and dark skin, on a yellow background"
+#: What the ControlNet's edges are taken from: all three styles, nothing selected.
+SOURCES = CAPTIONS[::3]
 CFG = 3.0
-SEEDS = 8
+SEEDS = range(8)
+#: Others than `SEEDS`: from the same noise the same picture might come without any edges.
+SOURCE_SEEDS = range(100, 100 + len(SOURCES))
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,24 @@ ROWS = (
 
 @torch.inference_mode()
 def draw(
-    pipe: Any, row: Row, prompt: str, seeds: int, *, steps: int = 30, **arguments: Any
+    pipe: Any,
+    row: Row,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int = 30,
+    **arguments: Any,
 ) -> list[Image.Image]:
-    """The samples of one row."""
+    """The samples of one row, one for each prompt and seed."""
     attached = contextlib.nullcontext()
     if row.guidance:
         attached = guidance_from_text(row.guidance).attach(pipe)
     with attached:
         found: list[Image.Image] = pipe(
-            [prompt] * seeds,
+            list(prompts),
             guidance_scale=row.cfg,
             num_inference_steps=steps,
-            generator=[torch.Generator().manual_seed(seed) for seed in range(seeds)],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             **arguments,
         ).images
     return found
@@ -93,18 +103,28 @@ def methods(pipe: Any, prompt: str, steps: int) -> Image.Image:
     rows = [row for row in ROWS if prompt or row.cfg == 1.0]
     return contact_sheet(
         [
-            Series(row.label, draw(pipe, row, prompt, SEEDS, steps=steps), row.detail)
+            Series(
+                row.label,
+                draw(pipe, row, [prompt] * len(SEEDS), SEEDS, steps=steps),
+                row.detail,
+            )
             for row in rows
         ],
-        [f"seed {seed}" for seed in range(SEEDS)],
+        [f"seed {seed}" for seed in SEEDS],
         f"“{prompt}”" if prompt else "No prompt",
         f"avatars  ·  {steps} steps",
     )
 
 
-def control(pipe: Any, drawings: np.ndarray, steps: int) -> Image.Image:
-    """The sheet of the ControlNet: another drawing in every column."""
-    edges = [Image.fromarray(canny(pixels)) for pixels in drawings]
+def sources(pipe: Any, steps: int) -> list[Image.Image]:
+    """The pictures that the ControlNet's edges are taken from, drawn with CFG alone."""
+    return draw(pipe, Row("", cfg=CFG), SOURCES, SOURCE_SEEDS, steps=steps)
+
+
+def control(pipe: Any, pictures: Sequence[Image.Image], steps: int) -> Image.Image:
+    """The sheet of the ControlNet: the edges of another picture in every column."""
+    edges = [Image.fromarray(canny(np.asarray(picture.convert("RGB")))) for picture in pictures]
+    seeds = SEEDS[: len(edges)]
     guidance = ROWS[-1].guidance
     rows: Mapping[str, tuple[str, Row]] = {
         "no prompt, unguided": ("", Row("")),
@@ -114,16 +134,19 @@ def control(pipe: Any, drawings: np.ndarray, steps: int) -> Image.Image:
     }
     series = [
         Series(
-            "drawings", [Image.fromarray(pixels) for pixels in drawings], "held out of training"
+            "samples of the model",
+            pictures,
+            f"cfg {CFG:g}   captions 1, 4, 7, ..., 22   seeds {SOURCE_SEEDS[0]} to "
+            f"{SOURCE_SEEDS[-1]}",
         ),
-        Series("edges", edges),
+        Series("their edges", edges),
     ]
     for label, (prompt, row) in rows.items():
-        images = draw(pipe, row, prompt, len(edges), steps=steps, image=edges)
+        images = draw(pipe, row, [prompt] * len(edges), seeds, steps=steps, image=edges)
         series.append(Series(label, images, row.detail))
     return contact_sheet(
         series,
-        [f"seed {seed}" for seed in range(len(edges))],
+        [f"seed {seed}" for seed in seeds],
         f"ControlNet, with no prompt and with “{CONTROL_PROMPT}”",
         f"avatars, canny  ·  {steps} steps",
     )
@@ -133,23 +156,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, default=default_folder(), help="with the drawings")
     parser.add_argument("--controlnet", default="canny")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--only", choices=("methods", "control"))
     options = parser.parse_args(arguments)
     options.to.mkdir(parents=True, exist_ok=True)
+    pipe = load("avatars", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
     if options.only != "control":
-        pipe = load("avatars", dtype=torch.float32)
-        pipe.set_progress_bar_config(disable=True)
         for name, prompt in (("no-prompt", ""), ("prompt", PROMPT)):
             methods(pipe, prompt, options.steps).save(options.to / f"methods-{name}.png")
     if options.only != "methods":
+        pictures = sources(pipe, options.steps)
         pipe = load("avatars", dtype=torch.float32, controlnet=options.controlnet)
         pipe.set_progress_bar_config(disable=True)
-        size = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        drawings = np.load(options.folder / f"heldout-{size}.npy", mmap_mode="r")
-        control(pipe, np.array(drawings[:SEEDS]), options.steps).save(options.to / "control.png")
+        control(pipe, pictures, options.steps).save(options.to / "control.png")
 
 
 if __name__ == "__main__":
