@@ -1,4 +1,4 @@
-# Everything here works on a fresh machine with Python 3.11 or newer (3.10 without constraints).
+# Everything here works on a fresh machine with Python 3.11 or newer, which the pinned versions need.
 # The first call makes .venv and installs into it; later ones reuse it until the pins change.
 
 PYTHON ?= python3
@@ -19,6 +19,10 @@ install: $(INSTALLED) ## Make .venv with the pinned versions of everything.
 
 # torch first and by itself, so that nothing else can ask for another build of it.
 $(INSTALLED): pyproject.toml constraints.txt
+	@`test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)` -c 'import sys; \
+	sys.version_info >= (3, 11) or sys.exit("constraints.txt pins versions for Python 3.11 or \
+newer, and %s is %d.%d: give another (rm -rf $(VENV); make PYTHON=python3.12), or install \
+without the pins (pip install .)" % (sys.executable, *sys.version_info[:2]))'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
