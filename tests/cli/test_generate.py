@@ -528,6 +528,8 @@ class TestMistakes:
             (("--method", "pag", "--blur", "box:3"), "--blur box:3: pag has no such setting"),
             (("--method", "swg", "--layers", "mid"), "--layers mid: swg has no such.*window"),
             (("--method", "autoguidance"), "needs a weaker denoiser"),
+            (("--method", "autoguidance; weak=/none"), "weak='/none' is not a folder that exists"),
+            (("--stack", "autoguidance; weak=/none", "--compare"), "weak='/none' is not a folder"),
             (("--method", "pag; sharpness=1"), "'sharpness' is not a setting"),
             (("--method", "pag; adaptive_scale"), "'adaptive_scale'.*name=value"),
             (("--method", "interval"), "--method interval makes no correction.*--stack"),

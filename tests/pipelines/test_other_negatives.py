@@ -88,6 +88,63 @@ def test_autoguidance_without_a_weaker_denoiser_is_refused():
         Autoguidance(weak=3)
 
 
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    """A denoiser with broken weights, one with pickled weights, and places without one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("broken", "pickled"):
+        other_unet().save_pretrained(name)
+        (weights,) = (tmp_path / name).glob("*.safetensors")
+        weights.write_bytes(b"no weights")
+    weights.rename(weights.with_suffix(".bin"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("weak", "message"),
+    [
+        (
+            "/nonexistent",
+            r"'/nonexistent' is not a folder that exists; expected .* hub id .* modul",
+        ),
+        ("file", r"'file' is not a folder that exists"),
+        ("empty/more/parts", r"'empty/more/parts' is not a folder that exists"),
+        ("pickled", r"'pickled' has no weights; expected safetensors"),
+        ("empty", r"'empty' has no config\.json; expected the folder of a denoiser"),
+    ],
+)
+def test_autoguidance_from_where_there_is_no_denoiser_is_refused(paths, weak, message):
+    pipe = sd()
+    with pytest.raises(ValueError, match="weak=" + message) as caught:
+        Autoguidance(weak=weak).attach(pipe)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="weak=" + message):
+        Autoguidance(weak=weak).plan(pipe.unet)
+
+
+@pytest.mark.parametrize("weak", ["broken", "owner/no-such-model"])
+def test_autoguidance_that_cannot_load_names_the_place(paths, weak, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    pipe = sd(model=new_unet())
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=5.0)
+    with (
+        Autoguidance(weak=weak).attach(pipe),
+        pytest.raises(ValueError, match=f"weak='{weak}' cannot be loaded as a UNet2DC") as caught,
+    ):
+        run()
+    assert "\n" not in str(caught.value)
+
+
+def test_autoguidance_finds_a_folder_in_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    other_unet().save_pretrained(tmp_path / "weak")
+    pipe = sd(model=new_unet())
+    with Autoguidance(weak="~/weak").attach(pipe) as attachment:
+        latents_of(pipe, **prompts(), **size(), guidance_scale=5.0)()
+    assert attachment.last_run.guided_calls == 2
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_sliding_windows(masked):
     pipe = sd(model=new_unet())

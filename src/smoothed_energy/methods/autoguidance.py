@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["Autoguidance"]
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -50,7 +51,8 @@ class Autoguidance(Guidance):
 
     Raises:
         TypeError: If `weak` is neither a module nor a path.
-        ValueError: If it is missing.
+        ValueError: From `attach`, if it is missing, or neither the folder of a denoiser nor of the
+            form of a hub id; from a run, if what is there cannot be loaded.
 
     Example:
         >>> with Autoguidance(weak=weaker_unet, scale=1.0).attach(pipe):
@@ -93,6 +95,7 @@ class Autoguidance(Guidance):
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`; nothing of the stronger denoiser is replayed."""
+        self.select(denoiser)
         return self._plan(
             negative=_Weaker(self._weaker(unwrap_denoiser(denoiser))),
         )
@@ -101,20 +104,53 @@ class Autoguidance(Guidance):
         """No layers; but it is time to say if there is no weaker denoiser.
 
         Raises:
-            ValueError: If `weak` was not given.
+            ValueError: If `weak` was not given, or is a path where there is no denoiser.
         """
-        if not isinstance(self.weak, nn.Module) and not self.weak:
-            raise ValueError(
-                "autoguidance needs a weaker denoiser; expected weak= a module, a folder, or a "
-                "hub id"
-            )
+        if not isinstance(self.weak, nn.Module):
+            _check_path(self.weak)
         return ()
 
     def _weaker(self, denoiser: nn.Module) -> nn.Module:
         if isinstance(self.weak, nn.Module):
             return self.weak
         parameter = next(denoiser.parameters())
-        return _loaded(cast(Any, type(denoiser)), self.weak, parameter.dtype, parameter.device)
+        place = str(Path(self.weak).expanduser())
+        try:
+            return _loaded(cast(Any, type(denoiser)), place, parameter.dtype, parameter.device)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split()) or repr(error)
+            raise ValueError(
+                f"weak={self.weak!r} cannot be loaded as a {type(denoiser).__name__}: {reason}"
+            ) from error
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def _check_path(weak: str) -> None:
+    """Refuse a path where there is no denoiser; whether a hub id exists only loading can tell.
+
+    Raises:
+        ValueError: If it is neither a denoiser's folder nor of the form of a hub id.
+    """
+    if not weak:
+        raise ValueError(
+            "autoguidance needs a weaker denoiser; expected weak= a module, a folder, or a hub id"
+        )
+    folder = Path(weak).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"weak={weak!r} has no config.json; expected the folder of a denoiser in "
+                "diffusers' layout, such as the folder unet of a pipeline"
+            )
+        if not any(folder.glob("*.safetensors")):
+            raise ValueError(f"weak={weak!r} has no weights; expected safetensors files in it")
+    elif not _HUB_ID.fullmatch(weak):
+        raise ValueError(
+            f"weak={weak!r} is not a folder that exists; expected the folder of a denoiser, a hub "
+            "id of the form owner/name, or a module"
+        )
 
 
 @functools.lru_cache(maxsize=1)
