@@ -13,6 +13,7 @@ __all__ = [
     "DenoiserResult",
     "GuidedDenoiser",
     "Plan",
+    "Preconditioned",
     "correct",
     "prediction_of",
     "repeat_output",
@@ -105,6 +106,25 @@ PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "reversed_
 
 
 @dataclass(frozen=True)
+class Preconditioned:
+    r"""A prediction that the scheduler preconditions (Karras et al. 2022, EDM, section 5).
+
+    Its input is $c_{in}\,(x_0 + \sigma \epsilon)$ with
+    $c_{in} = (\sigma^2 + \sigma_{data}^2)^{-1/2}$, and $x_0 = c_{skip}\,x + c_{out}\,F$ is made of
+    its output $F$, with $c_{skip} = \sigma_{data}^2 c_{in}^2$ and
+    $c_{out} = \pm \sigma\,\sigma_{data}\,c_{in}$. For images and noise levels in units of
+    $\sigma_{data}$, $\mp F$ is a velocity.
+
+    Args:
+        sigma_data: $\sigma_{data}$.
+        negative: Whether $c_{out}$ is negative, as for `"v_prediction"` in these schedulers.
+    """
+
+    sigma_data: float
+    negative: bool
+
+
+@dataclass(frozen=True)
 class OutputKind:
     """What a denoiser predicts.
 
@@ -115,7 +135,7 @@ class OutputKind:
     """
 
     learned_variance: bool = False
-    prediction_type: PredictionType | None = None
+    prediction_type: PredictionType | Preconditioned | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +166,7 @@ class SecondPass:
     received: Mapping[str, Tensor]
     image_tokens: Callable[[str, int], ImageTokens]
     position: Callable[[], StepPosition]
-    prediction_type: PredictionType | None
+    prediction_type: PredictionType | Preconditioned | None
     sample_name: str
     tied_to_size: tuple[str, ...]
     multiple: int

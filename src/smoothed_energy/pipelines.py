@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from .denoiser import PredictionType
+from .denoiser import Preconditioned, PredictionType
 from .families import family_of
 from .rows import BatchLayout
 from .steps import StepPosition, schedule_position
@@ -102,14 +102,26 @@ def _is_kind_of(pipeline: Any, part: str) -> bool:
     return any(part in cls.__name__ for cls in type(pipeline).__mro__)
 
 
-def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionType | None:
-    """What the denoiser predicts; None if the scheduler does not tell."""
+def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionType | Preconditioned | None:
+    """What the denoiser predicts of the noisy latents that come first in its input.
+
+    None if the scheduler does not tell, or they do not come first.
+    """
     scheduler = pipeline.scheduler
-    if "FlowMatch" in type(scheduler).__name__ or getattr(
-        scheduler.config, "use_flow_sigmas", False
-    ):
+    config = scheduler.config
+    found = getattr(config, "prediction_type", None)
+    if _is_kind_of(pipeline, "Marigold"):  # The latents follow those of the source picture.
+        return None
+    if hasattr(scheduler, "precondition_outputs"):
+        if found not in ("epsilon", "v_prediction"):
+            return None
+        return Preconditioned(float(config.sigma_data), negative=found == "v_prediction")
+    flow_sigmas = getattr(config, "use_flow_sigmas", False)
+    if "FlowMatch" in type(scheduler).__name__ or flow_sigmas:
+        # Other predictions on the noise levels of a flow, and levels that rise, are not known.
+        if (flow_sigmas and found != "flow_prediction") or getattr(config, "invert_sigmas", False):
+            return None
         return "reversed_flow" if family_of(denoiser).reversed_flow else "flow"
-    found = getattr(scheduler.config, "prediction_type", None)
     for known in ("epsilon", "v_prediction", "sample"):
         if found == known:
             return known

@@ -5,21 +5,33 @@ import math
 import pytest
 import torch
 from diffusers import (
+    CosineDPMSolverMultistepScheduler,
     DDIMPipeline,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     StableDiffusionSAGPipeline,
+    TCDScheduler,
 )
 from test_pipelines_unconditional import pictures_of, pixel_pipe
 from tiny_pipelines import (
     MARGIN,
+    MID,
     TOLERANCE,
+    XL_MID,
     ddim,
     difference,
     latents_of,
+    mask,
     new_unet,
     noise,
+    picture,
     prompts,
     sd,
     size,
@@ -29,6 +41,7 @@ from tiny_pipelines import (
 )
 
 from smoothed_energy import SelfAttentionGuidance
+from smoothed_energy.pipelines import prediction_type
 
 
 def sag_pipeline(scheduler):
@@ -67,11 +80,35 @@ def test_parity(cfg, kind):
     assert (run() == plain).all()
 
 
-def guide_by_hand(pipe, scale, names, threshold):
-    """Replaces the forward function: the formulas written again with explicit attention."""
+def taken_apart(scheduler, sample, output, timestep):
+    """What a denoiser's input is made of: the clean image, and a function that noises another one.
+
+    Of schedulers that precondition, the image is their own.
+    """
+    index = int((scheduler.timesteps - timestep).abs().argmin())
+    if not hasattr(scheduler, "sigmas"):
+        a = float(scheduler.alphas_cumprod[int(timestep)]) ** 0.5
+        b = math.sqrt(1 - a * a)
+        return (sample - b * output) / a, lambda image: a * image + b * output
+    sigma = float(scheduler.sigmas[index])
+    if hasattr(scheduler, "precondition_outputs"):
+        x = sample / scheduler.precondition_inputs(torch.ones(()), sigma)
+        clean = scheduler.precondition_outputs(x, output, sigma)
+        return clean, lambda image: scheduler.precondition_inputs(image + x - clean, sigma)
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        eps = sample + (1 - sigma) * output
+        return sample - sigma * output, lambda image: (1 - sigma) * image + sigma * eps
+    a, b = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
+    return (sample - b * output) / a, lambda image: a * image + b * output
+
+
+def guide_by_hand(pipe, scale, names, threshold, group=0, groups=2):
+    """Replaces the forward function: the formulas written again with explicit attention.
+
+    The rows of one of the groups are perturbed.
+    """
     unet = pipe.unet
     forward = unet.forward
-    flow = isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
 
     def with_maps(*args, **kwargs):
         found = []
@@ -94,14 +131,7 @@ def guide_by_hand(pipe, scale, names, threshold):
     def guided(sample, timestep, *args, **kwargs):
         kwargs["return_dict"] = False
         output, found = with_maps(sample, timestep, *args, **kwargs)
-        index = int((pipe.scheduler.timesteps - timestep).abs().argmin())
-        sigma = float(pipe.scheduler.sigmas[index])
-        if flow:
-            a, b = 1 - sigma, sigma
-            clean, eps = sample - sigma * output, sample + (1 - sigma) * output
-        else:
-            a, b = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
-            clean, eps = (sample - b * output) / a, output
+        clean, noised = taken_apart(pipe.scheduler, sample[:, :4], output, timestep)
         line = torch.exp(-0.5 * torch.arange(-4, 5.0) ** 2)
         kernel = torch.outer(line, line) / line.sum() ** 2
         padded = torch.nn.functional.pad(clean, (4, 4, 4, 4), mode="reflect")
@@ -110,24 +140,61 @@ def guide_by_hand(pipe, scale, names, threshold):
         masks = [(m > threshold).float().reshape(-1, 1, *grid) for m in found]
         mask = torch.nn.functional.interpolate(sum(masks) / len(masks), sample.shape[2:])
         assert 0 < mask.mean() < 1
-        degraded = a * (mask * blurred + (1 - mask) * clean) + b * eps
+        degraded = noised(mask * blurred + (1 - mask) * clean)
+        degraded = torch.cat([degraded, sample[:, 4:]], dim=1)
         again = forward(degraded, timestep, *args, **kwargs)[0]
-        delta = scale * (output - again).chunk(2)[0]
-        return (output + torch.cat([delta, delta]),)
+        delta = scale * (output - again).chunk(groups)[group]
+        return (output + torch.cat([delta] * groups),)
 
     unet.forward = guided
 
 
-@pytest.mark.parametrize("flow", [False, True], ids=["Euler", "flow matching"])
-def test_other_schedulers_sdxl_and_sizes_that_are_not_square(flow):
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    )
-    if flow:  # The pipeline was made for other schedulers.
-        scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.init_noise_sigma = 1.0
-        scheduler.scale_model_input = lambda sample, timestep: sample
-    pipe = xl(scheduler=scheduler)
+def assert_as_by_hand(pipe, run, *, names=XL_MID, layers="mid", **groups):
+    plain = run()
+    guide_by_hand(pipe, 2.0, names, 1.02, **groups)
+    try:
+        expected = run()
+    finally:
+        del pipe.unet.forward
+    with SelfAttentionGuidance(scale=2.0, layers=layers, threshold=1.02).attach(pipe):
+        assert difference(run(), expected) < TOLERANCE
+    assert difference(plain, expected) > MARGIN * TOLERANCE
+
+
+def flow_matching():
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    # The pipeline was made for other schedulers.
+    scheduler.init_noise_sigma = 1.0
+    scheduler.scale_model_input = lambda sample, timestep: sample
+    return scheduler
+
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+VELOCITY = {"prediction_type": "v_prediction"}
+SCHEDULERS = {
+    "Euler": lambda: EulerDiscreteScheduler(**BETAS, steps_offset=1),
+    "flow matching": flow_matching,
+    "LCM": lambda: LCMScheduler(**BETAS),
+    "TCD": lambda: TCDScheduler(**BETAS),
+    "EDM Euler": EDMEulerScheduler,
+    "EDM Euler, velocity": lambda: EDMEulerScheduler(**VELOCITY, sigma_data=0.8),
+    "EDM Euler, exponential": lambda: EDMEulerScheduler(
+        sigma_data=1.0, sigma_max=120.0, sigma_schedule="exponential", **VELOCITY
+    ),
+    "EDM DPM-Solver": EDMDPMSolverMultistepScheduler,
+    "EDM DPM-Solver, velocity": lambda: EDMDPMSolverMultistepScheduler(
+        **VELOCITY, sigma_schedule="exponential"
+    ),
+    "cosine DPM-Solver": CosineDPMSolverMultistepScheduler,
+    "cosine DPM-Solver, karras": lambda: CosineDPMSolverMultistepScheduler(
+        sigma_data=0.5, sigma_schedule="karras", prediction_type="epsilon"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_other_schedulers_sdxl_and_sizes_that_are_not_square(name):
+    pipe = xl(scheduler=SCHEDULERS[name]())
     run = latents_of(
         pipe,
         **xl_prompts(),
@@ -136,16 +203,52 @@ def test_other_schedulers_sdxl_and_sizes_that_are_not_square(flow):
         num_inference_steps=3,
         latents=noise(1, 4, 16, 12, seed=9),
     )
-    plain = run()
-    names = [f"mid_block.attentions.0.transformer_blocks.{i}.attn1" for i in range(2)]
-    guide_by_hand(pipe, 2.0, names, 1.02)
-    try:
-        expected = run()
-    finally:
-        del pipe.unet.forward
-    with SelfAttentionGuidance(scale=2.0, layers="mid", threshold=1.02).attach(pipe):
-        assert difference(run(), expected) < TOLERANCE
-    assert difference(plain, expected) > MARGIN * TOLERANCE
+    assert_as_by_hand(pipe, run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prediction_type": "epsilon", "use_flow_sigmas": True},
+        {"prediction_type": "flow_prediction"},
+    ],
+)
+def test_predictions_that_do_not_go_with_the_noise_levels_are_refused(settings):
+    pipe = xl(scheduler=DPMSolverMultistepScheduler(**settings))
+    run = latents_of(pipe, **xl_prompts(), **size(), guidance_scale=5.0)
+    with (
+        SelfAttentionGuidance().attach(pipe),
+        pytest.raises(ValueError, match=r"expected a scheduler that tells"),
+    ):
+        run()
+
+
+def test_masks_and_source_pictures_in_the_input_stay_as_they_are():
+    pipe = sd(StableDiffusionInpaintPipeline, model=new_unet(in_channels=9))
+    run = latents_of(
+        pipe, **prompts(), **size(), image=picture(), mask_image=mask(), guidance_scale=5.0
+    )
+    assert_as_by_hand(pipe, run, names=[MID], layers="m0")
+
+
+def test_the_unconditional_rows_of_instruct_pix2pix_are_the_last():
+    model = new_unet(in_channels=8)
+    pipe = sd(StableDiffusionInstructPix2PixPipeline, model=model, image_encoder=None)
+    run = latents_of(
+        pipe, **prompts(), image=picture(), guidance_scale=5.0, image_guidance_scale=1.5
+    )
+    assert_as_by_hand(pipe, run, names=[MID], layers="m0", group=2, groups=3)
+
+
+def test_latents_that_do_not_come_first_are_refused():
+    class Unknown:
+        scheduler = ddim()
+
+    class MarigoldDepthPipeline(Unknown):
+        pass
+
+    assert prediction_type(Unknown(), new_unet()) == "epsilon"
+    assert prediction_type(MarigoldDepthPipeline(), new_unet()) is None
 
 
 def test_a_bare_denoiser_must_be_told_what_it_predicts():

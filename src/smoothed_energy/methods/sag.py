@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..attachable import About
 from ..checks import check_positive
-from ..denoiser import Plan, SecondPass
+from ..denoiser import Plan, Preconditioned, SecondPass
 from ..guidance import Guidance
 from ..layers import (
     LayerSelection,
@@ -42,12 +42,14 @@ class _Degraded:
 
     def __call__(self, second: SecondPass) -> Tensor:
         signal, noise = _levels(second)
-        x, output = second.sample, second.clean
-        if x.ndim != 4 or output.shape[2:] != x.shape[2:]:
+        sample, output = second.sample, second.clean
+        if sample.ndim != 4 or output.shape[2:] != sample.shape[2:]:
             raise ValueError(
                 f"self-attention guidance blurs pictures; expected latents (B, C, H, W), and this "
-                f"denoiser's are of shape {tuple(x.shape)}"
+                f"denoiser's are of shape {tuple(sample.shape)}"
             )
+        # Masks and source pictures may follow the latents (inpainting, InstructPix2Pix, ...).
+        x, conditions = sample.tensor_split([output.shape[1]], dim=1)
         clean, epsilon = _estimates(second.prediction_type, x, output, signal, noise)
         tokens = clean.flatten(2).mT
         blurred = self.blur.apply(tokens, tuple(clean.shape[2:])).mT.reshape(clean.shape)
@@ -65,9 +67,8 @@ class _Degraded:
             masks.append(F.interpolate(looked_at.reshape(-1, 1, *places.grid), clean.shape[2:]))
         mask = torch.stack(masks).mean(0)
         degraded = clean + mask * (blurred - clean)
-        return second.of_sample((signal * degraded + noise * epsilon).to(x.dtype))[
-            :, : output.shape[1]
-        ]
+        noisy = (signal * degraded + noise * epsilon).to(x.dtype)
+        return second.of_sample(torch.cat([noisy, conditions], dim=1))[:, : output.shape[1]]
 
 
 def _levels(second: SecondPass) -> tuple[float, float]:
@@ -81,14 +82,19 @@ def _levels(second: SecondPass) -> tuple[float, float]:
     if second.prediction_type in ("flow", "reversed_flow"):
         noise = 1.0 if math.isinf(sigma) else sigma / (1 + sigma)
         return 1 - noise, noise
+    if isinstance(second.prediction_type, Preconditioned):
+        sigma /= second.prediction_type.sigma_data
     signal = 1 / math.sqrt(1 + sigma * sigma)
     return signal, math.sqrt(1 - signal * signal)
 
 
 def _estimates(
-    kind: str | None, x: Tensor, output: Tensor, signal: float, noise: float
+    kind: str | Preconditioned | None, x: Tensor, output: Tensor, signal: float, noise: float
 ) -> tuple[Tensor, Tensor]:
-    """The clean image and the noise that a prediction stands for."""
+    """The clean image, in units of the denoiser's input, and the noise of a prediction."""
+    if isinstance(kind, Preconditioned):
+        velocity = output if kind.negative else -output
+        return _estimates("v_prediction", x, velocity, signal, noise)
     if kind == "v_prediction":
         return signal * x - noise * output, noise * x + signal * output
     if kind == "flow":
@@ -105,8 +111,9 @@ def _estimates(
             )
         return (x - noise * output) / signal, output
     raise ValueError(
-        "self-attention guidance needs to know what the denoiser predicts; expected "
-        "prediction_type= epsilon, v_prediction, sample or flow in step() of the attachment"
+        "self-attention guidance needs to know what the denoiser predicts; expected a scheduler "
+        "that tells (epsilon, v_prediction, sample or flow) and latents that come first in the "
+        "denoiser's input, or for a bare denoiser prediction_type= in step() of the attachment"
     )
 
 
@@ -116,7 +123,8 @@ class SelfAttentionGuidance(Guidance):
 
     The estimate of the clean image is blurred where the chosen layers look, noise of the same
     level is added again, and the denoiser predicts for that. It works with every scheduler that
-    tells its noise levels, in the denoiser's own scaling, with every kind of prediction.
+    tells its noise levels and what is predicted, in the denoiser's own scaling: EDM's and flow
+    matching, too. What follows the latents in the denoiser's input stays as it is.
 
     Args:
         scale: $\gamma \ge -1$; 0.75 is the default of the implementation in `diffusers`.
