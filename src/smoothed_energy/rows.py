@@ -43,7 +43,8 @@ class BatchLayout:
             prediction, else None.
         cfg_scale: CFG's `g` where there is one and it is known, else None.
         separate: Whether the batch is one branch alone: under CFG the pipeline calls the denoiser
-            first with the condition, then without it.
+            first with the condition, then without it. If `cfg_scale` is 1, it does so and does not
+            use the second prediction.
     """
 
     groups: int = 1

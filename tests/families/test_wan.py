@@ -129,6 +129,16 @@ def test_two_denoisers(pipeline, low, scales):
     assert all("forward" not in vars(denoiser) for denoiser in find_denoisers(pipe))
 
 
+@pytest.mark.parametrize(("every", "passes"), [(1, 4), (2, 2), (3, 2)])
+def test_a_call_that_the_pipeline_does_not_use_is_not_guided(every, passes):
+    pipe = two()
+    guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers=list(IMAGES), every=every)
+    with guidance.attach(pipe) as attachment:
+        run_two(pipe, guidance_scale_2=1.0)()
+    done = attachment.last_run
+    assert (done.calls, done.guided_calls, done.reused_calls) == (8, passes, 4 - passes)
+
+
 def test_the_denoisers_of_a_pipeline():
     pipe = two()
     assert find_denoisers(pipe) == (pipe.transformer, pipe.transformer_2)

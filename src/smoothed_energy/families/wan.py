@@ -43,5 +43,4 @@ class Wan(Transformer):
         if boundary is not None and low is not None:
             steps = setting("scheduler", None).config.num_train_timesteps
             scale = low if setting("current_timestep", None) < boundary * steps else scale
-        # At a scale of 1 the pipeline makes the call without the prompt and does not use it.
-        return BatchLayout(separate=True, cfg_scale=scale) if scale != 1 else BatchLayout()
+        return BatchLayout(separate=True, cfg_scale=scale)
