@@ -1,6 +1,7 @@
 """Guidance of Sana: everything that needs no softmax attention."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from comparison import run_of
 from diffusers import SanaPAGPipeline, SanaPipeline
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
 from tiny_pipelines import MARGIN, TOLERANCE, difference, noise
-from tiny_sana import CASES, GRID, sana, transformer
+from tiny_sana import CASES, GRID, SPRINT, sana, transformer
 
 from smoothed_energy import (
     Autoguidance,
@@ -104,8 +105,12 @@ def test_values_that_half_precision_cannot_hold_are_clipped():
     assert ValuesOnly().run(call()).isfinite().all()
 
 
+@pytest.mark.parametrize("case", [CASE, SPRINT], ids=lambda case: case.family)
+def test_skipped_blocks(case):
+    assert_skipped_as_by_hand(case, LAYER, "block", BLOCK, "hidden_states")
+
+
 def test_skipped_modules():
-    assert_skipped_as_by_hand(CASE, LAYER, "block", BLOCK, "hidden_states")
     assert_skipped_as_by_hand(CASE, LAYER, "attention", LAYER, "hidden_states")
     assert_skipped_as_by_hand(CASE, LAYER, "feed-forward", f"{BLOCK}.ff", "hidden_states")
 
@@ -143,3 +148,22 @@ def test_steps_are_found_whatever_the_scale_of_time():
     with guidance.attach(pipe) as attachment:
         run_of(pipe, CASES[0], num_inference_steps=4)()
     assert attachment.last_run.guided_calls == 2
+
+
+def test_sprint_takes_one_prompt():
+    arguments = {
+        name: value[:1] if isinstance(value, torch.Tensor) else value
+        for name, value in SPRINT.arguments.items()
+    }
+    assert_skipped_as_by_hand(
+        dataclasses.replace(SPRINT, arguments=arguments), LAYER, "block", BLOCK, "hidden_states"
+    )
+
+
+@pytest.mark.parametrize(("steps", "calls"), [("0:0.2", 1), ("0.2:1", 3), ("every:2", 2)])
+def test_steps_of_sprint_are_found(steps, calls):
+    pipe = SPRINT.pipeline()
+    guidance = PerturbedAttentionGuidance(layers="b1", steps=steps)
+    with guidance.attach(pipe) as attachment:
+        run_of(pipe, SPRINT, num_inference_steps=4, intermediate_timesteps=None)()
+    assert attachment.last_run.guided_calls == calls

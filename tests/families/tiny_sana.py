@@ -8,7 +8,13 @@ import functools
 import torch
 from brute_force_attention import Case, Image
 from comparison import with_sharp_attention
-from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
+)
 from tiny_pipelines import noise
 
 WIDTH = 16
@@ -41,6 +47,13 @@ def sana(cls=SanaPipeline, *, model=None, **components):
     return cls(transformer=model or transformer(), scheduler=scheduler, **without, **components)
 
 
+def sprint():
+    """Distilled: the scale of guidance is an input of the denoiser."""
+    without = {"text_encoder": None, "tokenizer": None, "vae": None}
+    model = transformer(guidance_embeds=True)
+    return SanaSprintPipeline(transformer=model, scheduler=SCMScheduler(), **without)
+
+
 ARGUMENTS = {
     "prompt": None,
     "negative_prompt": None,
@@ -66,3 +79,10 @@ CASES = [
         scale=5.0,
     ),
 ]
+SPRINT = Case(
+    "Sana-Sprint",
+    sprint,
+    {name: value for name, value in ARGUMENTS.items() if not name.startswith("negative")}
+    | {"guidance_scale": 4.5},
+    CASES[0].images,
+)

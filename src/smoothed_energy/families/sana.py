@@ -7,16 +7,20 @@ __all__ = ["Sana"]
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from ..rows import BatchLayout
 from ..self_attention import SelfAttentionLayer
+from .family import Setting, Step
 from .transformer import Transformer
 
 
 class Sana(Transformer):
     """Linear attention of the image's tokens, and cross-attention to the text.
 
-    Linear attention has no softmax(QK^T) to perturb or to look at.
+    Linear attention has no softmax(QK^T) to perturb or to look at. The distilled denoiser of
+    Sana-Sprint is told the scale of guidance, and another time.
     """
 
     name: ClassVar[str] = "Sana"
@@ -29,9 +33,23 @@ class Sana(Transformer):
         """See `Family.layers`."""
         return tuple(replace(layer, softmax=False) for layer in super().layers(denoiser))
 
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """See `Family.layout`; there is no CFG where the scale is an input."""
+        if _is_distilled(denoiser):
+            return BatchLayout()
+        return super().layout(denoiser, setting, step)
+
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
     ) -> Tensor | float:
-        """See `Family.timestep`."""
+        """See `Family.timestep`; Sprint's pipelines give sin t / (sin t + cos t)."""
+        if _is_distilled(denoiser):
+            fraction = torch.as_tensor(value)
+            return torch.atan2(fraction, 1 - fraction)
         config: Any = denoiser.config
         return value / float(config.timestep_scale)
+
+
+def _is_distilled(denoiser: nn.Module) -> bool:
+    config: Any = denoiser.config
+    return bool(getattr(config, "guidance_embeds", False))
