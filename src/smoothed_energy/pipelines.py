@@ -135,15 +135,19 @@ def has_learned_variance(pipeline: Any) -> bool:
 
 
 # Their batches hold more than predictions with and without the prompt (edits, safety, a source
-# picture), or hold them in another order.
+# picture), hold them in another order (Paradigms), take them from two calls (GLIGEN with pictures),
+# or have attention between their rows (Text2Video-Zero).
 _OTHER_BATCHES = (
     "AttendAndExcite",
     "CycleDiffusion",
     "DreamLite",
+    "GLIGENTextImage",
     "LEditsPP",
     "Panorama",
+    "Paradigms",
     "SemanticStableDiffusion",
     "StableDiffusionPipelineSafe",
+    "TextToVideoZero",
 )
 
 
@@ -158,7 +162,8 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
         arguments: The arguments of its `__call__`, defaults included.
 
     Raises:
-        RuntimeError: If the pipeline runs PAG or SAG by itself, or has batches that are not known.
+        RuntimeError: If the pipeline runs PAG, SAG or skip-layer guidance by itself, or has batches
+            that are not known.
     """
     name = type(pipeline).__name__
     if (arguments.get("pag_scale") or 0) > 0 and getattr(pipeline, "pag_applied_layers", ()):
@@ -169,6 +174,13 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
     if _is_kind_of(pipeline, "SAG"):
         raise RuntimeError(
             f"{name} runs self-attention guidance by itself; attach to the pipeline without SAG"
+        )
+    skipped = arguments.get("skip_guidance_layers")
+    if skipped is not None:
+        layers = ",".join(f"b{number}.*" for number in skipped)
+        raise RuntimeError(
+            f"{name} runs skip-layer guidance by itself with skip_guidance_layers={skipped!r}; "
+            f"leave it out, and attach SkipLayerGuidance(layers={layers!r}) as well"
         )
     if any(_is_kind_of(pipeline, part) for part in _OTHER_BATCHES):
         raise RuntimeError(

@@ -4,16 +4,26 @@ Such a pipeline puts its own processors into the U-Net when it is called, so eac
 """
 
 import pytest
+import tiny_sd3
 from brute_force_guidance import Term
+from comparison import run_of
 from diffusers import (
+    StableDiffusionGLIGENPipeline,
+    StableDiffusionGLIGENTextImagePipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionPanoramaPipeline,
+    StableDiffusionParadigmsPipeline,
     StableDiffusionSAGPipeline,
+    TextToVideoZeroPipeline,
+    TextToVideoZeroSDXLPipeline,
 )
 from tiny_pipelines import (
+    MARGIN,
+    TOLERANCE,
     assert_guided_as_by_brute_force,
     cfg,
+    difference,
     guidance_for,
     latents_of,
     mid_grids,
@@ -24,7 +34,8 @@ from tiny_pipelines import (
     unet,
 )
 
-from smoothed_energy.pipelines import batch_layout
+from smoothed_energy import PerturbedAttentionGuidance, SkipLayerGuidance
+from smoothed_energy.pipelines import batch_layout, refuse_own_guidance
 from smoothed_energy.rows import BatchLayout
 
 TERM = Term(mid_grids())
@@ -93,3 +104,50 @@ def test_pipelines_with_batches_of_their_own_are_refused():
     run = latents_of(pipe, **prompts(), **size(64, 576), guidance_scale=5.0)
     with guidance_for(TERM).attach(pipe), pytest.raises(RuntimeError, match="of its own"):
         run()
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        StableDiffusionGLIGENTextImagePipeline,
+        StableDiffusionParadigmsPipeline,
+        TextToVideoZeroPipeline,
+        TextToVideoZeroSDXLPipeline,
+    ],
+)
+def test_pipelines_whose_rows_belong_together_in_other_ways_are_refused(cls):
+    with pytest.raises(RuntimeError, match=f"{cls.__name__} arranges its batches in a way of its"):
+        refuse_own_guidance(object.__new__(cls), {})
+
+
+def test_pipelines_of_similar_names_are_not_refused():
+    refuse_own_guidance(object.__new__(StableDiffusionGLIGENPipeline), {})
+
+
+SD3 = tiny_sd3.CASES[0]
+SKIPPING = {
+    "num_inference_steps": 1,
+    "skip_guidance_layers": [1, 2],
+    "skip_layer_guidance_start": -1,
+    "skip_layer_guidance_stop": 1.0,
+}
+
+
+def test_skip_layer_guidance_of_stable_diffusion_3_itself_is_refused():
+    pipe = SD3.pipeline()
+    run = run_of(pipe, SD3, cfg=True, **SKIPPING)
+    with (
+        PerturbedAttentionGuidance(layers="b1").attach(pipe),
+        pytest.raises(RuntimeError, match=r"runs skip-layer.*SkipLayerGuidance\(layers='b1.\*,b2"),
+    ):
+        run()
+
+
+def test_the_guidance_that_is_advised_in_its_place_does_the_same():
+    pipe = SD3.pipeline()
+    expected = run_of(pipe, SD3, cfg=True, **SKIPPING)()
+    run = run_of(pipe, SD3, cfg=True, num_inference_steps=1)
+    plain = run()
+    with SkipLayerGuidance(layers="b1.*,b2.*", scale=2.8).attach(pipe):
+        assert difference(run(), expected) < TOLERANCE
+    assert difference(plain, expected) > MARGIN * TOLERANCE
