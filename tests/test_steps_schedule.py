@@ -18,9 +18,11 @@ from diffusers import (
     KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
     PNDMScheduler,
+    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
 
+from smoothed_energy.pipelines import step_position
 from smoothed_energy.steps import Steps, as_steps, schedule_position
 
 compatible = {cls.__name__: cls for cls in (*DDIMScheduler().compatibles, DDPMScheduler)}
@@ -275,3 +277,26 @@ def test_different_timesteps_in_a_batch_are_an_error():
 def test_a_scheduler_without_timesteps_is_an_error(timesteps):
     with pytest.raises(ValueError, match="call set_timesteps"):
         schedule_position(SimpleNamespace(timesteps=timesteps), 3)
+
+
+def test_the_latent_upscaler_is_told_a_quarter_of_the_logarithm_of_the_noise_level():
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 8),
+        conv_in_kernel=1,
+        conv_out_kernel=1,
+        cross_attention_dim=8,
+        attention_head_dim=8,
+        norm_num_groups=None,
+        down_block_types=("KDownBlock2D", "KCrossAttnDownBlock2D"),
+        mid_block_type=None,
+        up_block_types=("KCrossAttnUpBlock2D", "KUpBlock2D"),
+        resnet_time_scale_shift="scale_shift",
+        time_cond_proj_dim=8,
+        time_embedding_type="fourier",
+    )
+    scheduler = make("EulerDiscreteScheduler")
+    pipe = SimpleNamespace(scheduler=scheduler)
+    found = [
+        step_position(pipe, unet, (sigma.log() * 0.25).half()) for sigma in scheduler.sigmas[:-1]
+    ]
+    assert found == walk(scheduler)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["UNet"]
 
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..grid import layer_grid, token_grid, token_grids
 from ..rows import BatchLayout
@@ -85,6 +86,19 @@ class UNet(Family):
         if image_scale < 1.0:
             return BatchLayout()
         return BatchLayout(3, conditional=0, unconditional=2, rescale_scale=layout.rescale_scale)
+
+    def timestep(
+        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
+    ) -> Tensor | float:
+        """See `Family.timestep`; the latent upscaler is told a quarter of the noise level's log."""
+        config: Any = denoiser.config
+        if "cross_attention_dim" not in config or config.time_embedding_type != "fourier":
+            return super().timestep(denoiser, value, scheduler)
+        # The last level is that of the finished image.
+        levels = torch.as_tensor(scheduler.sigmas)[:-1].double().log() / 4
+        given = torch.as_tensor(value).double().to(levels.device).flatten()[0]
+        found: Tensor = torch.as_tensor(scheduler.timesteps)[(levels - given).abs().argmin()]
+        return found
 
 
 def in_transformers(
