@@ -8,6 +8,7 @@ import torch
 from smoothed_energy import models
 
 LIMIT = 64_000_000
+CANNY = models.model_folder("avatars") / "controlnets" / "canny"
 
 
 def test_importing_models_imports_no_torch():
@@ -36,11 +37,12 @@ def test_no_name_is_no_model():
     ],
     ids=str,
 )
-def test_a_pipeline_that_is_not_of_diffusers_is_refused_and_named(tmp_path, index, named):
+@pytest.mark.parametrize("controlnet", [None, CANNY], ids=["alone", "controlled"])
+def test_a_pipeline_that_is_not_of_diffusers_is_refused(tmp_path, index, named, controlnet):
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     message = f"_class_name={named} in its model_index.json is not a pipeline .* expected one such"
     with pytest.raises(models.ModelError, match=message) as caught:
-        models.load(tmp_path)
+        models.load(tmp_path, controlnet=controlnet)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -117,23 +117,25 @@ def load(
     import diffusers
     import torch
 
-    _check_pipeline_class(model, source)
     device = torch.device(device if device is not None else _default_device())
     dtype = dtype if dtype is not None else _default_dtype(device)
     options: dict[str, Any] = {
         "use_safetensors": True,
         _dtype_argument(diffusers.__version__): dtype,
     }
-    if controlnet is None:
-        pipe = _from_pretrained(diffusers.DiffusionPipeline, model, source, options)
-        return pipe.to(device)
-    place = _resolve_controlnet(model, controlnet)
-    network = _from_pretrained(diffusers.ControlNetModel, controlnet, place, options)
+    cls: Any = diffusers.DiffusionPipeline
+    if controlnet is not None:
+        place = _resolve_controlnet(model, controlnet)
+        network = _from_pretrained(diffusers.ControlNetModel, controlnet, place, options)
+        cls, options = diffusers.AutoPipelineForText2Image, {**options, "controlnet": network}
     try:
-        pipe = _from_pretrained(
-            diffusers.AutoPipelineForText2Image, model, source, {**options, "controlnet": network}
-        )
-    except ValueError as error:
+        pipe = _from_pretrained(cls, model, source, options)
+    except ModelError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        _check_pipeline_class(model, source)  # what diffusers takes for granted
+        if controlnet is None or not isinstance(error, ValueError):
+            raise
         raise ModelError(f"{str(model)!r} has no pipeline with a ControlNet: {error}") from error
     return pipe.to(device)
 
