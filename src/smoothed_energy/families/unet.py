@@ -92,7 +92,8 @@ class UNet(Family):
     ) -> Tensor | float:
         """See `Family.timestep`; the latent upscaler is told a quarter of the noise level's log."""
         config: Any = denoiser.config
-        if "cross_attention_dim" not in config or config.time_embedding_type != "fourier":
+        fourier = config.get("time_embedding_type") == "fourier"
+        if not fourier or "cross_attention_dim" not in config:
             return super().timestep(denoiser, value, scheduler)
         # The last level is that of the finished image.
         levels = torch.as_tensor(scheduler.sigmas)[:-1].double().log() / 4
