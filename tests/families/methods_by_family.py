@@ -3,7 +3,7 @@
     python tests/families/methods_by_family.py > docs/methods-by-family.md
 
 Every method is attached to every pipeline. It *works* if the result is finite and another one than
-without it; it is *refused* if there is an error, whose message is quoted.
+without it; it is *refused* if there is an error, and *warns* if the run was not guided.
 """
 
 import copy
@@ -61,15 +61,13 @@ def guidance_of(method, case, denoiser):
 
 
 def outcome(method, case):
-    """`"works"`, or the message of the refusal.
+    """`"works"`, or `"refused"` or `"warns"` and the message.
 
     Raises:
         AssertionError: If there is no error and no effect either.
     """
     pipe = case.pipeline()
-    cfg = method == "interval"
-    if cfg and case.cfg is None:
-        return "refused", "there is no classifier-free guidance to limit"
+    cfg = method == "interval" and case.cfg is not None
     run = run_of(pipe, case, cfg=cfg, num_inference_steps=3)
     plain = run()
     try:
@@ -82,6 +80,8 @@ def outcome(method, case):
         message = str(error).strip().splitlines()[0]
         # Messages that differ only by the size of the tiny latents are one.
         return "refused", re.sub(r", and this denoiser's are of shape \(.*\)", "", message)
+    except GuidanceWarning as warning:
+        return "warns", str(warning)
     changed = difference(guided, plain)
     assert changed > EFFECT, f"{method} does nothing to {case.family}: {changed:.1e}"
     return "works", ""
@@ -97,7 +97,7 @@ def table():
         "pipelines (random weights, three steps). A method *works* if the result is finite and",
         f"differs from the one without it by more than {EFFECT:g} of its largest value; what it",
         "computes is compared with brute force and with `diffusers` in the tests. Numbers lead to",
-        "the messages of refusals.",
+        "the messages of refusals and warnings.",
         "",
         f"| | {' | '.join(f'`{method}`' for method in METHODS)} |",
         f"|---|{'---|' * len(METHODS)}",
@@ -108,10 +108,10 @@ def table():
             result, reason = outcome(method, case)
             if reason and reason not in reasons:
                 reasons.append(reason)
-            cells.append(f"refused [{reasons.index(reason) + 1}]" if reason else result)
+            cells.append(f"{result} [{reasons.index(reason) + 1}]" if reason else result)
             print(f"{case.family}, {method}: {cells[-1]}", file=sys.stderr, flush=True)
         lines.append(f"| {case.family} | {' | '.join(cells)} |")
-    lines += ["", "Refusals:", ""]
+    lines += ["", "Messages:", ""]
     for number, reason in enumerate(reasons, 1):
         quoted = re.sub(r"([*_<>|\[\]])", r"\\\1", reason)
         lines.append(f"{number}. {quoted}")
