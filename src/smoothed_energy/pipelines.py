@@ -105,12 +105,14 @@ def _is_kind_of(pipeline: Any, part: str) -> bool:
 def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionType | Preconditioned | None:
     """What the denoiser predicts of the noisy latents that come first in its input.
 
-    None if the scheduler does not tell, or they do not come first.
+    None if the scheduler does not tell, or this is not what it predicts.
     """
     scheduler = pipeline.scheduler
     config = scheduler.config
     found = getattr(config, "prediction_type", None)
-    if _is_kind_of(pipeline, "Marigold"):  # The latents follow those of the source picture.
+    # In Marigold's input the latents follow those of the source picture; the latent upscaler makes
+    # a prediction of its own of the output, which has another channel.
+    if _is_kind_of(pipeline, "Marigold") or _is_kind_of(pipeline, "LatentUpscale"):
         return None
     if hasattr(scheduler, "precondition_outputs"):
         if found not in ("epsilon", "v_prediction"):

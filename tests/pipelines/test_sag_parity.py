@@ -13,8 +13,10 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
+    MarigoldDepthPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionLatentUpscalePipeline,
     StableDiffusionPipeline,
     StableDiffusionSAGPipeline,
     TCDScheduler,
@@ -240,15 +242,15 @@ def test_the_unconditional_rows_of_instruct_pix2pix_are_the_last():
     assert_as_by_hand(pipe, run, names=[MID], layers="m0", group=2, groups=3)
 
 
-def test_latents_that_do_not_come_first_are_refused():
-    class Unknown:
-        scheduler = ddim()
+@pytest.mark.parametrize("cls", [MarigoldDepthPipeline, StableDiffusionLatentUpscalePipeline])
+def test_pipelines_that_put_other_things_in_or_take_others_out_are_not_known(cls):
+    def of(cls):
+        pipe = object.__new__(cls)
+        vars(pipe)["scheduler"] = ddim()
+        return prediction_type(pipe, new_unet())
 
-    class MarigoldDepthPipeline(Unknown):
-        pass
-
-    assert prediction_type(Unknown(), new_unet()) == "epsilon"
-    assert prediction_type(MarigoldDepthPipeline(), new_unet()) is None
+    assert of(StableDiffusionPipeline) == "epsilon"
+    assert of(cls) is None
 
 
 def test_a_bare_denoiser_must_be_told_what_it_predicts():
