@@ -9,6 +9,12 @@ load meets all columns alike; times are medians. A ratio is of medians in the sa
     python benchmarks/smoothing.py --slow     # with the float64 convolution
     python benchmarks/smoothing.py --device cuda
 
+Two further tables tell why the operators are computed as they are. A box blur could be made of
+integral images (four corners of a two-dimensional cumulative sum, so the kernel's size does not
+matter); it is made of two matrix products, as the Gaussian is. A moving average is computed within
+chunks of about the square root of the length T and then across them: of the order of T to the power
+1.5 multiplications, in matrix products, where a plain recurrence has T steps one after the other.
+
 Bounds that the tables are held to: a float32 Gaussian of 61 taps on 64 x 64 tokens in at most 1/15
 of the convolution's time; box blurs and moving averages in at most 3 times the Gaussian's.
 """
@@ -47,6 +53,20 @@ def gaussian_kernel(sigma: float, taps: int, like: Tensor) -> Tensor:
     x = torch.linspace(-(taps - 1) / 2, (taps - 1) / 2, taps, device=like.device, dtype=like.dtype)
     weights = torch.exp(-0.5 * (x / sigma).square())
     return torch.outer(weights / weights.sum(), weights / weights.sum())
+
+
+def box_by_integral_image(tokens: Tensor, side: int, taps: int) -> Tensor:
+    """The mean over windows of taps x taps, reflected edges, by a summed-area table."""
+    *batch, _, width = tokens.shape
+    images = tokens.reshape(-1, side, side, width)
+    place = torch.arange(-(taps // 2), side + taps // 2, device=tokens.device)
+    place = place.remainder(2 * side - 2)
+    place = torch.minimum(place, 2 * side - 2 - place)  # reflected
+    padded = images.index_select(1, place).index_select(2, place)
+    table = F.pad(padded.cumsum(1).cumsum(2), (0, 0, 1, 0, 1, 0))
+    inside, above = table[:, taps:], table[:, :-taps]
+    sums = inside[:, :, taps:] - inside[:, :, :-taps] - above[:, :, taps:] + above[:, :, :-taps]
+    return (sums / taps**2).reshape(*batch, side * side, width)
 
 
 def measure(
@@ -194,6 +214,63 @@ def main() -> None:
     print("Operators on 64x64 float32 (in brackets: over the first row's time)\n")
     table(["operator", "contiguous", "head-transposed"], rows)
     print(f"\nBound: at most 3 times the Gaussian: {worst:.2f}, {verdict(worst <= 3)}.")
+
+    rows = []
+    quickest = math.inf
+    with torch.inference_mode():
+        for side, taps in ((32, 61), (64, 31), (64, 61)):
+            tokens = queries(side, torch.float32, transposed=False)
+            limited = min(taps, side - (side % 2 - 1))
+            integral = partial(box_by_integral_image, tokens, side, limited)
+            ours = partial(BoxBlur(taps).apply, tokens, (side, side))
+            # A long cumulative sum in float32 is the less exact of the two.
+            torch.testing.assert_close(integral(), ours(), rtol=0, atol=1e-3)
+            times = measure([integral, ours], repeats, synchronise)
+            quickest = min(quickest, times[0] / times[1])
+            rows.append(
+                (
+                    f"{side}x{side}",
+                    str(taps) if limited == taps else f"{taps} (limited to {limited})",
+                    *map(milliseconds, times),
+                    f"{times[0] / times[1]:.1f}x",
+                )
+            )
+    print("\nBox blur, float32: integral images against matrices\n")
+    table(["grid", "kernel", "integral images", "ours", "integral images / ours"], rows)
+    print(
+        f"\nMatrices are the faster way at every size: at least {quickest:.1f}x, "
+        f"{verdict(quickest >= 1)}."
+    )
+
+    rows = []
+    sides = (16, 32, 64) if options.quick else (32, 64, 128)
+    with torch.inference_mode():
+        for smoother in (EMASmoothing(0.95), EMASmoothing(0.95, 0.5, "cosine"), None):
+            # Few heads, so that the longest sequence does not fill the memory.
+            lengths = [queries(side, torch.float32, False)[:1, :4].contiguous() for side in sides]
+            times = measure(
+                [
+                    partial(smoother.apply, tokens, (side, side)) if smoother else tokens.clone
+                    for tokens, side in zip(lengths, sides, strict=True)
+                ],
+                5 * repeats,
+                synchronise,
+            )
+            growth = math.log(times[-1] / times[0]) / math.log(sides[-1] ** 2 / sides[0] ** 2)
+            rows.append(
+                (
+                    f"`{smoother}`" if smoother else "a plain copy",
+                    *map(milliseconds, times),
+                    f"{times[1] / times[0]:.1f}, {times[2] / times[0]:.1f}",
+                    f"{growth:.2f}",
+                )
+            )
+    counts = [side**2 for side in sides]
+    print(f"\nMoving average of 4 heads, float32, over T = {counts[0]}, 4 T and 16 T tokens\n")
+    table(
+        ["operator", *(f"{count} tokens" for count in counts), "4 T / T, 16 T / T", "power of T"],
+        rows,
+    )
 
 
 if __name__ == "__main__":
