@@ -386,6 +386,10 @@ class GuidedDenoiser:
         """The modules that must be patched while `plan` is used."""
         return set(plan.modules) | set(plan.recorded) | self._stem_candidates(plan)
 
+    def has_replaced(self, plan: Plan) -> bool:
+        """Whether modules of `plan` are no longer the denoiser's."""
+        return not set(plan.modules).issubset(self.model.modules())
+
     def _stem_candidates(self, plan: Plan) -> frozenset[nn.Module]:
         if not plan.replay or self.compiled:
             return frozenset()

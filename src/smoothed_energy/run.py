@@ -231,9 +231,8 @@ class Run:
                 continue
             self._guided_calls[item] += 1
             self._reached[item] |= result.reached[plan]
-            if plan.modules and not result.reached[plan]:
-                # Modules may have been replaced since; those of now are found in the next call.
-                del self._plans[guided, item]
+            if not result.reached[plan] and not layout.separate and guided.has_replaced(plan):
+                del self._plans[guided, item]  # The next call finds the modules of now.
             memories[item].keep(result.differences[plan], made_from[plan])
             memories[item].note(functools.partial(result.similarity, plan))
         return result
