@@ -36,6 +36,11 @@ def build(structure: str) -> UNet2DConditionModel:
     return UNet2DConditionModel(**common, block_out_channels=(8, 8, 16, 16), attention_head_dim=4)
 
 
+def name_of(value):
+    """An id of a test that is the same in every process."""
+    return "predicate" if callable(value) else str(value)
+
+
 @pytest.fixture(scope="module")
 def sd15():
     return build("SD1.5")
@@ -200,7 +205,7 @@ class TestSelection:
             ("up_blocks.?.attentions.1.*_blocks.0.attn1", ["u10", "u32"]),
             (lambda layer: layer.part == "mid" and layer.index < 2, ["m0", "m1"]),
         ],
-        ids=str,
+        ids=name_of,
     )
     def test_a_selection_names_these_layers(self, sdxl, selection, expected):
         assert codes(select_layers(sdxl, selection)) == expected
@@ -244,7 +249,7 @@ class TestSelection:
             (None, "None is not a selection"),
             (lambda layer: False, "none of the 70"),
         ],
-        ids=str,
+        ids=name_of,
     )
     def test_a_bad_selection_is_one_line_that_names_it(self, sdxl, selection, message):
         with pytest.raises(LayerError, match=message) as caught:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["check_choice", "check_positive", "check_unit", "number_or_nan"]
+__all__ = ["check_choice", "check_count", "check_positive", "check_unit", "number_or_nan"]
 
 import math
 from collections.abc import Sequence
@@ -23,6 +23,18 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         expected = ", ".join(map(repr, choices))
         raise ValueError(f"{name}={value!r} is not known; expected one of {expected}")
+
+
+def check_count(name: str, value: object, least: int = 1) -> int:
+    """An integer, also as another number of the same value.
+
+    Raises:
+        ValueError: If it is none, or below the least.
+    """
+    number = number_or_nan(value)
+    if not number >= least or number % 1:
+        raise ValueError(f"{name}={value!r}: expected an integer >= {least}")
+    return int(number)
 
 
 def check_positive(name: str, value: object) -> float:
