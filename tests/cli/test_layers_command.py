@@ -114,6 +114,13 @@ def test_no_name_is_no_model(run):
     assert err.startswith("error: no model '': ")
 
 
+@pytest.mark.parametrize("name", ["-owner/name", "owner/.name", "owner/name/part", "owner/"])
+def test_what_is_no_hub_id_is_no_model(run, name):
+    code, _, err = run("layers", "--", name)
+    assert code == 2
+    assert err.startswith(f"error: no model {name!r}: ")
+
+
 @pytest.fixture(scope="module")
 def transformer_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sd3")

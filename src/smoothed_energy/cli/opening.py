@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = ["open_pipeline", "open_shape"]
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..hub import is_hub_id
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _location(model: str) -> str:
 
     if model in available():
         return str(model_folder(model))
-    if (model and Path(model).is_dir()) or re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+    if (model and Path(model).is_dir()) or is_hub_id(model):
         return model
     return str(model_folder(model))  # says what there is
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 __all__ = ["Autoguidance"]
 
 import functools
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from ..attachable import About
 from ..denoiser import Plan, SecondPass, prediction_of
 from ..guidance import Guidance
+from ..hub import is_hub_id
 from ..layers import SelfAttentionLayer, unwrap_denoiser
 
 
@@ -124,9 +124,6 @@ class Autoguidance(Guidance):
             ) from error
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
 def _check_path(weak: str) -> None:
     """Refuse a path where there is no denoiser; whether a hub id exists only loading can tell.
 
@@ -146,7 +143,7 @@ def _check_path(weak: str) -> None:
             )
         if not any(folder.glob("*.safetensors")):
             raise ValueError(f"weak={weak!r} has no weights; expected safetensors files in it")
-    elif not _HUB_ID.fullmatch(weak):
+    elif not is_hub_id(weak):
         raise ValueError(
             f"weak={weak!r} is not a folder that exists; expected the folder of a denoiser, a hub "
             "id of the form owner/name, or a module"

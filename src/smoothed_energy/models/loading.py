@@ -5,11 +5,12 @@ Weights are read from safetensors files only: pickled weights can run code when 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..hub import is_hub_id
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,6 @@ __all__ = [
 
 _CONTROLNETS = "controlnets"
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class ModelError(ValueError):
@@ -154,7 +154,7 @@ def _resolve_controlnet(model: str | Path, controlnet: str | Path) -> str:
     path = Path(controlnet).expanduser()
     if path.is_dir():
         return str(path)
-    if isinstance(controlnet, str) and _HUB_ID.fullmatch(controlnet):
+    if isinstance(controlnet, str) and is_hub_id(controlnet):
         return controlnet
     own = f"those that come with {model} are {', '.join(known)}" if known else "none comes with it"
     raise UnknownModelError(
@@ -209,7 +209,7 @@ def _resolve(model: str | Path) -> str:
         return str(path)
     if path.is_file():
         raise ModelError(f"{path} is a file; expected a folder in diffusers' layout or a hub id")
-    if isinstance(model, str) and _HUB_ID.fullmatch(model):
+    if isinstance(model, str) and is_hub_id(model):
         return model
     raise UnknownModelError(_unknown(str(model)))
 
