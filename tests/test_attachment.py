@@ -13,6 +13,7 @@ from smoothed_energy import (
     GaussianBlur,
     GuidanceWarning,
     NoiseLevels,
+    SelfAttentionGuidance,
     SmoothedEnergyGuidance,
     Steps,
 )
@@ -492,18 +493,37 @@ def test_a_bare_denoiser_that_is_compiled_while_it_is_guided_stays_guided():
     assert torch.allclose(unet(**call)[0], plain, atol=1e-5)
 
 
-def test_layers_that_are_replaced_are_found_again():
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        SmoothedEnergyGuidance(layers="mid"),
+        SmoothedEnergyGuidance(layers=["down", "mid"]),
+        SelfAttentionGuidance(layers="mid"),
+    ],
+    ids=["all of them", "some of them", "recorded"],
+)
+def test_layers_that_are_replaced_are_found_again(guidance):
     unet = small_unet()
-    with SmoothedEnergyGuidance(layers="mid").attach(unet) as attachment:
-        guided = unet(**unet_inputs(1)).sample
+    with guidance.attach(unet) as attachment:
+
+        def call():
+            attachment.step(0, 1, sigma=1.0, prediction_type="epsilon")
+            return unet(**unet_inputs(1)).sample
+
+        guided = call()
         unet.mid_block = copy.deepcopy(unet.mid_block)
-        unet(**unet_inputs(1))  # Here it is noticed.
-        assert torch.equal(unet(**unet_inputs(1)).sample, guided)
-    assert len(attachment.last_run.layers) == 2
+        assert torch.equal(call(), guided)
+    assert not torch.equal(unet(**unet_inputs(1)).sample, guided)
 
 
 def test_a_bare_denoiser_that_was_never_guided_warns_when_it_is_detached():
     unet = small_unet()
+    attachment = SmoothedEnergyGuidance(steps="end").attach(unet)
+    attachment.step(0, 10)
+    unet(**unet_inputs(1))
+    with pytest.warns(GuidanceWarning, match="none of the 1") as seen:
+        attachment.detach()
+    assert [w.filename for w in seen] == [__file__]
     with (
         pytest.warns(
             GuidanceWarning, match=r"none of the 1 denoising steps .* steps='end'"
@@ -538,12 +558,18 @@ def test_rows_of_which_nothing_is_said_are_warned_of_once():
             warnings.simplefilter("error", GuidanceWarning)
             attachment.step(0, 1)
             unet(**unet_inputs(2))
-    with warnings.catch_warnings(), SmoothedEnergyGuidance().attach(unet):
+
+
+@pytest.mark.parametrize(("scale", "rows"), [(3.0, 1), (0.0, 2)])
+def test_one_row_and_guidance_that_is_off_need_no_words(scale, rows):
+    unet = small_unet()
+    with warnings.catch_warnings(), SmoothedEnergyGuidance(scale=scale).attach(unet):
         warnings.simplefilter("error", GuidanceWarning)
-        unet(**unet_inputs(1))
+        unet(**unet_inputs(rows))
 
 
-def test_what_a_callback_generates_is_not_part_of_the_run(pipe):
+@pytest.mark.parametrize("kind", ["function", "object", "older"])
+def test_what_a_callback_generates_is_not_part_of_the_run(pipe, kind):
     other = small_pipeline(unet=pipe.unet)
     expected = other(**one_step(seed=5)).images
     guided = []
@@ -554,7 +580,16 @@ def test_what_a_callback_generates_is_not_part_of_the_run(pipe):
             assert torch.equal(other(**one_step(seed=5)).images, expected)
             return tensors
 
-        guided.append(pipe(**inputs(), callback_on_step_end=preview).images)
+        class Preview:
+            def __call__(self, pipe, index, timestep, tensors):
+                return preview(pipe, index, timestep, tensors)
+
+        callbacks = {
+            "function": {"callback_on_step_end": preview},
+            "object": {"callback_on_step_end": Preview()},
+            "older": {"callback": lambda *found: preview(pipe, *found), "callback_steps": 1},
+        }
+        guided.append(pipe(**inputs(), **callbacks[kind]).images)
     assert torch.equal(*guided)
 
 

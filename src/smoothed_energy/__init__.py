@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attachment import Attachment, GuidanceWarning
+    from .attachment import Attachment
     from .guidance import Guidance
+    from .idle import GuidanceWarning
     from .interval import GuidanceInterval
     from .methods import (
         Autoguidance,
@@ -61,7 +62,7 @@ __all__ = [
 
 _HOME_OF = {
     "Attachment": "attachment",
-    "GuidanceWarning": "attachment",
+    "GuidanceWarning": "idle",
     "RunSummary": "run",
     "Guidance": "guidance",
     "GuidanceInterval": "interval",

@@ -9,7 +9,7 @@ step's callback calls does not belong to the run.)
 
 from __future__ import annotations
 
-__all__ = ["Attachment", "GuidanceWarning", "RunSummary", "attach"]
+__all__ = ["Attachment", "DenoiserSession", "attach"]
 
 import functools
 import inspect
@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import nn
 
-from .checks import check_choice, number_or_nan
+from .checks import check_choice, check_count
 from .denoiser import OutputKind, PredictionType
 from .idle import GuidanceWarning, warn_if_idle, warn_if_it_changes_nothing
 from .patching import patched
@@ -73,8 +74,13 @@ class Attachment:
 
     def detach(self) -> None:
         """Take the guidance off; the target is as it was before. Doing it again does nothing."""
-        if self.attached:
-            self._session.remove(self)
+        self._end(warns=True)
+
+    def _end(self, *, warns: bool) -> None:
+        if not self.attached:
+            return
+        self._session.remove(self)
+        if warns:
             self._session.warn_if_idle(self)
 
     def step(
@@ -99,8 +105,9 @@ class Attachment:
                 must be as many, or an integer multiple (CFG stacks `[u, c]`), and the correction is
                 added to each group, so that $u + g (c - u)$ gains exactly the correction. None:
                 every row is guided by itself.
-            sigma: The noise level (noise over signal), needed if `steps` selects by it.
-            timestep: The timestep, needed if the scale depends on it.
+            sigma: The noise level (noise over signal), needed if `steps` selects by it, and by
+                methods that estimate the clean image.
+            timestep: The timestep, needed if the scale depends on it (PAG's `adaptive_scale`).
             rescale_scale: CFG's $g$ if the loop rescales by the statistics of the conditional
                 rows, which then stay as they are.
             cfg_scale: CFG's $g$, needed by combinations with CFG's result.
@@ -140,10 +147,7 @@ class Attachment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            self.detach()
-        elif self.attached:
-            self._session.remove(self)
+        self._end(warns=kind is None)
 
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
@@ -180,11 +184,8 @@ class _Step:
 
     def __post_init__(self) -> None:
         size, rescale_scale = self.conditional_rows, self.rescale_scale
-        if size is not None and (not number_or_nan(size) >= 1 or size % 1):
-            raise ValueError(
-                f"conditional_rows={size!r} is not a number of rows; expected 1 or more, or None "
-                "if all rows are guided by themselves"
-            )
+        if size is not None:
+            object.__setattr__(self, "conditional_rows", check_count("conditional_rows", size))
         if rescale_scale is not None and (size is None or rescale_scale == 1):
             raise ValueError(
                 f"rescale_scale={rescale_scale!r} with conditional_rows={size!r}: expected CFG's "
@@ -352,6 +353,8 @@ class _PipelineSession(_Session):
         )
 
 
+# Pipelines look at the class of these, so they stay what they are.
+_CALLBACKS_OF_DIFFUSERS = (PipelineCallback, MultiPipelineCallbacks)
 _SESSION = "_smoothed_energy_session"
 _ORIGINAL = "_smoothed_energy_original"
 
@@ -387,10 +390,12 @@ def _marking_runs(cls: type) -> type:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         with session.run(bound.arguments):
-            for name in ("callback_on_step_end", "callback"):
-                callback = bound.arguments.get(name)
-                if inspect.isroutine(callback) or isinstance(callback, functools.partial):
-                    bound.arguments[name] = _outside_of_run(callback)
+            # Older pipelines find `callback` among their other keyword arguments.
+            for given in (bound.arguments, bound.arguments.get("kwargs") or {}):
+                for name in ("callback_on_step_end", "callback"):
+                    callback = given.get(name)
+                    if callable(callback) and not isinstance(callback, _CALLBACKS_OF_DIFFUSERS):
+                        given[name] = _outside_of_run(callback)
             return original(*bound.args, **bound.kwargs)
 
     # Saving writes the class's name, and other pipelines are built by it.
@@ -399,10 +404,7 @@ def _marking_runs(cls: type) -> type:
 
 
 def _outside_of_run(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A callback that may run other pipelines with the same denoiser, which are none of this run's.
-
-    Callbacks of classes of `diffusers` stay what they are: pipelines look at their class.
-    """
+    """A callback, which may generate with the same denoiser, as no part of the run."""
 
     @functools.wraps(callback)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -448,6 +450,7 @@ class DenoiserSession(_Session):
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """One call of the denoiser by whoever calls it."""
+        self._run.find_layers_again()
         if self._step is None:
             self._warn_of_rows(len(self._run.guided[self.denoiser].sample(args, kwargs)))
         elif self._step.branch is not None:
@@ -468,7 +471,8 @@ class DenoiserSession(_Session):
 
     def _warn_of_rows(self, rows: int) -> None:
         # A batch [u, c] of a pipeline looks the same, and would be guided wrongly.
-        if rows == 1 or self._warned:
+        guided = (item.guidance for item in self.attachments if not item.guidance.limits_cfg)
+        if rows == 1 or self._warned or all(guidance.is_off for guidance in guided):
             return
         self._warned = True
         warnings.warn(

@@ -354,6 +354,7 @@ class GuidedDenoiser:
         self.compiled = _is_compiled(denoiser)
         self._parameters = tuple(inspect.signature(type(self.model).forward).parameters)[1:]
         self._candidates: dict[Plan, frozenset[nn.Module]] = {}
+        self._places: dict[Plan, list[tuple[str, nn.Module]]] = {}
 
     def argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An argument of the denoiser's forward function, however it was passed; None if not."""
@@ -387,8 +388,18 @@ class GuidedDenoiser:
         return set(plan.modules) | set(plan.recorded) | self._stem_candidates(plan)
 
     def has_replaced(self, plan: Plan) -> bool:
-        """Whether modules of `plan` are no longer the denoiser's."""
-        return not set(plan.modules).issubset(self.model.modules())
+        """Whether modules of `plan` are no longer where they were."""
+        if plan not in self._places:
+            wanted = {*plan.modules, *plan.recorded}
+            self._places[plan] = [
+                (name, module) for name, module in self.model.named_modules() if module in wanted
+            ]
+        try:
+            return any(
+                self.model.get_submodule(name) is not module for name, module in self._places[plan]
+            )
+        except AttributeError:
+            return True
 
     def _stem_candidates(self, plan: Plan) -> frozenset[nn.Module]:
         if not plan.replay or self.compiled:

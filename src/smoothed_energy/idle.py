@@ -27,8 +27,8 @@ def warn_if_it_changes_nothing(guidance: Attachable) -> None:
         return
     if cast("Guidance", guidance).scale != 0:
         _warn(
-            f"{guidance!r} changes nothing, since its perturbation is none; expected a wider one, "
-            "or scale=0 to turn it off",
+            f"{guidance!r} changes nothing, since its perturbation is none; expected other "
+            "settings, or scale=0 to turn it off",
             _FROM_ATTACH,
         )
 

@@ -113,21 +113,23 @@ class Run:
                 guided, corrections, position, layout, kind, forward, args, kwargs
             )
         batch = len(guided.sample(args, kwargs))
-        groups = layout(batch)
-        if groups.has_cfg:
-            self._calls_without_cfg.update(limits)
+        meaning = layout(batch)
+        if meaning.has_cfg:
+            self._calls_without_cfg.update(
+                item for item in limits if not _interval(item).keeps_cfg(position())
+            )
         alone = functools.partial(
             self._corrected, guided, corrections, position, lambda rows: BatchLayout(), kind
         )
-        if groups.separate:
+        if meaning.separate:
             if guided in self._without_cfg:
                 return self._without_cfg.pop(guided)
             self._without_cfg[guided] = alone(forward, args, kwargs)
             return self._without_cfg[guided]
-        rows = groups.rows("conditional", batch)
+        rows = meaning.rows("conditional", batch)
         with self._caches_of(guided).of("conditional rows"):
             output = alone(forward, *guided.take_rows(args, kwargs, rows, batch))
-        return repeat_output(output, groups.groups)
+        return repeat_output(output, meaning.groups)
 
     def _corrected(
         self,
@@ -188,7 +190,14 @@ class Run:
         if (guided, item) not in self._plans:
             plan = _correction(item).plan(guided.denoiser, replay=item.replay)
             self._plans[guided, item] = caches.apart(plan)
+            guided.has_replaced(plan)  # It looks where they are now.
         return self._plans[guided, item]
+
+    def find_layers_again(self) -> None:
+        """Make anew the plans for modules that were replaced since the last call."""
+        for (guided, item), plan in list(self._plans.items()):
+            if guided not in self._conditional and guided.has_replaced(plan):
+                del self._plans[guided, item]
 
     def _caches_of(self, guided: GuidedDenoiser) -> CacheStates:
         if guided not in self._caches:
@@ -200,7 +209,7 @@ class Run:
         self,
         guided: GuidedDenoiser,
         plans: Mapping[Attachment, Plan],
-        layout: BatchLayout,
+        meaning: BatchLayout,
         position: Callable[[], StepPosition],
         kind: OutputKind,
         forward: Callable[..., Any],
@@ -209,10 +218,11 @@ class Run:
     ) -> DenoiserResult:
         """One call of a denoiser, and the second passes of these plans."""
         sample = guided.sample(args, kwargs)
+        # Without CFG there is one prediction, and both formulations mean it.
         made_from = {
             plan: (
-                sample[layout.rows(plan.formulation, len(sample))].shape,
-                plan.formulation if layout.has_cfg else "conditional",
+                sample[meaning.rows(plan.formulation, len(sample))].shape,
+                plan.formulation if meaning.has_cfg else "conditional",
             )
             for plan in plans.values()
         }
@@ -222,7 +232,7 @@ class Run:
             for item, plan in plans.items()
             if memories[item].holds(made_from[plan])
         }
-        call = DenoiserCall(tuple(plans.values()), layout, position, known, kind)
+        call = DenoiserCall(tuple(plans.values()), meaning, position, known, kind)
         with guided.patches(plan for plan in call.plans if plan not in call.known):
             result = guided.run(call, forward, args, kwargs)
         for item, plan in plans.items():
@@ -231,8 +241,6 @@ class Run:
                 continue
             self._guided_calls[item] += 1
             self._reached[item] |= result.reached[plan]
-            if not result.reached[plan] and not layout.separate and guided.has_replaced(plan):
-                del self._plans[guided, item]  # The next call finds the modules of now.
             memories[item].keep(result.differences[plan], made_from[plan])
             memories[item].note(functools.partial(result.similarity, plan))
         return result
@@ -272,7 +280,7 @@ class Run:
         return any(self._scale(self.guided[denoiser], item, position) for item in corrections)
 
     def skip_unconditional(self) -> None:
-        """Expect no call without the prompt where CFG was taken away: the owner left it out."""
+        """Expect no call without the prompt that nobody needs: the owner left it out."""
         self._without_cfg.clear()
         self._dropped.clear()
 

@@ -178,14 +178,30 @@ def test_cfg_lasts_to_the_end_of_a_second_order_schedule():
     assert_same(run_xl(pipe, steps=3), expected, attached([], steps=3, scheduler=heun))
 
 
-@pytest.mark.parametrize("text", ["seg; layers=mid; steps=0.2:0.3", "seg; layers=mid"])
-def test_a_run_without_a_guided_step_warns(text):
-    pipe = modular_xl(SmoothedEnergyGuider(text, guidance_scale=SCALE))
+@pytest.mark.parametrize(
+    ("text", "scale", "message"),
+    [
+        ("seg; layers=mid; steps=0.2:0.3", SCALE, "steps='0.2:0.3', so the result"),
+        ("seg; layers=mid; scale=table:0:0", SCALE, "with a scale other than 0"),
+        ("interval; steps=0:0.5", 1.0, "no classifier-free guidance"),
+        ("interval; steps=0:0.5", SCALE, None),
+        ("interval; steps=0:0.9", SCALE, None),
+        ("seg; layers=mid", SCALE, None),
+    ],
+)
+def test_a_run_without_a_guided_step_warns(text, scale, message):
+    pipe = modular_xl(SmoothedEnergyGuider(text, guidance_scale=scale))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run_xl(pipe)
-    found = [item for item in caught if issubclass(item.category, GuidanceWarning)]
-    assert bool(found) == ("0.2" in text)
+    found = [str(item.message) for item in caught if issubclass(item.category, GuidanceWarning)]
+    assert len(found) == bool(message)
+    assert not found or message in found[0]
+
+
+def test_a_guidance_that_changes_nothing_warns():
+    with pytest.warns(GuidanceWarning, match="changes nothing"):
+        SmoothedEnergyGuider("seg; blur=gaussian:0.15")
 
 
 def test_the_stem_is_replayed():

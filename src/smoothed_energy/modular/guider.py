@@ -14,7 +14,6 @@ __all__ = ["SmoothedEnergyGuider"]
 
 import functools
 import math
-import warnings
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +36,13 @@ from ..denoiser import (
     with_prediction,
 )
 from ..guidance import Guidance
-from ..idle import GuidanceWarning
+from ..idle import warn_if_idle, warn_if_it_changes_nothing
 from ..interval import GuidanceInterval
 from ..memory import Memory
 from ..methods import guidance_from_dict, guidance_from_text, guidance_to_text
 from ..pipelines import has_learned_variance, prediction_type
 from ..rows import BatchLayout
+from ..run import RunSummary
 from ..steps import StepPosition, schedule_position
 from .preparation import Preparation
 
@@ -125,6 +125,8 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self.use_original_formulation = use_original_formulation
         self.guidances = _read(guidance)
         self.scheduler: Any = None
+        for item in self.guidances:
+            warn_if_it_changes_nothing(item)
         texts = [guidance_to_text(item) for item in self.guidances]
         # `new` forgets what is listed as a default, and positional arguments are.
         self.register_to_config(
@@ -278,7 +280,9 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             for number, guidance in enumerate(self.guidances)
             if not guidance.limits_cfg
         }
+        self._steps = 0
         self._guided_steps: Counter[int] = Counter()
+        self._steps_without_cfg: Counter[int] = Counter()
         self._reached: defaultdict[int, set[str]] = defaultdict(set)
         self._warned = False
         # What the denoiser is to return for the perturbed batches.
@@ -327,8 +331,15 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             # Schedulers of second order have more steps than they are asked for.
             if self._stop < 1 and self._step >= int(self._stop * self._num_inference_steps):
                 return False
-        limits = [item for item in self.guidances if item.limits_cfg and not item.is_off]
-        return all(cast(GuidanceInterval, item).keeps_cfg(self._position()) for item in limits)
+        without = [
+            number
+            for number, item in enumerate(self.guidances)
+            if item.limits_cfg
+            and not item.is_off
+            and not cast(GuidanceInterval, item).keeps_cfg(self._position())
+        ]
+        self._steps_without_cfg.update(without)
+        return not without
 
     def _correction(self, number: int) -> Guidance:
         return cast(Guidance, self.guidances[number])
@@ -370,21 +381,19 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     def _end_step(self) -> None:
         """Forget what this step alone needs; after the last step, warn if nothing was guided."""
         self._outputs.clear()
+        self._steps += 1
         self._guided_steps.update(self._scales)
         if not self._enabled or not self._is_last_step() or self._warned:
             return
         self._warned = True
         for number, guidance in enumerate(self.guidances):
-            if guidance.is_off or guidance.limits_cfg:
-                continue
-            if not self._guided_steps[number]:
-                why = f"none of its steps was in steps={str(self._correction(number).steps)!r}"
-            elif hasattr(guidance, "layers") and not self._reached[number]:
-                why = f"no layer of layers={guidance.layers!r} was reached"
-            else:
-                continue
-            warnings.warn(
-                f"this run was not guided by {guidance!r}: {why}", GuidanceWarning, stacklevel=4
+            without_cfg = self._steps_without_cfg[number]
+            guided = self._guided_steps[number]
+            if guidance.limits_cfg and not self._cfg_is_neutral:
+                guided = self._steps - without_cfg
+            layers = frozenset(self._reached[number])
+            warn_if_idle(
+                guidance, RunSummary(self._steps, guided, layers, calls_without_cfg=without_cfg)
             )
 
     # Calls of the denoiser.
