@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from smoothed_energy import BoxBlur, GaussianBlur, NoiseLevels, SmoothedEnergyGuidance, Steps
+from smoothed_energy import (
+    BoxBlur,
+    GaussianBlur,
+    GuidanceInterval,
+    NoiseLevels,
+    SmoothedEnergyGuidance,
+    Steps,
+)
 
 
 def test_the_defaults_are_those_of_the_paper():
@@ -94,3 +101,16 @@ def test_a_predicate_selects_layers_but_cannot_be_saved(unet):
     assert [layer.code for layer in guidance.select(unet)] == ["m0", "m1"]
     with pytest.raises(ValueError, match="predicate"):
         guidance.to_json()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "needs"),
+    [
+        (SmoothedEnergyGuidance(steps="begin"), False),
+        (SmoothedEnergyGuidance(steps="begin&adaptive:0.9"), True),
+        (GuidanceInterval("sigma:0.3:5"), False),
+    ],
+    ids=["fractions", "adaptive", "interval"],
+)
+def test_a_guidance_looks_at_predictions_if_its_steps_do(guidance, needs):
+    assert guidance.needs_similarity is needs

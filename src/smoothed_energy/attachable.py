@@ -65,6 +65,11 @@ class Attachable(ABC):
     def is_off(self) -> bool:
         """Whether it changes nothing, whatever the model."""
 
+    @property
+    def needs_similarity(self) -> bool:
+        """Whether its steps depend on the predictions so far; see `StepPosition.similarity`."""
+        return False
+
     #: Whether it decides where the pipeline's own guidance acts; else it adds a correction.
     limits_cfg: ClassVar[bool] = False
 

@@ -90,6 +90,11 @@ class Guidance(Attachable):
         return self.scale == 0
 
     @property
+    def needs_similarity(self) -> bool:
+        """See `Attachable.needs_similarity`."""
+        return as_steps(self.steps).needs_similarity
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all steps are guided alike, so that the position of a step does not matter."""
         return self.steps == _ALL_STEPS and isinstance(self.scale, float) and self.every == 1

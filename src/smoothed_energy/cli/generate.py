@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -420,10 +420,8 @@ def _draw(
 
 def _batch_size(settings: Settings, guidances: Sequence[Attachable]) -> int:
     """How many images are drawn at once, such that an image does not depend on the others."""
-    from ..steps import as_steps
-
     # Steps that look at predictions look at those of the whole batch.
-    if any(as_steps(cast(Any, guidance).steps).needs_similarity for guidance in guidances):
+    if any(guidance.needs_similarity for guidance in guidances):
         return 1
     return settings.batch_size
 
