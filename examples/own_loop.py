@@ -1,4 +1,4 @@
-"""Guidance in a sampling loop of one's own, in which nothing but the denoiser is a pipeline's."""
+"""Guidance in a sampling loop of one's own around the parts of a pipeline."""
 
 import torch
 from diffusers import DiffusionPipeline
@@ -14,12 +14,12 @@ def sample(
 ) -> Tensor:
     """Latents of one picture, `(1, C, H, W)`."""
     unet, scheduler, size = pipe.unet, pipe.scheduler, pipe.unet.config.sample_size
-    c, u, pooled_c, pooled_u = pipe.encode_prompt(prompt, do_classifier_free_guidance=True)
+    text, empty, pooled, pooled_empty = pipe.encode_prompt(prompt, do_classifier_free_guidance=True)
     pixels = size * pipe.vae_scale_factor
     conditions = {
-        "encoder_hidden_states": torch.cat([u, c]),
+        "encoder_hidden_states": torch.cat([empty, text]),
         "added_cond_kwargs": {
-            "text_embeds": torch.cat([pooled_u, pooled_c]),
+            "text_embeds": torch.cat([pooled_empty, pooled]),
             "time_ids": torch.tensor([[pixels, pixels, 0, 0, pixels, pixels]] * 2),
         },
     }
@@ -31,7 +31,7 @@ def sample(
     with guidance.attach(unet) as attachment:
         for index, time in enumerate(scheduler.timesteps):
             # What only the loop knows: the step, and that the last row of [u, c] is conditional.
-            attachment.step(index, steps, conditional_rows=1)
+            attachment.step(index, len(scheduler.timesteps), conditional_rows=1)
             both = scheduler.scale_model_input(torch.cat([latents] * 2), time)
             u, c = unet(both, time, **conditions).sample.chunk(2)
             latents = scheduler.step(u + cfg * (c - u), time, latents).prev_sample

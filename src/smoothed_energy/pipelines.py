@@ -182,7 +182,8 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
         layers = ",".join(f"b{number}.*" for number in skipped)
         raise RuntimeError(
             f"{name} runs skip-layer guidance by itself with skip_guidance_layers={skipped!r}; "
-            f"leave it out, and attach SkipLayerGuidance(layers={layers!r}) as well"
+            f"leave it out, and attach SkipLayerGuidance(layers={layers!r}) as well, at the scale "
+            "and the steps that it would have had"
         )
     if any(_is_kind_of(pipeline, part) for part in _OTHER_BATCHES):
         raise RuntimeError(
