@@ -4,6 +4,7 @@ import dataclasses
 import math
 from itertools import chain, pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,6 +199,12 @@ def test_selections_cannot_be_changed():
         (Steps() | EveryNth(2)).selections = ()
 
 
+def test_a_position_holds_integers():
+    position = StepPosition(1.0, np.int64(3))
+    assert (type(position.index), type(position.count)) == (int, int)
+    assert position == StepPosition(1, 3)
+
+
 def test_the_fraction_of_a_position_is_what_lies_before_it():
     assert StepPosition(0, 4).fraction == 0
     assert StepPosition(3, 4).fraction == 0.75
@@ -240,10 +247,12 @@ def test_an_unknown_text_is_an_error_that_lists_the_forms(text):
         (lambda: AllOf(), "at least two"),
         (lambda: as_steps([]), "empty list selects no steps"),
         (lambda: StepPosition(3, 3), r"in \[0, count\); got 3 of 3"),
-        (lambda: StepPosition(0.5, 3), r"index=0.5: expected a whole number"),
-        (lambda: StepPosition("0", 3), r"index='0': expected a whole number"),
-        (lambda: StepPosition(0, 3.0), r"count=3.0: expected a whole number"),
-        (lambda: StepPosition(-1, 3), r"in \[0, count\)"),
+        (lambda: StepPosition(0.5, 3), r"index=0.5: expected an integer >= 0"),
+        (lambda: StepPosition("0", 3), r"index='0': expected an integer >= 0"),
+        (lambda: StepPosition(True, 3), r"index=True: expected an integer >= 0"),
+        (lambda: StepPosition(0, 3.5), r"count=3.5: expected an integer >= 0"),
+        (lambda: StepPosition(0, 0), r"in \[0, count\); got 0 of 0"),
+        (lambda: StepPosition(-1, 3), r"index=-1: expected an integer >= 0"),
         (lambda: StepPosition(0, 3, -1.0), r"in \[0, inf\]; got -1.0"),
         (lambda: StepPosition(0, 3, math.nan), r"in \[0, inf\]; got nan"),
     ],

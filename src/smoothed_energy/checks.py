@@ -6,7 +6,8 @@ __all__ = ["check_choice", "check_count", "check_positive", "check_unit", "numbe
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
+from typing import Any
 
 
 def number_or_nan(value: object) -> float:
@@ -31,7 +32,9 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     Raises:
         ValueError: If it is none, or below the least.
     """
-    number = number_or_nan(value)
+    # As a float, a large integer would be another one.
+    exact = isinstance(value, Integral) and not isinstance(value, bool)
+    number: Any = value if exact else number_or_nan(value)
     if not number >= least or number % 1:
         raise ValueError(f"{name}={value!r}: expected an integer >= {least}")
     return int(number)

@@ -25,7 +25,7 @@ from typing import Any, get_args
 from torch import nn
 
 from .attachable import Attachable
-from .checks import check_choice, number_or_nan
+from .checks import check_choice, check_count
 from .combination import Combination, as_combinations
 from .denoiser import Plan
 from .layers import (
@@ -77,12 +77,7 @@ class Guidance(Attachable):
         object.__setattr__(self, "steps", as_steps(self.steps))
         check_choice("formulation", self.formulation, get_args(Formulation))
         object.__setattr__(self, "combine", as_combinations(self.combine))
-        every = number_or_nan(self.every)
-        if not every >= 1 or every % 1:
-            raise ValueError(
-                f"every={self.every!r}: expected an integer >= 1 (1 is every guided step)"
-            )
-        object.__setattr__(self, "every", int(every))
+        object.__setattr__(self, "every", check_count("every", self.every))
 
     @property
     def is_off(self) -> bool:

@@ -47,11 +47,12 @@ import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .checks import check_count
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,8 @@ class StepPosition:
 
     def __post_init__(self) -> None:
         for name in ("index", "count"):
-            if not isinstance(getattr(self, name), Integral):
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r}: expected a whole number of steps"
-                )
-        if not 0 <= self.index < self.count:
+            object.__setattr__(self, name, check_count(name, getattr(self, name), 0))
+        if self.index >= self.count:
             raise ValueError(
                 f"a step's index must lie in [0, count); got {self.index} of {self.count}"
             )

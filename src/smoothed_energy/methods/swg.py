@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attachable import About
-from ..checks import number_or_nan
+from ..checks import check_count, number_or_nan
 from ..denoiser import Plan, SecondPass
 from ..guidance import Guidance
 
@@ -111,11 +111,9 @@ class SlidingWindowGuidance(Guidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        window, count = self.window, self.count
+        window, count = self.window, check_count("count", self.count, 2)
         if not 0 < number_or_nan(window) <= 1:
             raise ValueError(f"window={window!r}: expected a number above 0 and at most 1")
-        if not number_or_nan(count) >= 2 or count % 1:
-            raise ValueError(f"count={count!r}: expected an integer >= 2")
         if window * count < 1:
             raise ValueError(
                 f"window={window!r} and count={count!r} leave gaps: {count} windows of that size "
@@ -124,7 +122,7 @@ class SlidingWindowGuidance(Guidance):
         if not isinstance(self.masked, (bool, float)) or self.masked not in (False, True):
             raise ValueError(f"masked={self.masked!r}: expected True or False")
         object.__setattr__(self, "window", float(window))
-        object.__setattr__(self, "count", int(count))
+        object.__setattr__(self, "count", count)
         object.__setattr__(self, "masked", bool(self.masked))
 
     @property

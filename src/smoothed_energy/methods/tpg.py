@@ -9,7 +9,6 @@ from __future__ import annotations
 
 __all__ = ["ShuffleTokens", "TokenPerturbationGuidance"]
 
-import operator
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attachable import SECOND_PASS, About
+from ..checks import check_count
 from ..guidance import LayerGuidance
 from ..layers import SelfAttentionLayer
 from ..perturbation import LayerCall, Perturbation, enclosing_block
@@ -100,13 +100,7 @@ class TokenPerturbationGuidance(LayerGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            whole = not isinstance(self.seed, bool) and self.seed == int(self.seed) >= 0
-        except (TypeError, ValueError, OverflowError):
-            whole = False
-        if not whole:
-            raise ValueError(f"seed={self.seed!r}: expected an integer >= 0")
-        object.__setattr__(self, "seed", operator.index(int(self.seed)))
+        object.__setattr__(self, "seed", check_count("seed", self.seed, 0))
 
     @property
     def perturbation(self) -> ShuffleTokens:
