@@ -827,9 +827,17 @@ def _multiply(
     return result
 
 
+# Longer chunks would make the work within them grow faster than the sequence.
+_LONGEST_CHUNK = 64
+
+
 def _chunk_length(length: int) -> int:
-    """About the square root of the length, dividing it if possible (no padding needed then)."""
-    root = math.isqrt(length)
+    """About the square root of the length, dividing it if possible (no padding needed then).
+
+    The work is `length` times the chunk's length within the chunks, and the square of their number
+    between them. Up to a quarter of a million tokens the first is more, and linear.
+    """
+    root = min(math.isqrt(length), _LONGEST_CHUNK)
     for chunk in range(root, root // 2, -1):
         if length % chunk == 0:
             return chunk
