@@ -7,7 +7,7 @@ from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.memory import Memory
 from smoothed_energy.steps import StepPosition
 
-HALF = torch.Size((1, 3))
+SHAPE = torch.Size((1, 3))
 
 
 def never():
@@ -33,18 +33,18 @@ def test_a_difference_is_used_in_as_many_steps_as_said(every):
 
 def test_a_difference_of_another_shape_is_not_used():
     memory = Memory(SmoothedEnergyGuidance(every=2))
-    memory.keep(torch.randn(1, 3), HALF)
+    memory.keep(torch.randn(1, 3), SHAPE)
     assert not memory.holds(torch.Size((2, 3)))
-    assert memory.holds(HALF)
+    assert memory.holds(SHAPE)
     memory.forget()
-    assert not memory.holds(HALF)
+    assert not memory.holds(SHAPE)
 
 
 def test_the_position_is_asked_only_if_it_matters():
     assert Memory(SmoothedEnergyGuidance(scale=0, steps="begin")).scale(never) == 0
     assert Memory(SmoothedEnergyGuidance(scale=2)).scale(never) == 2
-    ramped = Memory(SmoothedEnergyGuidance(scale=2, steps="begin"))
-    assert [ramped.scale(at(index)) for index in (0, 9)] == [2, 0]
+    early = Memory(SmoothedEnergyGuidance(scale=2, steps="begin"))
+    assert [early.scale(at(index)) for index in (0, 9)] == [2, 0]
 
 
 def test_the_highest_similarity_ends_the_guidance_until_it_is_forgotten():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .steps import StepPosition, as_steps
+from .steps import StepPosition
 
 if TYPE_CHECKING:
     from .guidance import Guidance
@@ -44,6 +44,7 @@ class Memory:
         if guidance.is_off:
             return 0.0
         # Guidance that is alike at all steps works with schedules that can't tell where they are.
+        # (Its scale is a number; asking again tells the type checker.)
         if guidance.is_uniform and isinstance(guidance.scale, float):
             return guidance.scale
         here = position()
@@ -86,6 +87,6 @@ class Memory:
         Args:
             similarity: The cosine of the clean and the perturbed prediction.
         """
-        if as_steps(self.guidance.steps).needs_similarity:
+        if self.guidance.needs_similarity:
             highest = -1.0 if self._similarity is None else self._similarity
             self._similarity = max(highest, similarity())
