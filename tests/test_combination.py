@@ -144,7 +144,9 @@ def test_corrections_that_are_fused_differently_are_refused(texts):
 @pytest.mark.parametrize("shape", [(1, 24, 16), (2, 16)])
 def test_fusion_of_what_has_no_places_is_refused(shape):
     clean = Predictions(some(1, *shape), some(1, *shape), some(2, *shape), 2.0)
-    with pytest.raises(ValueError, match=r"combine=fuse:2.0 compares places.*\(B, C, H, W\).*got"):
+    with pytest.raises(
+        ValueError, match=r"fuse:2.0 compares places.*\(B, C, H, W\).* the shape \("
+    ):
         SaliencyFusion(2).apply(some(3, *shape), clean)
 
 

@@ -23,13 +23,14 @@ __all__ = [
     "Rescale",
     "SaliencyFusion",
     "as_combinations",
+    "check_needs_no_places",
     "combinations_text",
     "total",
 ]
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -105,6 +106,24 @@ class Combination(ABC):
         Returns:
             `(B, C, *)`, dtype of `delta`.
         """
+
+
+def check_needs_no_places(combinations: Iterable[Combination], found: str) -> None:
+    """Refuse combinations that compare places, for a prediction in which they are not found.
+
+    Args:
+        combinations: All that are to be applied to it.
+        found: What its axes are, for the message.
+
+    Raises:
+        ValueError: If one of them compares places.
+    """
+    for combination in combinations:
+        if combination.needs_places:
+            raise ValueError(
+                f"combine={combination} compares places of a prediction, (B, C, H, W) or "
+                f"(B, C, F, H, W), and {found}; expected project, rescale:AMOUNT or no combine="
+            )
 
 
 @dataclass(frozen=True)
@@ -206,10 +225,7 @@ class SaliencyFusion(Combination):
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
         """See `Combination.apply`."""
         if delta.ndim < 4:
-            raise ValueError(
-                f"combine={self} compares places of a prediction; expected one of shape "
-                f"(B, C, H, W) or (B, C, F, H, W), got {tuple(delta.shape)}"
-            )
+            check_needs_no_places([self], f"this one has the shape {tuple(delta.shape)}")
         text = predictions.text_guidance
         if text is None:
             return delta
@@ -294,7 +310,7 @@ def as_combinations(
     Raises:
         ValueError: If a text is not understood, or `fuse` comes twice.
     """
-    found = _all(value)
+    found = _flattened(value)
     if sum(isinstance(one, SaliencyFusion) for one in found) > 1:
         raise ValueError(
             f"combine={combinations_text(found)!r} fuses twice, and CFG can be replaced only once; "
@@ -303,12 +319,12 @@ def as_combinations(
     return found
 
 
-def _all(value: Combination | str | Sequence[Combination | str]) -> tuple[Combination, ...]:
+def _flattened(value: Combination | str | Sequence[Combination | str]) -> tuple[Combination, ...]:
     if isinstance(value, Combination):
         return (value,)
     if isinstance(value, str):
         return tuple(_parse(part.strip()) for part in _PLUS.split(value)) if value.strip() else ()
-    return tuple(found for item in value for found in _all(item))
+    return tuple(found for item in value for found in _flattened(item))
 
 
 def combinations_text(combinations: Sequence[Combination]) -> str:

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackendError, ScaledDotProduct, attend_with
-from .combination import Combination, Correction, total
+from .combination import Combination, Correction, check_needs_no_places, total
 from .families import Arguments, family_of
 from .patching import Router, patched
 from .perturbation import LayerCall, Perturbation
@@ -428,7 +428,9 @@ class GuidedDenoiser:
         Raises:
             ValueError: If a plan combines predictions in a way that this denoiser's do not allow.
         """
-        self._check_combinations(call.plans)
+        if not self.family.channels_first:
+            combinations = [one for plan in call.plans for one in plan.combinations]
+            check_needs_no_places(combinations, f"a {type(self.model).__name__} has other axes")
         # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so the second
         # pass needs its own.
         kept_args, kept_kwargs = _copied(args), _copied(kwargs)
@@ -492,17 +494,6 @@ class GuidedDenoiser:
             )
             result.differences[plan] = result.clean[plan] - perturbed[:, :channels]
         return result
-
-    def _check_combinations(self, plans: Iterable[Plan]) -> None:
-        if self.family.channels_first:
-            return
-        for combination in (one for plan in plans for one in plan.combinations):
-            if combination.needs_places:
-                raise ValueError(
-                    f"combine={combination} compares places of a prediction, (B, C, H, W) or "
-                    f"(B, C, F, H, W), and a {type(self.model).__name__} has other axes; expected "
-                    "project, rescale:AMOUNT or no combine="
-                )
 
     def _image_tokens(
         self, argument: Arguments, rows: slice, batch: int, layer: str, count: int
