@@ -12,8 +12,12 @@ __all__ = [
     "DenoiserCall",
     "DenoiserResult",
     "GuidedDenoiser",
+    "OutputKind",
     "Plan",
     "Preconditioned",
+    "PredictionKind",
+    "PredictionType",
+    "SecondPass",
     "correct",
     "prediction_of",
     "repeat_output",
@@ -27,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +128,10 @@ class Preconditioned:
     negative: bool
 
 
+#: What is predicted; None if it is not known.
+PredictionKind: TypeAlias = PredictionType | Preconditioned | None
+
+
 @dataclass(frozen=True)
 class OutputKind:
     """What a denoiser predicts.
@@ -135,7 +143,7 @@ class OutputKind:
     """
 
     learned_variance: bool = False
-    prediction_type: PredictionType | Preconditioned | None = None
+    prediction_type: PredictionKind = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class SecondPass:
     received: Mapping[str, Tensor]
     image_tokens: Callable[[str, int], ImageTokens]
     position: Callable[[], StepPosition]
-    prediction_type: PredictionType | Preconditioned | None
+    prediction_type: PredictionKind
     sample_name: str
     tied_to_size: tuple[str, ...]
     multiple: int

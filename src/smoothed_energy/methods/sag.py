@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..attachable import About
 from ..checks import check_positive
-from ..denoiser import Plan, Preconditioned, SecondPass
+from ..denoiser import Plan, Preconditioned, PredictionKind, SecondPass
 from ..guidance import Guidance
 from ..layers import (
     LayerSelection,
@@ -89,7 +89,7 @@ def _levels(second: SecondPass) -> tuple[float, float]:
 
 
 def _estimates(
-    kind: str | Preconditioned | None, x: Tensor, output: Tensor, signal: float, noise: float
+    kind: PredictionKind, x: Tensor, output: Tensor, signal: float, noise: float
 ) -> tuple[Tensor, Tensor]:
     """The clean image, in units of the denoiser's input, and the noise of a prediction."""
     if isinstance(kind, Preconditioned):
