@@ -67,7 +67,12 @@ def _unknown(name: str) -> str:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises if ``folder`` is not a pipeline in diffusers' layout with safetensors weights."""
+    """Refuse a folder that is no pipeline in diffusers' layout with safetensors weights.
+
+    Raises:
+        PickledWeightsError: If it has pickled weights only.
+        ModelError: If it has no index of a pipeline.
+    """
     if not (folder / "model_index.json").is_file():
         pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
         if pickled:
@@ -164,7 +169,11 @@ def _resolve_controlnet(model: str | Path, controlnet: str | Path) -> str:
 
 
 def _check_pipeline_class(model: str | Path, source: str) -> None:
-    """Raises if the model's pipeline is not a class of diffusers."""
+    """Refuse a model whose pipeline is not a class of diffusers.
+
+    Raises:
+        ModelError: If it is not, or its index or a library that it needs is missing.
+    """
     import diffusers
 
     with _loading(model):
@@ -184,7 +193,11 @@ def _check_pipeline_class(model: str | Path, source: str) -> None:
 
 @contextmanager
 def _loading(name: str | Path) -> Iterator[None]:
-    """Turns what diffusers says of files or libraries that are missing into a `ModelError`."""
+    """A block in which diffusers may find that files or libraries are missing.
+
+    Raises:
+        ModelError: If it does.
+    """
     try:
         yield
     except (OSError, ImportError) as error:
