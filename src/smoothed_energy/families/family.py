@@ -26,7 +26,7 @@ Setting: TypeAlias = Callable[[str, Any], Any]
 #: The position of a step, found when it is asked for.
 Step: TypeAlias = Callable[[], StepPosition]
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 
 class Arguments:
@@ -45,12 +45,12 @@ class Arguments:
         return self._find(name)
 
     def once(
-        self, question: Callable[[nn.Module, Arguments], Answer], denoiser: nn.Module
-    ) -> Answer:
+        self, question: Callable[[nn.Module, Arguments], _Answer], denoiser: nn.Module
+    ) -> _Answer:
         """The answer to a question about this call, worked out once for all layers."""
         if question not in self._answers:
             self._answers[question] = question(denoiser, self)
-        answer: Answer = self._answers[question]
+        answer: _Answer = self._answers[question]
         return answer
 
 
