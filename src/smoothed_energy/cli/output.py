@@ -45,13 +45,6 @@ def make_folder(folder: Path) -> None:
         raise _unusable(folder, error) from error
 
 
-def _unusable(folder: Path, error: OSError) -> ValueError:
-    return ValueError(
-        f"--out {folder}: no files can be written there ({_reason(error)}); expected a folder, "
-        "which may be new"
-    )
-
-
 def write_images(images: Mapping[Path, tuple[Image.Image, Mapping[str, Any]]]) -> None:
     """Write images with their settings; one that cannot be written does not keep the others back.
 
@@ -73,6 +66,13 @@ def write_images(images: Mapping[Path, tuple[Image.Image, Mapping[str, Any]]]) -
         (path, cause), *others = failed
         more = f", nor {len(others)} more" if others else ""
         raise ValueError(f"{path} could not be written{more}: {_reason(cause)}") from cause
+
+
+def _unusable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"--out {folder}: no files can be written there ({_reason(error)}); expected a folder, "
+        "which may be new"
+    )
 
 
 def _reason(error: OSError) -> str:
