@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .guidance import Guidance
     from .run import RunSummary
 
-# From a warning through `attachment` to its caller: at the end of a run, and where it is attached.
+# Frames from a warning to whose code it is about: at the end of a run, and where it is attached.
 _FROM_RUN, _FROM_ATTACH = 6, 5
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from .patching import Router
 
 if TYPE_CHECKING:
-    from .attachment import DenoiserSession
+    from .denoiser_session import DenoiserSession
 
 # The run or session that a call of a patched denoiser belongs to: that of the pipeline that is
 # running in this thread, or that of the denoiser itself.
