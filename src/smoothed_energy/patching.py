@@ -10,6 +10,7 @@ from __future__ import annotations
 
 __all__ = ["Router", "patched"]
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -50,8 +51,6 @@ class _Patch:
         self.live = True
         vars(module)[self.attribute] = self
 
-    # Traced into the graph of whoever compiles the module later, it would decide once for all.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Whoever wrapped the patch (offloading does) may call it after its time, or below another.
         if not self.live:
@@ -95,7 +94,16 @@ def patched(modules: Iterable[nn.Module], router: Router) -> Iterator[None]:
             _remove(module)
 
 
+@functools.cache
+def _keep_out_of_graphs() -> None:
+    """Keep patches out of what is compiled later: traced, they would decide once for all."""
+    # Not as a decorator: it would import the compiler with this module.
+    call = torch.compiler.disable(_Patch.__call__)  # type: ignore[no-untyped-call]
+    _Patch.__call__ = call  # type: ignore[method-assign]
+
+
 def _install(module: nn.Module, router: Router) -> None:
+    _keep_out_of_graphs()
     with _lock:
         patch = _patches.get(module)
         if patch is not None and patch.router is not router:

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import nn
 
 from .denoiser import OutputKind
@@ -132,8 +131,6 @@ class _PipelineSession(Session):
         )
 
 
-# Pipelines look at the class of these, so they stay what they are.
-_CALLBACKS_OF_DIFFUSERS = (PipelineCallback, MultiPipelineCallbacks)
 _SESSION = "_smoothed_energy_session"
 _ORIGINAL = "_smoothed_energy_original"
 
@@ -174,13 +171,21 @@ def _marking_runs(cls: type) -> type:
             for given in (bound.arguments, bound.arguments.get("kwargs") or {}):
                 for name in ("callback_on_step_end", "callback"):
                     callback = given.get(name)
-                    if callable(callback) and not isinstance(callback, _CALLBACKS_OF_DIFFUSERS):
+                    if callable(callback) and not _is_of_diffusers(callback):
                         given[name] = _outside_of_run(callback)
             return original(*bound.args, **bound.kwargs)
 
     # Saving writes the class's name, and other pipelines are built by it.
     same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(cls.__name__, (cls,), {"__call__": call, _ORIGINAL: cls, **same})
+
+
+def _is_of_diffusers(callback: object) -> bool:
+    """Whether pipelines look at the class of a callback, so that it must stay what it is."""
+    # A running pipeline has imported them; this package need not.
+    from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+    return isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
 
 
 def _outside_of_run(callback: Callable[..., Any]) -> Callable[..., Any]:

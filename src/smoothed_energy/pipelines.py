@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from .denoiser import Preconditioned, PredictionType
+from .denoiser import Preconditioned, PredictionKind
 from .families import family_of
 from .rows import BatchLayout
 from .steps import StepPosition, schedule_position
@@ -102,7 +102,7 @@ def _is_kind_of(pipeline: Any, part: str) -> bool:
     return any(part in cls.__name__ for cls in type(pipeline).__mro__)
 
 
-def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionType | Preconditioned | None:
+def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
     """What the denoiser predicts of the noisy latents that come first in its input.
 
     None if the scheduler does not tell, or this is not what it predicts.
