@@ -131,6 +131,8 @@ class _PipelineSession(Session):
         )
 
 
+# The older one is in the signature of few pipelines, and a keyword argument of many.
+_CALLBACKS = ("callback_on_step_end", "callback")
 _SESSION = "_smoothed_energy_session"
 _ORIGINAL = "_smoothed_energy_original"
 
@@ -166,30 +168,30 @@ def _marking_runs(cls: type) -> type:
             return original(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
+        # As they were given, since a wrapper may show a signature that is not quite its own.
+        given = [self, *args]
+        for place, name in enumerate(signature.parameters):
+            if name in _CALLBACKS and place < len(given):
+                given[place] = _outside_of_run(given[place])
+        kwargs |= {name: _outside_of_run(kwargs[name]) for name in _CALLBACKS if name in kwargs}
         with session.run(bound.arguments):
-            # Older pipelines find `callback` among their other keyword arguments.
-            for given in (bound.arguments, bound.arguments.get("kwargs") or {}):
-                for name in ("callback_on_step_end", "callback"):
-                    callback = given.get(name)
-                    if callable(callback) and not _is_of_diffusers(callback):
-                        given[name] = _outside_of_run(callback)
-            return original(*bound.args, **bound.kwargs)
+            return original(*given, **kwargs)
 
     # Saving writes the class's name, and other pipelines are built by it.
     same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(cls.__name__, (cls,), {"__call__": call, _ORIGINAL: cls, **same})
 
 
-def _is_of_diffusers(callback: object) -> bool:
-    """Whether pipelines look at the class of a callback, so that it must stay what it is."""
-    # A running pipeline has imported them; this package need not.
+def _outside_of_run(callback: Any) -> Any:
+    """A callback, which may generate with the same denoiser, as no part of the run.
+
+    Those of diffusers' classes stay what they are: pipelines look at their class.
+    """
+    # A running pipeline has imported these; this package need not.
     from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
-    return isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
-
-
-def _outside_of_run(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A callback, which may generate with the same denoiser, as no part of the run."""
+    if not callable(callback) or isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        return callback
 
     @functools.wraps(callback)
     def call(*args: Any, **kwargs: Any) -> Any:
