@@ -12,8 +12,8 @@ load meets all columns alike; times are medians. A ratio is of medians in the sa
 Two further tables tell why the operators are computed as they are. A box blur could be made of
 integral images (four corners of a two-dimensional cumulative sum, so the kernel's size does not
 matter); it is made of two matrix products, as the Gaussian is. A moving average is computed within
-chunks of about the square root of the length T and then across them: of the order of T to the power
-1.5 multiplications, in matrix products, where a plain recurrence has T steps one after the other.
+chunks of at most 64 tokens and then across them, in matrix products, where a plain recurrence has
+T steps one after the other.
 
 Bounds that the tables are held to: a float32 Gaussian of 61 taps on 64 x 64 tokens in at most 1/15
 of the convolution's time; box blurs and moving averages in at most 3 times the Gaussian's.
