@@ -362,7 +362,6 @@ class GuidedDenoiser:
         self.compiled = _is_compiled(denoiser)
         self._parameters = tuple(inspect.signature(type(self.model).forward).parameters)[1:]
         self._candidates: dict[Plan, frozenset[nn.Module]] = {}
-        self._places: dict[Plan, list[tuple[str, nn.Module]]] = {}
 
     def argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """An argument of the denoiser's forward function, however it was passed; None if not."""
@@ -395,19 +394,17 @@ class GuidedDenoiser:
         """The modules that must be patched while `plan` is used."""
         return set(plan.modules) | set(plan.recorded) | self._stem_candidates(plan)
 
-    def has_replaced(self, plan: Plan) -> bool:
-        """Whether modules of `plan` are no longer where they were."""
-        if plan not in self._places:
-            wanted = {*plan.modules, *plan.recorded}
-            self._places[plan] = [
-                (name, module) for name, module in self.model.named_modules() if module in wanted
-            ]
+    def places_of(self, plan: Plan) -> dict[str, nn.Module]:
+        """The modules of a plan by their names."""
+        wanted = {*plan.modules, *plan.recorded}
+        return {name: module for name, module in self.model.named_modules() if module in wanted}
+
+    def has_all(self, places: Mapping[str, nn.Module]) -> bool:
+        """Whether modules are still where they were."""
         try:
-            return any(
-                self.model.get_submodule(name) is not module for name, module in self._places[plan]
-            )
+            return all(self.model.get_submodule(name) is places[name] for name in places)
         except AttributeError:
-            return True
+            return False
 
     def _stem_candidates(self, plan: Plan) -> frozenset[nn.Module]:
         if not plan.replay or self.compiled:
