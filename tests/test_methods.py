@@ -141,3 +141,10 @@ def test_settings_without_a_method_are_refused():
 def test_a_rate_that_would_do_nothing_is_refused():
     with pytest.raises(ValueError, match=r"rate=3.0 with scheme='linear': expected it with"):
         AnnealedTemperature("linear", 1.5, rate=3)
+
+
+def test_defaults_are_the_sources() -> None:
+    """TPG's released code shuffles the path down at scale 3; SWG's sources use 0.2 to 1.5."""
+    assert TokenPerturbationGuidance() == TokenPerturbationGuidance(scale=3.0, layers="down")
+    assert 0.2 <= SlidingWindowGuidance().scale <= 1.5
+    assert SlidingWindowGuidance().window == 40 / 64

@@ -128,7 +128,7 @@ def test_the_methods_that_are_named_work():
         PerturbedAttentionGuidance(layers="b1"),
         SkipLayerGuidance(layers="b1"),
         TokenPerturbationGuidance(layers="b1"),
-        SlidingWindowGuidance(),
+        SlidingWindowGuidance(scale=3.0),
         Autoguidance(weak=weaker),
     ]
     assert [guidance.method for guidance in guidances] == WITHOUT_SOFTMAX.split(", ")

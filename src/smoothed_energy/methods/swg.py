@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["SlidingWindowGuidance", "windows"]
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ from ..attachable import About
 from ..checks import check_count, number_or_nan
 from ..denoiser import Plan, SecondPass
 from ..guidance import Guidance
+from ..scales import ScaleSchedule
 
 
 def windows(length: int, fraction: float, count: int, multiple: int = 1) -> list[slice]:
@@ -80,7 +81,7 @@ class SlidingWindowGuidance(Guidance):
     window, `count` squared, each of them `window` squared as large as the whole.
 
     Args:
-        scale: $\gamma \ge -1$.
+        scale: $\gamma \ge -1$; the sources use 0.2 to 1.5, less than for other methods.
         steps: The guided steps.
         formulation: `"conditional"` or `"unconditional"`.
         window: The part of each side that a window has, above 0 and at most 1; the released code's
@@ -108,6 +109,7 @@ class SlidingWindowGuidance(Guidance):
     window: float = 0.625
     count: int = 2
     masked: bool = True
+    scale: float | ScaleSchedule | str = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ __all__ = ["ShuffleTokens", "TokenPerturbationGuidance"]
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..attachable import SECOND_PASS, About
 from ..checks import check_count
 from ..guidance import LayerGuidance
-from ..layers import SelfAttentionLayer
+from ..layers import LayerSelection, SelfAttentionLayer
 from ..perturbation import LayerCall, Perturbation, enclosing_block
 from ..tokens import rows_in_order
 
@@ -73,8 +73,9 @@ class TokenPerturbationGuidance(LayerGuidance):
     Shuffling keeps the norm of every token, and all that does not depend on where a token is.
 
     Args:
-        scale: $\gamma \ge -1$.
-        layers: The layers whose blocks get shuffled tokens.
+        scale: $\gamma \ge -1$; 3 in the released code.
+        layers: The layers whose blocks get shuffled tokens. The released code, for SDXL, shuffles
+            in the inner part of the path down, `"d6-d23"`.
         steps: The guided steps.
         formulation: `"conditional"` or `"unconditional"`.
         seed: Of the permutations.
@@ -97,6 +98,7 @@ class TokenPerturbationGuidance(LayerGuidance):
     )
 
     seed: int = 0
+    layers: LayerSelection = field(default="down", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
