@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from .attention import AttentionBackendError, ScaledDotProduct, attend_with
 from .combination import Combination, Correction, check_needs_no_places, total
+from .context import holding
 from .families import Arguments, family_of
 from .patching import Router, patched
 from .perturbation import LayerCall, Perturbation
@@ -61,15 +62,6 @@ def _route_inside(
     if current is None:
         return forward(*args, **kwargs)
     return current(module, forward, args, kwargs)
-
-
-@contextmanager
-def _running(current: Router) -> Iterator[None]:
-    token = _current_pass.set(current)
-    try:
-        yield
-    finally:
-        _current_pass.reset(token)
 
 
 def _is_compiled(denoiser: nn.Module) -> bool:
@@ -452,7 +444,7 @@ class GuidedDenoiser:
             )
         first = _CleanPass(list(stems.values()), recorded)
         if stems or recorded:
-            with _running(first):
+            with holding(_current_pass, first):
                 output = forward(*args, **kwargs)
         else:
             output = forward(*args, **kwargs)
@@ -527,7 +519,7 @@ class GuidedDenoiser:
             patched(plan.modules, _route_inside) if self.compiled else nullcontext()
         )
         eager = _eagerly() if self.compiled else nullcontext()
-        with patches, eager, _running(second):
+        with patches, eager, holding(_current_pass, second):
             yield
 
     def _perturbed_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:

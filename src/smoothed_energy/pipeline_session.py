@@ -17,11 +17,11 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from .context import holding
 from .denoiser import OutputKind
 from .idle import GuidanceWarning, warn_if_idle
 from .patching import patched
@@ -86,7 +86,7 @@ class _PipelineSession(Session):
                     )
             run = Run(*denoisers)
             handler = functools.partial(self._call, run, arguments)
-            with patched(denoisers, route_denoiser), _set(pipeline_run, (denoisers, handler)):
+            with patched(denoisers, route_denoiser), holding(pipeline_run, (denoisers, handler)):
                 yield
         finally:
             self._running.release()
@@ -195,16 +195,7 @@ def _outside_of_run(callback: Any) -> Any:
 
     @functools.wraps(callback)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _set(pipeline_run, None):
+        with holding(pipeline_run, None):
             return callback(*args, **kwargs)
 
     return call
-
-
-@contextmanager
-def _set(variable: ContextVar[Any], value: object) -> Iterator[None]:
-    token = variable.set(value)
-    try:
-        yield
-    finally:
-        variable.reset(token)

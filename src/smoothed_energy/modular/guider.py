@@ -295,12 +295,13 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._outputs.clear()
         self._given.clear()
         self._count_prepared = 0
-        cfg = self._has_cfg()
+        limiting = self._limiting_cfg()
+        self._steps_without_cfg.update(limiting)
         memories = self._memories if self._enabled else {}
         scales = {number: memory.scale(self._position) for number, memory in memories.items()}
         self._scales = {number: scale for number, scale in scales.items() if scale}
         self._batches = [_Batch("pred_cond", _WITH_PROMPT)]
-        if cfg:
+        if self._cfg_is_on and not limiting:
             self._batches.append(_Batch("pred_uncond", _WITHOUT_PROMPT))
         for number in self._scales:
             condition = self._condition_of(number)
@@ -321,8 +322,9 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     def _cfg_is_neutral(self) -> bool:
         return math.isclose(self.guidance_scale, 0.0 if self.use_original_formulation else 1.0)
 
-    def _has_cfg(self) -> bool:
-        """Whether this step has CFG."""
+    @property
+    def _cfg_is_on(self) -> bool:
+        """Whether this step has CFG if no interval turns it off."""
         if not self._enabled or self._cfg_is_neutral:
             return False
         if self._step is not None:
@@ -331,15 +333,19 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             # Schedulers of second order have more steps than they are asked for.
             if self._stop < 1 and self._step >= int(self._stop * self._num_inference_steps):
                 return False
-        without = [
+        return True
+
+    def _limiting_cfg(self) -> list[int]:
+        """The numbers of the intervals that turn this step's CFG off."""
+        if not self._cfg_is_on:
+            return []
+        return [
             number
             for number, item in enumerate(self.guidances)
             if item.limits_cfg
             and not item.is_off
             and not cast(GuidanceInterval, item).keeps_cfg(self._position())
         ]
-        self._steps_without_cfg.update(without)
-        return not without
 
     def _correction(self, number: int) -> Guidance:
         return cast(Guidance, self.guidances[number])
