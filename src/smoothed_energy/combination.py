@@ -23,14 +23,13 @@ __all__ = [
     "Rescale",
     "SaliencyFusion",
     "as_combinations",
-    "check_needs_no_places",
     "combinations_text",
     "total",
 ]
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -106,24 +105,6 @@ class Combination(ABC):
         Returns:
             `(B, C, *)`, dtype of `delta`.
         """
-
-
-def check_needs_no_places(combinations: Iterable[Combination], found: str) -> None:
-    """Refuse combinations that compare places, for a prediction in which they are not found.
-
-    Args:
-        combinations: All that are to be applied to it.
-        found: What its axes are, for the message.
-
-    Raises:
-        ValueError: If one of them compares places.
-    """
-    for combination in combinations:
-        if combination.needs_places:
-            raise ValueError(
-                f"combine={combination} compares places of a prediction, (B, C, H, W) or "
-                f"(B, C, F, H, W), and {found}; expected project, rescale:AMOUNT or no combine="
-            )
 
 
 @dataclass(frozen=True)
@@ -225,7 +206,11 @@ class SaliencyFusion(Combination):
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
         """See `Combination.apply`."""
         if delta.ndim < 4:
-            check_needs_no_places([self], f"this one has the shape {tuple(delta.shape)}")
+            raise ValueError(
+                f"combine={self} compares places of a prediction, (B, C, H, W) or (B, C, F, H, W), "
+                f"and this one has the shape {tuple(delta.shape)}; expected project, "
+                "rescale:AMOUNT or no combine="
+            )
         text = predictions.text_guidance
         if text is None:
             return delta

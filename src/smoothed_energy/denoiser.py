@@ -37,11 +37,12 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBackendError, ScaledDotProduct, attend_with
-from .combination import Combination, Correction, check_needs_no_places, total
+from .combination import Combination, Correction, total
 from .context import holding
 from .families import Arguments, family_of
 from .patching import Router, patched
 from .perturbation import LayerCall, Perturbation
+from .places import ChannelsFirst, Places
 from .rows import BatchLayout, Formulation
 from .self_attention import SelfAttentionLayer, unwrap_denoiser
 from .stem import Stem, stem_candidates
@@ -235,6 +236,7 @@ class DenoiserResult:
     Args:
         output: What the denoiser returned.
         channels: How many channels of it are a prediction; the rest is a learned variance.
+        places: How the prediction is laid out; asked only if that matters.
         differences: For each guidance, $s - \tilde s$.
         clean: For each guidance with a second pass, $s$.
         reached: For each guidance with a second pass, the names of the perturbed layers.
@@ -242,6 +244,7 @@ class DenoiserResult:
 
     output: Any
     channels: int
+    places: Callable[[], Places]
     differences: dict[Plan, Tensor] = field(default_factory=dict)
     clean: dict[Plan, Tensor] = field(default_factory=dict)
     reached: dict[Plan, set[str]] = field(default_factory=dict)
@@ -421,13 +424,7 @@ class GuidedDenoiser:
             forward: The denoiser's own forward function.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
-
-        Raises:
-            ValueError: If a plan combines predictions in a way that this denoiser's do not allow.
         """
-        if not self.family.channels_first:
-            combinations = [one for plan in call.plans for one in plan.combinations]
-            check_needs_no_places(combinations, f"a {type(self.model).__name__} has other axes")
         # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so the second
         # pass needs its own.
         kept_args, kept_kwargs = _copied(args), _copied(kwargs)
@@ -457,7 +454,8 @@ class GuidedDenoiser:
         learned = call.kind.learned_variance or self.family.learned_variance
         if not (learned and prediction.shape[1] == 2 * channels):
             channels = prediction.shape[1]
-        result = DenoiserResult(output, channels)
+        places = functools.partial(self.family.places, self.model, argument)
+        result = DenoiserResult(output, channels, places)
         for plan in call.plans:
             if plan in call.known:
                 result.differences[plan] = call.known[plan]
@@ -539,6 +537,7 @@ def correct(
     scales: Mapping[Plan, float],
     differences: Mapping[Plan, Tensor],
     layout: BatchLayout,
+    places: Callable[[], Places],
 ) -> Tensor:
     r"""A prediction with the corrections of all plans.
 
@@ -548,17 +547,22 @@ def correct(
         scales: $\gamma$ of each plan.
         differences: $s - \tilde s$ of each plan, `(B / groups, *)`.
         layout: The meaning of the rows.
+        places: How the prediction is laid out; asked only if a combination compares places.
     """
+    compared = any(one.needs_places for plan in scales for one in plan.combinations)
+    laid_out = places() if compared else ChannelsFirst()
+    clean = prediction[:, :channels]
     delta = total(
         [
             Correction(
-                scale * differences[plan],
+                laid_out.unpack(scale * differences[plan]),
                 plan.combinations,
-                layout.predictions(prediction[:, :channels], plan.formulation),
+                layout.predictions(laid_out.unpack(clean), plan.formulation),
             )
             for plan, scale in scales.items()
         ]
     )
+    delta = laid_out.pack(delta, clean)
     if channels < prediction.shape[1]:
         variance = torch.zeros_like(prediction[: len(delta), channels:])
         delta = torch.cat([delta, variance], dim=1)

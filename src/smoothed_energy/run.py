@@ -167,7 +167,12 @@ class Run:
                 )
             result = self._predicted(guided, plans, meaning, position, kind, forward, args, kwargs)
             corrected = correct(
-                result.prediction, result.channels, by_plan, result.differences, meaning
+                result.prediction,
+                result.channels,
+                by_plan,
+                result.differences,
+                meaning,
+                result.places,
             )
             if meaning.drops_unconditional:
                 self._dropped.add(guided)
@@ -183,7 +188,7 @@ class Run:
         predictions = torch.cat([result.prediction, earlier.result.prediction])
         differences = {**earlier.result.differences, **result.differences}
         pair = pair_layout(meaning.cfg_scale)
-        corrected = correct(predictions, result.channels, by_plan, differences, pair)
+        corrected = correct(predictions, result.channels, by_plan, differences, pair, result.places)
         return with_prediction(result.output, corrected[: len(result.prediction)])
 
     def _plan(self, guided: GuidedDenoiser, item: Attachment) -> Plan:

@@ -141,8 +141,22 @@ def _prediction(output):
 
 
 @contextmanager
-def brute_force(pipe, case, *, cfg, sigma=1.0, temporal=0.0, scale=3.0, branch="conditional"):
-    """A block in which the pipeline's scheduler gets guided predictions."""
+def brute_force(
+    pipe,
+    case,
+    *,
+    cfg,
+    sigma=1.0,
+    temporal=0.0,
+    scale=3.0,
+    branch="conditional",
+    combined_with=lambda delta, text: delta,
+):
+    """A block in which the pipeline's scheduler gets guided predictions.
+
+    `combined_with` is told the correction and g (c - u), as the denoiser predicts them, and says
+    what to add.
+    """
     denoiser = getattr(pipe, case.denoiser)
     forward, step = denoiser.forward, pipe.scheduler.step
     calls = []
@@ -156,7 +170,7 @@ def brute_force(pipe, case, *, cfg, sigma=1.0, temporal=0.0, scale=3.0, branch="
 
     @functools.wraps(step)  # pipelines look at its parameters
     def combined(model_output, *args, **kwargs):
-        found = [torch.stack([case.sent(part) for part in call]) for call in calls]
+        found = [torch.stack(call) for call in calls]
         calls.clear()
         if not cfg:
             (both,) = found
@@ -164,12 +178,14 @@ def brute_force(pipe, case, *, cfg, sigma=1.0, temporal=0.0, scale=3.0, branch="
         else:
             c, u = found if case.separate else reversed(found[0].chunk(2, dim=1))
             g, chosen = case.scale, c if branch == "conditional" else u
-        plain = u[0] + g * (c[0] - u[0])
-        expected = case.normalised(plain, c[0]) if cfg else plain
+        delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
+        c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)
+        plain = u + g * (c - u)
+        expected = case.normalised(plain, c) if cfg else plain
         # The pipeline computes what this test believes it computes.
         assert torch.allclose(model_output, expected, rtol=1e-4, atol=1e-5)
-        guided = plain + scale * (chosen[0] - chosen[1])
-        guided = case.normalised(guided, c[0]) if cfg else guided
+        guided = plain + delta
+        guided = case.normalised(guided, c) if cfg else guided
         return step(guided.to(model_output.dtype), *args, **kwargs)
 
     denoiser.forward, pipe.scheduler.step = recorded, combined

@@ -1,49 +1,35 @@
-"""Fusion with CFG compares places, so it needs to know which axes of a prediction they are."""
+"""Fusion with CFG compares places, so it needs to know where the numbers of a prediction are."""
 
 import pytest
-import tiny_cogvideox
-import tiny_flux
 import torch
-from comparison import run_of
+from fusion_in_places import assert_fused_as_by_brute_force
 from methods_by_family import cases
-from tiny_pipelines import TOLERANCE, difference
 
-from smoothed_energy import PerturbedAttentionGuidance
-from smoothed_energy.families import family_of
+from smoothed_energy.places import FramesFirst, Packed
 
-CASES = [case for case in cases() if case.cfg is not None]
+# Sana's attention has no softmax that could be smoothed.
+CASES = [case for case in cases() if case.cfg is not None and case.family != "Sana"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
-def test_it_works_where_channels_come_first_and_is_refused_elsewhere(case):
-    pipe = case.pipeline()
-    denoiser = getattr(pipe, case.denoiser)
-    shapes = set()
-    hook = denoiser.register_forward_hook(
-        lambda module, args, output: shapes.add(
-            (output[0] if type(output) is tuple else output.sample).shape
-        )
-    )
-    run = run_of(pipe, case, cfg=True, num_inference_steps=1)
-    plain = run()
-    hook.remove()
-    shape = shapes.pop()
-    # (B, T, C) is packed, and (B, F, C, H, W) is CogVideoX's alone.
-    first = len(shape) > 3 and not case.family.startswith("CogVideoX")
-    assert family_of(denoiser).channels_first == first
-    guidance = PerturbedAttentionGuidance(layers=list(case.images), scale=9, combine="fuse")
-    with guidance.attach(pipe):
-        if first:
-            assert difference(run(), plain) > TOLERANCE
-        else:
-            name = type(denoiser).__name__
-            with pytest.raises(ValueError, match=rf"combine=fuse compares places.*a {name} has"):
-                run()
+def test_it_is_its_formula_where_the_numbers_are(case):
+    assert_fused_as_by_brute_force(case)
 
 
-@pytest.mark.parametrize("case", [tiny_flux.CASES[0], tiny_cogvideox.CASES[0]])
-def test_a_bare_denoiser_without_places_is_refused_too(case):
-    denoiser = getattr(case.pipeline(), case.denoiser)
-    guidance = PerturbedAttentionGuidance(layers=list(case.images), combine="fuse")
-    with guidance.attach(denoiser), pytest.raises(ValueError, match="compares places"):
-        denoiser(hidden_states=torch.zeros(1, 2, 3))
+@pytest.mark.parametrize(
+    ("grid", "patch"), [((3, 2), (2, 4)), ((2, 3, 4), (1, 2, 1)), ((5,), (2,))]
+)
+def test_packing_undoes_unpacking(grid, patch):
+    places = Packed(grid, patch)
+    tokens = torch.randn(2, torch.Size(grid).numel() + 3, 5 * torch.Size(patch).numel())
+    unpacked = places.unpack(tokens)
+    assert unpacked.shape == (2, 5, *(a * b for a, b in zip(grid, patch, strict=True)))
+    again = places.pack(unpacked, tokens)
+    assert torch.equal(again[:, :-3], tokens[:, :-3])
+    assert not again[:, -3:].any()
+
+
+def test_frames_come_after_channels():
+    video = torch.randn(2, 3, 4, 5, 6)
+    assert FramesFirst().unpack(video).shape == (2, 4, 3, 5, 6)
+    assert torch.equal(FramesFirst().pack(FramesFirst().unpack(video), video), video)

@@ -8,6 +8,7 @@ from diffusers.pipelines.qwenimage import (
     pipeline_qwenimage_edit_plus,
     pipeline_qwenimage_layered,
 )
+from fusion_in_places import assert_fused_as_by_brute_force
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
 from tiny_qwen_image import CASES, EDIT, LAYERED, transformer
 
@@ -49,6 +50,11 @@ def test_pictures_after_the_image(cfg):
 @pytest.mark.parametrize("temporal", [None, 1.0])
 def test_layers_are_frames(temporal):
     assert_guided_as_by_brute_force(LAYERED, cfg=True, temporal=temporal)
+
+
+@pytest.mark.usefixtures("_small_pictures")
+def test_layers_are_fused_as_frames():
+    assert_fused_as_by_brute_force(LAYERED)
 
 
 def test_skipped_modules():

@@ -46,7 +46,15 @@ def test_wan(text):
     assert_same(WanCoreDenoiseStep, tiny_wan.CASES[0], text, latents)
 
 
-@pytest.mark.parametrize("text", ["seg; blur=gaussian:1; scale=3; layers=b1", "pag; layers=b1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seg; blur=gaussian:1; scale=3; layers=b1",
+        "pag; layers=b1",
+        # Places are compared, and tokens are packed; the second step has no second pass.
+        "pag; layers=b1; scale=20; combine=fuse; every=2",
+    ],
+)
 def test_qwen_image(text):
     """Its block rescales the result by the norm of the conditional prediction."""
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ..places import FramesFirst, Places
 from ..rows import BatchLayout
 from .family import Arguments, Setting, Step
 from .transformer import Transformer
@@ -27,13 +28,16 @@ class CogVideoX(Transformer):
     }
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb", "ofs"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb",)
-    channels_first: ClassVar[bool] = False
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`."""
         _, frames, _, height, width = argument(self.sample).shape
         sizes = zip((frames, height, width), self.patch(denoiser), strict=True)
         return tuple(size // part for size, part in sizes)
+
+    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
+        """See `Family.places`."""
+        return FramesFirst()
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`; with `use_dynamic_cfg` the scale follows the timestep."""

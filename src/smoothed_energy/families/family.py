@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
+from ..places import ChannelsFirst, Places
 from ..rows import BatchLayout, take_rows
 from ..self_attention import PARTS, SelfAttentionLayer
 from ..steps import StepPosition
@@ -72,8 +73,6 @@ class Family(ABC):
             latents is a variance, whatever the scheduler makes of it.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
-        channels_first: Whether a prediction is `(B, C, H, W)` or `(B, C, F, H, W)`; False where it
-            is packed `(B, T, C)`, or has its frames before its channels.
     """
 
     name: ClassVar[str]
@@ -86,7 +85,6 @@ class Family(ABC):
     learned_variance: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
-    channels_first: ClassVar[bool] = True
 
     @abstractmethod
     def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:
@@ -140,6 +138,14 @@ class Family(ABC):
             rescale_scale=float(scale) if rescaled else None,
             cfg_scale=float(scale),
         )
+
+    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
+        """How the predictions of a call are laid out: by default `(B, C, H, W)`, or with frames.
+
+        Raises:
+            GridError: If that can't be known.
+        """
+        return ChannelsFirst()
 
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any

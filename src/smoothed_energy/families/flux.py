@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..grid import GridError
+from ..places import Packed, Places
 from ..rows import BatchLayout
 from .family import Arguments, Setting, Step
 from .transformer import Transformer
@@ -40,7 +41,6 @@ class Flux(Transformer):
         "controlnet_block_samples",
         "controlnet_single_block_samples",
     )
-    channels_first: ClassVar[bool] = False
 
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
         """See `Transformer.patch`; the pipeline makes the patches."""
@@ -64,6 +64,10 @@ class Flux(Transformer):
                 "expected the image first, counted 0"
             )
         return (count // width, width)
+
+    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
+        """See `Family.places`."""
+        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`."""

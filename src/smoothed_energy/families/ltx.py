@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..grid import GridError
+from ..places import Packed, Places
 from .family import Arguments
 from .transformer import Transformer
 
@@ -24,7 +25,6 @@ class LTXVideo(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("LTXVideoTransformer3DModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
-    channels_first: ClassVar[bool] = False
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`.
@@ -43,3 +43,7 @@ class LTXVideo(Transformer):
                 "expected a video without separate conditioning frames"
             )
         return tuple(len(axis) for axis in axes)
+
+    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
+        """See `Family.places`."""
+        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from ..places import Packed, Places
 from ..rows import BatchLayout
 from .family import Arguments, Setting, Step
 from .transformer import Transformer
@@ -30,7 +31,6 @@ class QwenImage(Transformer):
         "b": ("encoder_hidden_states", "hidden_states")
     }
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
-    channels_first: ClassVar[bool] = False
 
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """See `Transformer.grid`."""
@@ -42,6 +42,12 @@ class QwenImage(Transformer):
         if config.use_layer3d_rope:
             frames *= len(pictures) - 1
         return (frames, *sides) if frames > 1 else tuple(sides)
+
+    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
+        """See `Family.places`."""
+        grid = argument.once(self.grid, denoiser)
+        patch = self.patch(denoiser)
+        return Packed(grid, (*[1] * (len(grid) - len(patch)), *patch))
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """See `Family.layout`."""

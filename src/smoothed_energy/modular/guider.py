@@ -41,6 +41,7 @@ from ..interval import GuidanceInterval
 from ..memory import Memory
 from ..methods import guidance_from_dict, guidance_from_text, guidance_to_text
 from ..pipelines import has_learned_variance, prediction_type
+from ..places import ChannelsFirst, Places
 from ..rows import BatchLayout
 from ..run import RunSummary
 from ..steps import StepPosition, schedule_position
@@ -232,17 +233,28 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         if pred_uncond is not None:
             base = pred_cond if self.use_original_formulation else pred_uncond
             prediction = base + self.guidance_scale * (pred_cond - pred_uncond)
+        compared = any(
+            one.needs_places
+            for number in self._scales
+            for one in as_combinations(self._correction(number).combine)
+        )
+        places = self._places if compared else ChannelsFirst()
         corrections = []
         for number, gamma in self._scales.items():
             guidance = self._correction(number)
             clean = pred_cond
             if pred_uncond is not None and guidance.formulation == "unconditional":
                 clean = pred_uncond
-            delta = gamma * self._difference(number, clean, perturbed)
-            predictions = Predictions(clean, pred_cond, pred_uncond, scale)
+            delta = places.unpack(gamma * self._difference(number, clean, perturbed))
+            predictions = Predictions(
+                places.unpack(clean),
+                places.unpack(pred_cond),
+                None if pred_uncond is None else places.unpack(pred_uncond),
+                scale,
+            )
             corrections.append(Correction(delta, as_combinations(guidance.combine), predictions))
         if corrections:
-            prediction = prediction + total(corrections)
+            prediction = prediction + places.pack(total(corrections), pred_cond)
         if self.guidance_rescale > 0:
             prediction = rescale_noise_cfg(prediction, pred_cond, self.guidance_rescale)
         self._end_step()
@@ -275,6 +287,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._scales: dict[int, float] = {}
         self._guided: GuidedDenoiser | None = None
         self._plans: dict[int, Plan] = {}
+        self._places: Places = ChannelsFirst()
         self._memories = {
             number: Memory(cast(Guidance, guidance))
             for number, guidance in enumerate(self.guidances)
@@ -447,6 +460,8 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         call = DenoiserCall(tuple(plans.values()), BatchLayout(), self._position, kind=kind)
         with self._guided.patches(call.plans):
             result = self._guided.run(call, forward, args, kwargs)
+        if any(one.needs_places for plan in plans.values() for one in plan.combinations):
+            self._places = result.places()
         for number, plan in plans.items():
             self._reached[number] |= result.reached[plan]
             self._memories[number].note(functools.partial(result.similarity, plan))

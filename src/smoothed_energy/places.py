@@ -1,0 +1,93 @@
+"""Where in a picture or a video the numbers of a prediction are."""
+
+from __future__ import annotations
+
+__all__ = ["ChannelsFirst", "FramesFirst", "Packed", "Places"]
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Places(ABC):
+    """How a denoiser's predictions are laid out."""
+
+    @abstractmethod
+    def unpack(self, prediction: Tensor) -> Tensor:
+        """A prediction as `(B, C, H, W)` or `(B, C, F, H, W)`."""
+
+    @abstractmethod
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        """What `unpack` makes, as a prediction again.
+
+        Args:
+            unpacked: `(B, C, H, W)` or `(B, C, F, H, W)`.
+            like: A prediction. What `unpack` leaves out of it is zero in the result.
+        """
+
+
+@dataclass(frozen=True)
+class ChannelsFirst(Places):
+    """`(B, C, H, W)` or `(B, C, F, H, W)`, as it is."""
+
+    def unpack(self, prediction: Tensor) -> Tensor:
+        """See `Places.unpack`."""
+        return prediction
+
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        """See `Places.pack`."""
+        return unpacked
+
+
+@dataclass(frozen=True)
+class FramesFirst(Places):
+    """`(B, F, C, H, W)`."""
+
+    def unpack(self, prediction: Tensor) -> Tensor:
+        """See `Places.unpack`."""
+        return prediction.transpose(1, 2)
+
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        """See `Places.pack`."""
+        return unpacked.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Packed(Places):
+    """Tokens `(B, T, C * patch)`: first those of the picture or video, row by row.
+
+    The numbers of a token are those of a patch, `(C, *patch)` in row-major order.
+
+    Args:
+        grid: The grid of the tokens, `(H, W)` or `(F, H, W)`.
+        patch: The size of a patch along the same axes.
+    """
+
+    grid: tuple[int, ...]
+    patch: tuple[int, ...]
+
+    def unpack(self, prediction: Tensor) -> Tensor:
+        """See `Places.unpack`."""
+        axes = len(self.grid)
+        batch, _, width = prediction.shape
+        channels = width // math.prod(self.patch)
+        tokens = prediction[:, : math.prod(self.grid)]
+        apart = tokens.reshape(batch, *self.grid, channels, *self.patch)
+        # From (B, *grid, C, *patch): every axis of the grid before that of its patch.
+        pairs = [axis for i in range(axes) for axis in (1 + i, 2 + axes + i)]
+        sizes = [count * size for count, size in zip(self.grid, self.patch, strict=True)]
+        return apart.permute(0, 1 + axes, *pairs).reshape(batch, channels, *sizes)
+
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        """See `Places.pack`."""
+        axes = len(self.grid)
+        sides = [side for pair in zip(self.grid, self.patch, strict=True) for side in pair]
+        apart = unpacked.reshape(*unpacked.shape[:2], *sides)
+        # Back from (B, C, grid 0, patch 0, grid 1, ...).
+        grid, patch = (range(start, 2 + 2 * axes, 2) for start in (2, 3))
+        tokens = apart.permute(0, *grid, 1, *patch).flatten(1 + axes).flatten(1, axes)
+        rest = like.shape[1] - tokens.shape[1]
+        return torch.nn.functional.pad(tokens, (0, 0, 0, rest)) if rest else tokens

@@ -1,0 +1,84 @@
+"""Guidance that is fused with CFG, compared with its formula where the numbers are."""
+
+import torch
+from brute_force_attention import brute_force
+from brute_force_fusion import fused
+from comparison import run_of
+from tiny_pipelines import MARGIN, TOLERANCE, difference
+
+from smoothed_energy import SmoothedEnergyGuidance
+
+SCALE = 30.0
+
+
+def packing_of(pipe, case):
+    """The place in `(C, *sizes)` of every number of the image's tokens, by the pipeline itself.
+
+    None if predictions are not packed.
+    """
+    name = type(pipe).__name__
+    if name.startswith("Flux"):
+        latents = numbered(1, 4, 12, 8)
+        return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
+    if name == "LatentsOfLayers":
+        latents = numbered(1, 4, 3, 12, 8)
+        by_layer = latents.transpose(1, 2)
+        return pipe._pack_latents(by_layer, 1, 4, 12, 8, 3), latents.shape[1:]
+    if name.startswith("QwenImage"):
+        latents = numbered(1, 4, *(2 * side for side in next(iter(case.images.values())).grid))
+        return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
+    if name.startswith("LTX"):
+        latents = numbered(1, 8, *next(iter(case.images.values())).grid)
+        return pipe._pack_latents(latents), latents.shape[1:]
+    return None
+
+
+def numbered(*shape):
+    return torch.arange(torch.Size(shape).numel()).view(shape)
+
+
+def in_places(function, pipe, case):
+    """A function of two predictions `(B, C, *sizes)`, for two as the pipeline lays them out."""
+    if type(pipe).__name__.startswith("CogVideoX"):
+        return lambda *both: function(*(one.transpose(1, 2) for one in both)).transpose(1, 2)
+    packing = packing_of(pipe, case)
+    if packing is None:
+        return function
+    order, sizes = packing
+
+    def unpacked(tokens):
+        result = torch.empty(len(tokens), order.numel())
+        result[:, order.flatten()] = tokens[:, : order.shape[1]].flatten(1)
+        return result.view(-1, *sizes)
+
+    def packed(*both):
+        result = torch.zeros_like(both[0])
+        inside = function(*map(unpacked, both)).flatten(1)[:, order.flatten()]
+        result[:, : order.shape[1]] = inside.view(len(inside), *order.shape[1:])
+        return result
+
+    return packed
+
+
+def assert_fused_as_by_brute_force(case):
+    """Attached guidance that is fused gives what the formula gives in every place."""
+    pipe = case.pipeline()
+    taken = []
+
+    def fusion(delta, text):
+        found = fused(delta, text)
+        taken.append((found == delta).double().mean())
+        return found - text
+
+    run = run_of(pipe, case, cfg=True, num_inference_steps=1)
+    plain = run()
+    combined_with = in_places(fusion, pipe, case)
+    with brute_force(pipe, case, cfg=True, scale=SCALE, combined_with=combined_with):
+        expected = run()
+    assert 0.01 < min(taken) <= max(taken) < 0.99
+    assert difference(plain, expected) > MARGIN * TOLERANCE
+    guidance = SmoothedEnergyGuidance(
+        blur="gaussian:1,temporal=0", scale=SCALE, layers=list(case.images), combine="fuse"
+    )
+    with guidance.attach(pipe):
+        assert difference(run(), expected) < TOLERANCE
