@@ -20,6 +20,15 @@ def test_the_version_is_that_of_the_package(run):
     assert run("--version") == (0, f"smoothed-energy {__version__}\n", "")
 
 
+def test_the_package_can_be_run():
+    command = [sys.executable, "-m", "smoothed_energy"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout == f"smoothed-energy {__version__}\n"
+    wrong = subprocess.run([*command, "draw"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("error: ")
+
+
 @pytest.mark.parametrize("arguments", [(), ("--help",), ("generate", "-h"), ("layers", "--help")])
 def test_help_is_not_an_error(run, arguments):
     code, out, err = run(*arguments)
