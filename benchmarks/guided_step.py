@@ -6,8 +6,8 @@ A U-Net of SDXL's shape, scaled down so that a CPU can run it (channels 96, 192,
 transformer layers; 64 x 64 latents, random weights; `--sdxl` builds the real one), is called as a
 pipeline calls it. All contestants take turns, so that whatever disturbs one disturbs all. The
 table has medians and least times, and the ratios of each to the unguided run's: on a machine that
-others use, medians say what is met, and least times what the work costs by itself. Bounds are held
-to the latter.
+others use, medians say what is met, and least times what the work costs by itself. Each bound is
+held to both.
 
 A whole run with `steps="begin"` is a third of guided steps and two thirds of unguided ones,
 `(guided + 2 unguided) / 3`, both from the rows of the same table. A step of such a run that is not

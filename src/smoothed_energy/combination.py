@@ -24,12 +24,13 @@ __all__ = [
     "SaliencyFusion",
     "as_combinations",
     "combinations_text",
+    "need_places",
     "total",
 ]
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -37,6 +38,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_positive, check_unit
+from .places import ChannelsFirst, Places
 from .smoothing import GaussianBlur
 
 Extent = Literal["full", "partial"]
@@ -87,6 +89,15 @@ class Predictions:
             return self.conditional
         return self.unconditional + guidance
 
+    def unpacked(self, places: Places) -> Predictions:
+        """The same, laid out by their places."""
+        return Predictions(
+            places.unpack(self.clean),
+            places.unpack(self.conditional),
+            None if self.unconditional is None else places.unpack(self.unconditional),
+            self.cfg_scale,
+        )
+
 
 class Combination(ABC):
     """A change of a correction: an immutable value whose `str` is read by `as_combinations`."""
@@ -105,6 +116,11 @@ class Combination(ABC):
         Returns:
             `(B, C, *)`, dtype of `delta`.
         """
+
+
+def need_places(combinations: Iterable[Combination]) -> bool:
+    """Whether one of them compares places of a prediction."""
+    return any(one.needs_places for one in combinations)
 
 
 @dataclass(frozen=True)
@@ -249,16 +265,36 @@ class Correction:
             delta = combination.apply(delta, self.predictions)
         return delta
 
+    def unpacked(self, places: Places) -> Correction:
+        """The same, laid out by its places."""
+        return Correction(
+            places.unpack(self.delta), self.combinations, self.predictions.unpacked(places)
+        )
 
-def total(corrections: Sequence[Correction]) -> Tensor:
+
+def total(
+    corrections: Sequence[Correction], places: Callable[[], Places] = ChannelsFirst
+) -> Tensor:
     r"""The sum of the corrections of one step, one or more.
 
     Where a fused correction is the more salient, it takes the place of CFG. That can happen only
     once: of several, the sum is fused.
 
+    Args:
+        corrections: All of them.
+        places: How they are laid out; asked only if one of their combinations compares places.
+
     Raises:
         ValueError: If several are fused in different ways, or changed after that.
     """
+    if not need_places(one for correction in corrections for one in correction.combinations):
+        return _combined(corrections)
+    found = places()
+    unpacked = [correction.unpacked(found) for correction in corrections]
+    return found.pack(_combined(unpacked), corrections[0].delta)
+
+
+def _combined(corrections: Sequence[Correction]) -> Tensor:
     fused = [
         correction
         for correction in corrections

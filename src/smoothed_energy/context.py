@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @contextmanager
-def holding(variable: ContextVar[T], value: T) -> Iterator[None]:
+def holding(variable: ContextVar[_T], value: _T) -> Iterator[None]:
     """Within the block `variable` is `value`, in this thread and task alone."""
     token = variable.set(value)
     try:

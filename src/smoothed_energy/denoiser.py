@@ -42,7 +42,7 @@ from .context import holding
 from .families import Arguments, family_of
 from .patching import Router, patched
 from .perturbation import LayerCall, Perturbation
-from .places import ChannelsFirst, Places
+from .places import Places
 from .rows import BatchLayout, Formulation
 from .self_attention import SelfAttentionLayer, unwrap_denoiser
 from .stem import Stem, stem_candidates
@@ -389,15 +389,15 @@ class GuidedDenoiser:
         """The modules that must be patched while `plan` is used."""
         return set(plan.modules) | set(plan.recorded) | self._stem_candidates(plan)
 
-    def places_of(self, plan: Plan) -> dict[str, nn.Module]:
+    def named_modules_of(self, plan: Plan) -> dict[str, nn.Module]:
         """The modules of a plan by their names."""
         wanted = {*plan.modules, *plan.recorded}
         return {name: module for name, module in self.model.named_modules() if module in wanted}
 
-    def has_all(self, places: Mapping[str, nn.Module]) -> bool:
-        """Whether modules are still where they were."""
+    def has_all(self, modules: Mapping[str, nn.Module]) -> bool:
+        """Whether modules still have the names that they had."""
         try:
-            return all(self.model.get_submodule(name) is places[name] for name in places)
+            return all(self.model.get_submodule(name) is modules[name] for name in modules)
         except AttributeError:
             return False
 
@@ -547,22 +547,19 @@ def correct(
         scales: $\gamma$ of each plan.
         differences: $s - \tilde s$ of each plan, `(B / groups, *)`.
         layout: The meaning of the rows.
-        places: How the prediction is laid out; asked only if a combination compares places.
+        places: See `total`.
     """
-    compared = any(one.needs_places for plan in scales for one in plan.combinations)
-    laid_out = places() if compared else ChannelsFirst()
-    clean = prediction[:, :channels]
     delta = total(
         [
             Correction(
-                laid_out.unpack(scale * differences[plan]),
+                scale * differences[plan],
                 plan.combinations,
-                layout.predictions(laid_out.unpack(clean), plan.formulation),
+                layout.predictions(prediction[:, :channels], plan.formulation),
             )
             for plan, scale in scales.items()
-        ]
+        ],
+        places,
     )
-    delta = laid_out.pack(delta, clean)
     if channels < prediction.shape[1]:
         variance = torch.zeros_like(prediction[: len(delta), channels:])
         delta = torch.cat([delta, variance], dim=1)

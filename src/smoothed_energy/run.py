@@ -71,7 +71,7 @@ class Run:
         self.guided = {denoiser: GuidedDenoiser(denoiser) for denoiser in denoisers}
         self._caches: dict[GuidedDenoiser, CacheStates] = {}
         self._plans: dict[tuple[GuidedDenoiser, Attachment], Plan] = {}
-        self._places: dict[tuple[GuidedDenoiser, Attachment], dict[str, nn.Module]] = {}
+        self._modules: dict[tuple[GuidedDenoiser, Attachment], dict[str, nn.Module]] = {}
         self.calls = 0
         self._calls: Counter[Attachment] = Counter()
         self._guided_calls: Counter[Attachment] = Counter()
@@ -196,13 +196,13 @@ class Run:
         if (guided, item) not in self._plans:
             plan = _correction(item).plan(guided.denoiser, replay=item.replay)
             self._plans[guided, item] = caches.apart(plan)
-            self._places[guided, item] = guided.places_of(plan)
+            self._modules[guided, item] = guided.named_modules_of(plan)
         return self._plans[guided, item]
 
     def find_layers_again(self) -> None:
         """Make anew the plans for modules that were replaced since the last call."""
-        for (guided, item), places in self._places.items():
-            if guided not in self._conditional and not guided.has_all(places):
+        for (guided, item), modules in self._modules.items():
+            if guided not in self._conditional and not guided.has_all(modules):
                 self._plans.pop((guided, item), None)
 
     def _caches_of(self, guided: GuidedDenoiser) -> CacheStates:

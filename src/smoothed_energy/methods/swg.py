@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["SlidingWindowGuidance", "windows"]
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from itertools import product
 from typing import ClassVar
 
@@ -109,7 +109,8 @@ class SlidingWindowGuidance(Guidance):
     window: float = 0.625
     count: int = 2
     masked: bool = True
-    scale: float | ScaleSchedule | str = field(default=1.0, kw_only=True)
+    _: KW_ONLY
+    scale: float | ScaleSchedule | str = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ __all__ = ["ShuffleTokens", "TokenPerturbationGuidance"]
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -98,7 +98,8 @@ class TokenPerturbationGuidance(LayerGuidance):
     )
 
     seed: int = 0
-    layers: LayerSelection = field(default="down", kw_only=True)
+    _: KW_ONLY
+    layers: LayerSelection = "down"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from ..attachable import Attachable
 from ..caches import CacheStates
-from ..combination import Correction, Predictions, as_combinations, total
+from ..combination import Correction, Predictions, as_combinations, need_places, total
 from ..denoiser import (
     DenoiserCall,
     GuidedDenoiser,
@@ -233,28 +233,17 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         if pred_uncond is not None:
             base = pred_cond if self.use_original_formulation else pred_uncond
             prediction = base + self.guidance_scale * (pred_cond - pred_uncond)
-        compared = any(
-            one.needs_places
-            for number in self._scales
-            for one in as_combinations(self._correction(number).combine)
-        )
-        places = self._places if compared else ChannelsFirst()
         corrections = []
         for number, gamma in self._scales.items():
             guidance = self._correction(number)
             clean = pred_cond
             if pred_uncond is not None and guidance.formulation == "unconditional":
                 clean = pred_uncond
-            delta = places.unpack(gamma * self._difference(number, clean, perturbed))
-            predictions = Predictions(
-                places.unpack(clean),
-                places.unpack(pred_cond),
-                None if pred_uncond is None else places.unpack(pred_uncond),
-                scale,
-            )
+            delta = gamma * self._difference(number, clean, perturbed)
+            predictions = Predictions(clean, pred_cond, pred_uncond, scale)
             corrections.append(Correction(delta, as_combinations(guidance.combine), predictions))
         if corrections:
-            prediction = prediction + places.pack(total(corrections), pred_cond)
+            prediction = prediction + total(corrections, lambda: self._places)
         if self.guidance_rescale > 0:
             prediction = rescale_noise_cfg(prediction, pred_cond, self.guidance_rescale)
         self._end_step()
@@ -460,7 +449,8 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         call = DenoiserCall(tuple(plans.values()), BatchLayout(), self._position, kind=kind)
         with self._guided.patches(call.plans):
             result = self._guided.run(call, forward, args, kwargs)
-        if any(one.needs_places for plan in plans.values() for one in plan.combinations):
+        if need_places(one for plan in plans.values() for one in plan.combinations):
+            # Steps without a second pass ask for it, too.
             self._places = result.places()
         for number, plan in plans.items():
             self._reached[number] |= result.reached[plan]
