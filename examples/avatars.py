@@ -6,17 +6,18 @@ from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.models import load
 
 pipe = load("avatars")
-prompt = "a personas portrait of someone with a red mohawk and sunglasses"
+prompt = ""  # or "a personas portrait of someone with a red mohawk", and guidance_scale=3.0
 
 
 def draw(name: str) -> None:
     """Draw four seeds with whatever is attached to the pipeline."""
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(4)]
-    images = pipe([prompt] * 4, num_inference_steps=30, guidance_scale=3.0, generator=generators)
+    images = pipe([prompt] * 4, num_inference_steps=30, guidance_scale=1.0, generator=generators)
     for seed, image in enumerate(images.images):
         image.save(f"{name}-{seed}.png")
 
 
 draw("unguided")
-with SmoothedEnergyGuidance(blur="gaussian:10", scale=3.0, layers="mid").attach(pipe):
+# The scale of 3 that suits SDXL is too much for so small a model.
+with SmoothedEnergyGuidance(blur="gaussian:inf", scale=0.7, layers="mid").attach(pipe):
     draw("guided")
