@@ -43,7 +43,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from smoothed_energy import GuidanceWarning, SmoothedEnergyGuidance
-from smoothed_energy.layers import select_layers
+from smoothed_energy.families.layer_selection import select_layers
 
 SIGMA = 10.0
 RUN_STEPS = 30

@@ -8,7 +8,7 @@ from brute_force_fusion import fused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothed_energy.combination import (
+from smoothed_energy.guidance.combine import (
     Correction,
     Predictions,
     Projection,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 
-from smoothed_energy.grid import layer_grid
-from smoothed_energy.layers import (
+from smoothed_energy.families.layer_selection import (
     LayerError,
     normalise_selection,
     select_layers,
     self_attention_layers,
 )
+from smoothed_energy.families.unet_grid import layer_grid
 
 DOCS = Path(__file__).parents[1] / "docs" / "layers.md"
 

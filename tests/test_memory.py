@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from smoothed_energy import SmoothedEnergyGuidance
-from smoothed_energy.memory import Memory
-from smoothed_energy.steps import StepPosition
+from smoothed_energy.engine.history import Memory
+from smoothed_energy.schedule.steps import StepPosition
 
 SHAPE = torch.Size((1, 3))
 

@@ -14,12 +14,12 @@ from smoothed_energy import (
     guidance_from_dict,
     guidance_from_text,
 )
-from smoothed_energy.combination import Projection, Rescale, SaliencyFusion
+from smoothed_energy.guidance.combine import Projection, Rescale, SaliencyFusion
 from smoothed_energy.methods import METHODS, guidance_to_text
 from smoothed_energy.methods.erg import AnnealedTemperature
-from smoothed_energy.scales import CosineScale, LinearScale, ScaleTable
+from smoothed_energy.schedule.scales import CosineScale, LinearScale, ScaleTable
+from smoothed_energy.schedule.steps import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps
 from smoothed_energy.smoothing import BoxBlur, EMASmoothing, GaussianBlur
-from smoothed_energy.steps import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps
 
 #: Values of every setting of every method, by its name: very small and large numbers, texts that
 #: look like something else, and objects of every kind.

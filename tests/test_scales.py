@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothed_energy.scales import (
+from smoothed_energy.schedule.scales import (
     CosineScale,
     LinearScale,
     ScaleTable,
     as_scale,
     scale_at,
 )
-from smoothed_energy.steps import StepPosition
+from smoothed_energy.schedule.steps import StepPosition
 
 numbers = st.floats(-1, 50)
 positions = st.integers(1, 60).flatmap(

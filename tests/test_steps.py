@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smoothed_energy.steps import (
+from smoothed_energy.schedule.steps import (
     Adaptive,
     AllOf,
     AnyOf,

@@ -22,8 +22,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from smoothed_energy.pipelines import step_position
-from smoothed_energy.steps import Steps, as_steps, schedule_position
+from smoothed_energy.integrations.pipeline_facts import step_position
+from smoothed_energy.schedule.steps import Steps, as_steps, schedule_position
 
 compatible = {cls.__name__: cls for cls in (*DDIMScheduler().compatibles, DDPMScheduler)}
 others = (

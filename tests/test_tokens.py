@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoothed_energy import GaussianBlur
-from smoothed_energy.grid import GridError
-from smoothed_energy.perturbation import AttentionCall
+from smoothed_energy.denoisers.image_tokens import ImageTokens, rows_in_order
+from smoothed_energy.families.unet_grid import GridError
+from smoothed_energy.guidance.perturbation import AttentionCall
 from smoothed_energy.smoothing import BoxBlur, Compose, EMASmoothing
-from smoothed_energy.tokens import ImageTokens, rows_in_order
 
 SIZES = st.integers(1, 4)
 GRIDS = st.tuples(SIZES, SIZES, SIZES)

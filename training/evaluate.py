@@ -64,7 +64,7 @@ class Configuration:
         layers: Layers, joined by ``+``.
         steps: When guidance is active.
         inference_steps: DDIM steps.
-        combine: How the correction is combined, in the text form of `smoothed_energy.combination`.
+        combine: How the correction is combined, in the text form of `smoothed_energy.guidance.combine`.
     """
 
     sigma: float | None = None

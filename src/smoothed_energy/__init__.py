@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attachment import Attachment
-    from .guidance import Guidance
-    from .idle import GuidanceWarning
-    from .interval import GuidanceInterval
+    from .engine.step import RunSummary
+    from .engine.summary import GuidanceWarning
+    from .guidance.cfg_rules.interval import GuidanceInterval
+    from .guidance.guidance import Guidance
+    from .integrations.attachment import Attachment
     from .methods import (
         Autoguidance,
         EntropyRectifyingGuidance,
@@ -22,10 +23,9 @@ if TYPE_CHECKING:
         guidance_from_dict,
         guidance_from_text,
     )
-    from .run import RunSummary
-    from .scales import CosineScale, LinearScale, ScaleTable
-    from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
-    from .steps import Adaptive, EveryNth, NoiseLevels, StepPosition, Steps
+    from .schedule.scales import CosineScale, LinearScale, ScaleTable
+    from .schedule.steps import Adaptive, EveryNth, NoiseLevels, StepPosition, Steps
+    from .smoothing.operator import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
 
 __version__ = "0.1.0"
 
@@ -61,11 +61,11 @@ __all__ = [
 ]
 
 _HOME_OF = {
-    "Attachment": "attachment",
-    "GuidanceWarning": "idle",
-    "RunSummary": "run",
+    "Attachment": "integrations.attachment",
+    "GuidanceWarning": "engine.summary",
+    "RunSummary": "engine.step",
     "Guidance": "guidance",
-    "GuidanceInterval": "interval",
+    "GuidanceInterval": "guidance.cfg_rules.interval",
     "EntropyRectifyingGuidance": "methods",
     "PerturbedAttentionGuidance": "methods",
     "SelfAttentionGuidance": "methods",
@@ -76,19 +76,19 @@ _HOME_OF = {
     "TokenPerturbationGuidance": "methods",
     "guidance_from_dict": "methods",
     "guidance_from_text": "methods",
-    "CosineScale": "scales",
-    "LinearScale": "scales",
-    "ScaleTable": "scales",
+    "CosineScale": "schedule",
+    "LinearScale": "schedule",
+    "ScaleTable": "schedule",
     "BoxBlur": "smoothing",
     "Compose": "smoothing",
     "EMASmoothing": "smoothing",
     "GaussianBlur": "smoothing",
     "Smoothing": "smoothing",
-    "Adaptive": "steps",
-    "EveryNth": "steps",
-    "NoiseLevels": "steps",
-    "StepPosition": "steps",
-    "Steps": "steps",
+    "Adaptive": "schedule",
+    "EveryNth": "schedule",
+    "NoiseLevels": "schedule",
+    "StepPosition": "schedule",
+    "Steps": "schedule",
 }
 
 

@@ -11,10 +11,10 @@ import torch
 
 from small_models import unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
-from smoothed_energy.layers import normalise_selection
+from smoothed_energy.families.layer_selection import normalise_selection
 from smoothed_energy.methods import METHODS
+from smoothed_energy.schedule.steps import as_steps
 from smoothed_energy.smoothing import Smoothing
-from smoothed_energy.steps import as_steps
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

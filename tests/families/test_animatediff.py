@@ -32,8 +32,12 @@ from smoothed_energy import (
     TokenPerturbationGuidance,
 )
 from smoothed_energy.families import Arguments, family_of
-from smoothed_energy.grid import GridError
-from smoothed_energy.layers import LayerError, select_layers, self_attention_layers
+from smoothed_energy.families.layer_selection import (
+    LayerError,
+    select_layers,
+    self_attention_layers,
+)
+from smoothed_energy.families.unet_grid import GridError
 from smoothed_energy.methods.seg import BlurQueries
 from smoothed_energy.methods.tpg import ShuffleTokens
 

@@ -7,7 +7,7 @@ from comparison import assert_guided_as_by_brute_force, run_of
 from tiny_auraflow import CASES
 
 from smoothed_energy import SmoothedEnergyGuidance
-from smoothed_energy.layers import select_layers
+from smoothed_energy.families.layer_selection import select_layers
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
 

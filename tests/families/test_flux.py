@@ -11,8 +11,8 @@ from tiny_pipelines import noise
 
 from smoothed_energy import SkipLayerGuidance, SmoothedEnergyGuidance
 from smoothed_energy.families import family_of
-from smoothed_energy.grid import GridError
-from smoothed_energy.layers import LayerError
+from smoothed_energy.families.layer_selection import LayerError
+from smoothed_energy.families.unet_grid import GridError
 
 BOTH = ("hidden_states", "encoder_hidden_states")
 LAYERS = tuple(CASES[0].images)

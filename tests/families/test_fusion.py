@@ -5,7 +5,7 @@ import torch
 from fusion_in_places import assert_fused_as_by_brute_force
 from methods_by_family import cases
 
-from smoothed_energy.places import FramesFirst, Packed
+from smoothed_energy.denoisers.latent_layout import FramesFirst, Packed
 
 # Sana's attention has no softmax that could be smoothed.
 CASES = [case for case in cases() if case.cfg is not None and case.family != "Sana"]

@@ -9,7 +9,7 @@ from tiny_hunyuan_video import CASES, MORE, transformer
 
 from smoothed_energy import SkipLayerGuidance
 from smoothed_energy.families import family_of
-from smoothed_energy.layers import LayerError
+from smoothed_energy.families.layer_selection import LayerError
 
 CASE = CASES[0]
 LAYERS = tuple(CASE.images)

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import smoothed_energy.families.registry as registry
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.families import Family, Transformer, families, family_of, register
-from smoothed_energy.layers import LayerError, select_layers
+from smoothed_energy.families.layer_selection import LayerError, select_layers
 
 
 class Attention(nn.Module):

@@ -11,8 +11,8 @@ from tiny_pipelines import MARGIN, TOLERANCE, difference
 from tiny_wan import CASES, IMAGES, VIDEO_TO_VIDEO, image_to_video, transformer, wan
 
 from smoothed_energy import GaussianBlur, GuidanceInterval, SmoothedEnergyGuidance, Steps
-from smoothed_energy.layers import LayerError
-from smoothed_energy.pipelines import find_denoiser, find_denoisers
+from smoothed_energy.families.layer_selection import LayerError
+from smoothed_energy.integrations.pipeline_facts import find_denoiser, find_denoisers
 
 TEXT_TO_VIDEO, TOKEN_TIMESTEPS, IMAGE_TO_VIDEO = CASES
 

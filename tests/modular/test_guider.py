@@ -26,7 +26,7 @@ from tiny_pipelines import (
 from tiny_sd3 import CASES, sd3
 
 from smoothed_energy import GuidanceInterval, guidance_from_text
-from smoothed_energy.idle import GuidanceWarning
+from smoothed_energy.engine.summary import GuidanceWarning
 from smoothed_energy.modular import SmoothedEnergyGuider
 
 SCALE = 5.0

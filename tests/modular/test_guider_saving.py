@@ -10,7 +10,7 @@ from modular_pipelines import XLBlocks, modular_xl, run_xl
 from tiny_pipelines import difference, quiet
 
 from smoothed_energy import PerturbedAttentionGuidance, SmoothedEnergyGuidance, guidance_from_text
-from smoothed_energy.layers import LayerError
+from smoothed_energy.families.layer_selection import LayerError
 from smoothed_energy.modular import SmoothedEnergyGuider
 
 SEG = SmoothedEnergyGuidance(blur="gaussian:1", scale=2.0, layers="m0", steps="begin+end")

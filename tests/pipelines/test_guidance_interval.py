@@ -22,7 +22,7 @@ from tiny_pipelines import (
 )
 
 from smoothed_energy import GuidanceInterval, GuidanceWarning
-from smoothed_energy.steps import schedule_position
+from smoothed_energy.schedule.steps import schedule_position
 
 
 def rows_seen(model, run):

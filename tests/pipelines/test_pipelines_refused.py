@@ -35,8 +35,8 @@ from tiny_pipelines import (
 )
 
 from smoothed_energy import PerturbedAttentionGuidance, SkipLayerGuidance
-from smoothed_energy.pipelines import batch_layout, refuse_own_guidance
-from smoothed_energy.rows import BatchLayout
+from smoothed_energy.denoisers.cfg_batch import BatchLayout
+from smoothed_energy.integrations.pipeline_facts import batch_layout, refuse_own_guidance
 
 TERM = Term(mid_grids())
 

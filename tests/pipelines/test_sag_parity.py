@@ -43,7 +43,7 @@ from tiny_pipelines import (
 )
 
 from smoothed_energy import SelfAttentionGuidance
-from smoothed_energy.pipelines import prediction_type
+from smoothed_energy.integrations.pipeline_facts import prediction_type
 
 
 def sag_pipeline(scheduler):

@@ -25,7 +25,7 @@ from tiny_pipelines import (
 )
 
 from smoothed_energy import SkipLayerGuidance
-from smoothed_energy.layers import LayerError
+from smoothed_energy.families.layer_selection import LayerError
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from .warning_lines import warnings_as_lines
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..attachable import Attachable
+    from ..guidance.attachable import Attachable
 
 
 def _default(name: str) -> str:
@@ -322,7 +322,7 @@ def _check_guidable(
     Raises:
         ValueError: If it does not fit, or the pipeline has guidance of its own.
     """
-    from ..pipelines import refuse_own_guidance
+    from ..integrations.pipeline_facts import refuse_own_guidance
 
     call = inspect.signature(pipeline.__call__).bind_partial(**arguments)
     call.apply_defaults()

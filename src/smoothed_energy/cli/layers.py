@@ -41,7 +41,7 @@ def command(
     pixels = None if size is None else parse_size(size)
 
     from ..families import family_of
-    from ..layers import select_layers
+    from ..families.layer_selection import select_layers
     from .opening import open_shape
 
     denoiser, factor = open_shape(model)

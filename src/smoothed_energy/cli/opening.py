@@ -7,7 +7,7 @@ __all__ = ["open_pipeline", "open_shape"]
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hub import is_hub_id
+from ..settings.hub import is_hub_id
 from .settings import Settings
 
 if TYPE_CHECKING:

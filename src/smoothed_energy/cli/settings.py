@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..texts import join_settings, split_settings
+from ..settings.text import join_settings, split_settings
 from .stored import check_stored
 
 DEFAULT_MODEL = "avatars"

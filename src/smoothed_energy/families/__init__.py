@@ -2,8 +2,8 @@
 
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
+from .base import Arguments, Family, Setting, Step
 from .cogvideox import CogVideoX
-from .family import Arguments, Family, Setting, Step
 from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..grid import GridError, token_grids
-from ..self_attention import PARTS, LayerError, SelfAttentionLayer
-from ..tokens import ImageTokens
-from .family import Arguments
+from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
+from ..denoisers.image_tokens import ImageTokens
+from .base import Arguments
 from .unet import UNet, in_transformers
+from .unet_grid import GridError, token_grids
 
 _STARTS = ("down_blocks", "mid_block", "up_blocks")
 _MOTION = ".motion_modules."

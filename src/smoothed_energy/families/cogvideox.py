@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..places import FramesFirst, Places
-from ..rows import BatchLayout
-from .family import Arguments, Setting, Step
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.latent_layout import FramesFirst, Places
+from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..grid import GridError
-from ..places import Packed, Places
-from ..rows import BatchLayout
-from .family import Arguments, Setting, Step
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.latent_layout import Packed, Places
+from .base import Arguments, Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
+from .unet_grid import GridError
 
 _BOTH = ("encoder_hidden_states", "hidden_states")
 

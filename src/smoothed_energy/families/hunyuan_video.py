@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..rows import BatchLayout
-from .family import Setting, Step
+from ..denoisers.cfg_batch import BatchLayout
+from .base import Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..grid import GridError
-from ..places import Packed, Places
-from .family import Arguments
+from ..denoisers.latent_layout import Packed, Places
+from .base import Arguments
 from .transformer import Transformer
+from .unet_grid import GridError
 
 
 class LTXVideo(Transformer):

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..grid import GridError
-from ..rows import BatchLayout
-from ..tokens import ImageTokens
-from .family import Arguments, Setting, Step
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.image_tokens import ImageTokens
+from .base import Arguments, Setting, Step
 from .transformer import Transformer
+from .unet_grid import GridError
 
 
 class Lumina2(Transformer):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..places import Packed, Places
-from ..rows import BatchLayout
-from .family import Arguments, Setting, Step
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.latent_layout import Packed, Places
+from .base import Arguments, Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
 

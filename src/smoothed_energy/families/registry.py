@@ -6,8 +6,8 @@ __all__ = ["families", "family_of", "known_parts", "register"]
 
 from torch import nn
 
-from ..self_attention import LayerError, unwrap_denoiser
-from .family import Family
+from ..denoisers.attention_layer import LayerError, unwrap_denoiser
+from .base import Family
 
 _families: dict[str, Family] = {}
 

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..rows import BatchLayout
-from ..self_attention import SelfAttentionLayer
-from .family import Setting, Step
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout
+from .base import Setting, Step
 from .transformer import Transformer
 
 

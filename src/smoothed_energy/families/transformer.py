@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from ..grid import GridError
-from ..self_attention import PARTS, SelfAttentionLayer
-from ..tokens import ImageTokens
-from .family import Arguments, Family
+from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
+from ..denoisers.image_tokens import ImageTokens
+from .base import Arguments, Family
+from .unet_grid import GridError
 
 
 class Transformer(Family):

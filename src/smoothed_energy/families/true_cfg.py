@@ -4,8 +4,8 @@ from __future__ import annotations
 
 __all__ = ["true_cfg"]
 
-from ..rows import BatchLayout
-from .family import Setting
+from ..denoisers.cfg_batch import BatchLayout
+from .base import Setting
 
 
 def true_cfg(setting: Setting, *embeddings: str) -> BatchLayout:

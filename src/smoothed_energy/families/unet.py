@@ -9,11 +9,11 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..grid import layer_grid, token_grid, token_grids
-from ..rows import BatchLayout
-from ..self_attention import PARTS, SelfAttentionLayer
-from ..tokens import ImageTokens
-from .family import Arguments, Family, Setting, Step
+from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.image_tokens import ImageTokens
+from .base import Arguments, Family, Setting, Step
+from .unet_grid import layer_grid, token_grid, token_grids
 
 _PART_OF_NAME = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
 

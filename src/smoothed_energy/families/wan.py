@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..rows import BatchLayout
-from .family import Arguments, Setting, Step
+from ..denoisers.cfg_batch import BatchLayout
+from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
 

@@ -17,11 +17,12 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from ..attachable import About
-from ..denoiser import Plan, SecondPass, prediction_of
-from ..guidance import Guidance
-from ..hub import is_hub_id
-from ..layers import SelfAttentionLayer, unwrap_denoiser
+from ..denoisers.prediction import prediction_of
+from ..families.layer_selection import SelfAttentionLayer, unwrap_denoiser
+from ..guidance.attachable import About
+from ..guidance.guidance import Guidance
+from ..guidance.plan import NegativeContext, Plan
+from ..settings.hub import is_hub_id
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class _Weaker:
 
     denoiser: nn.Module
 
-    def __call__(self, second: SecondPass) -> Tensor:
+    def __call__(self, second: NegativeContext) -> Tensor:
         output = self.denoiser(*second.args, **second.kwargs)
         return prediction_of(output)[:, : second.clean.shape[1]]
 

@@ -17,11 +17,11 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from ..attachable import SECOND_PASS, About
-from ..checks import check_choice, check_positive
-from ..guidance import LayerGuidance
-from ..perturbation import AttentionCall, AttentionPerturbation
-from ..steps import StepPosition
+from ..guidance.attachable import SECOND_PASS, About
+from ..guidance.guidance import LayerGuidance
+from ..guidance.perturbation import AttentionCall, AttentionPerturbation
+from ..schedule.steps import StepPosition
+from ..settings.checks import check_choice, check_positive
 
 Scheme = Literal["linear", "cosine", "exponential"]
 

@@ -16,11 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..attachable import SECOND_PASS, About
-from ..checks import number_or_nan
-from ..guidance import LayerGuidance
-from ..perturbation import AttentionCall, AttentionPerturbation, ValuesOnly
-from ..steps import StepPosition
+from ..guidance.attachable import SECOND_PASS, About
+from ..guidance.guidance import LayerGuidance
+from ..guidance.perturbation import AttentionCall, AttentionPerturbation, ValuesOnly
+from ..schedule.steps import StepPosition
+from ..settings.checks import number_or_nan
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
-from ..attachable import Attachable
-from ..interval import GuidanceInterval
-from ..texts import join_settings, split_settings
+from ..guidance.attachable import Attachable
+from ..guidance.cfg_rules.interval import GuidanceInterval
+from ..settings.text import join_settings, split_settings
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance

@@ -17,20 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..attachable import About
-from ..checks import check_positive
-from ..denoiser import Plan, Preconditioned, PredictionKind, SecondPass
-from ..guidance import Guidance
-from ..layers import (
+from ..denoisers.attention_layer import require_softmax
+from ..denoisers.cfg_batch import Formulation
+from ..denoisers.image_tokens import rows_in_order
+from ..denoisers.prediction import Preconditioned, PredictionKind
+from ..families.layer_selection import (
     LayerSelection,
     SelfAttentionLayer,
     normalise_selection,
     select_layers,
 )
-from ..rows import Formulation
-from ..self_attention import require_softmax
-from ..smoothing import GaussianBlur, Smoothing, as_smoothing
-from ..tokens import rows_in_order
+from ..guidance.attachable import About
+from ..guidance.guidance import Guidance
+from ..guidance.plan import NegativeContext, Plan
+from ..settings.checks import check_positive
+from ..smoothing.operator import GaussianBlur, Smoothing, as_smoothing
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Degraded:
     blur: Smoothing
     threshold: float
 
-    def __call__(self, second: SecondPass) -> Tensor:
+    def __call__(self, second: NegativeContext) -> Tensor:
         signal, noise = _levels(second)
         sample, output = second.sample, second.clean
         if sample.ndim != 4 or output.shape[2:] != sample.shape[2:]:
@@ -71,7 +72,7 @@ class _Degraded:
         return second.of_sample(torch.cat([noisy, conditions], dim=1))[:, : output.shape[1]]
 
 
-def _levels(second: SecondPass) -> tuple[float, float]:
+def _levels(second: NegativeContext) -> tuple[float, float]:
     """The factors of the clean image and of the noise in the denoiser's input."""
     sigma = second.position().sigma
     if sigma is None:

@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
-from ..attachable import SECOND_PASS, About
-from ..checks import check_choice
 from ..families import family_of
-from ..guidance import LayerGuidance
-from ..layers import LayerError, SelfAttentionLayer
-from ..perturbation import LayerCall, Perturbation, enclosing_block
+from ..families.layer_selection import LayerError, SelfAttentionLayer
+from ..guidance.attachable import SECOND_PASS, About
+from ..guidance.guidance import LayerGuidance
+from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block
+from ..settings.checks import check_choice
 
 Skipped = Literal["block", "attention", "feed-forward"]
 

@@ -17,11 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..attachable import About
-from ..checks import check_count, number_or_nan
-from ..denoiser import Plan, SecondPass
-from ..guidance import Guidance
-from ..scales import ScaleSchedule
+from ..guidance.attachable import About
+from ..guidance.guidance import Guidance
+from ..guidance.plan import NegativeContext, Plan
+from ..schedule.scales import ScaleSchedule
+from ..settings.checks import check_count, number_or_nan
 
 
 def windows(length: int, fraction: float, count: int, multiple: int = 1) -> list[slice]:
@@ -48,7 +48,7 @@ class _ThroughWindows:
     count: int
     masked: bool
 
-    def __call__(self, second: SecondPass) -> Tensor:
+    def __call__(self, second: NegativeContext) -> Tensor:
         if second.tied_to_size:
             raise ValueError(
                 f"sliding window guidance can't cut {', '.join(second.tied_to_size)} into windows; "

@@ -17,12 +17,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..attachable import SECOND_PASS, About
-from ..checks import check_count
-from ..guidance import LayerGuidance
-from ..layers import LayerSelection, SelfAttentionLayer
-from ..perturbation import LayerCall, Perturbation, enclosing_block
-from ..tokens import rows_in_order
+from ..denoisers.image_tokens import rows_in_order
+from ..families.layer_selection import LayerSelection, SelfAttentionLayer
+from ..guidance.attachable import SECOND_PASS, About
+from ..guidance.guidance import LayerGuidance
+from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block
+from ..settings.checks import check_count
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..hub import is_hub_id
+from ..settings.hub import is_hub_id
 
 if TYPE_CHECKING:
     import torch

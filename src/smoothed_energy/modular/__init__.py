@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .guider import SmoothedEnergyGuider
+from ..integrations.modular.guider import SmoothedEnergyGuider
 
 __all__ = ["SmoothedEnergyGuider"]
 

@@ -1,0 +1,171 @@
+r"""Which rows of a denoiser's batch are conditional, and how a correction enters them.
+
+A pipeline under classifier-free guidance (CFG) stacks `[u, c]`, calls the denoiser once, and
+computes $u + g\,(c - u)$ from the two halves. A correction $\delta$ is to be added to that sum
+without touching the pipeline:
+
+- added to *both* halves it gives $(u + \delta) + g\,((c + \delta) - (u + \delta))
+  = u + g\,(c - u) + \delta$, whatever $g$ is;
+- if the pipeline also rescales the sum by the statistics of $c$ (`guidance_rescale`, Lin et al.
+  2023), $c$ must stay as it is: $u + \delta / (1 - g)$ gives the same sum.
+
+A pipeline that makes two calls in place of one batch is corrected in the second of them, which is
+the one for $u$, in this second way: it holds whatever the pipeline rescales by $c$.
+
+With three branches, $u + g\,(c - i) + g_i\,(i - u)$ (InstructPix2Pix), both hold again, since the
+factors of $u$ and $i$ add up to $1 - g$.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BatchLayout", "Formulation", "pair_layout", "take_rows"]
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .prediction import Predictions
+
+Formulation = Literal["conditional", "unconditional"]
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Equal, consecutive groups of rows of a denoiser's batch.
+
+    Args:
+        groups: The number of groups: 1 without CFG, 2 for `[u, c]`.
+        conditional: The index of the group with the condition.
+        unconditional: The index of the group without it; that of the only group if there is one.
+        rescale_scale: CFG's `g` if the pipeline rescales by the statistics of the conditional
+            prediction, else None.
+        cfg_scale: CFG's `g` where there is one and it is known, else None.
+        separate: Whether the batch is one branch alone: under CFG the pipeline calls the denoiser
+            first with the condition, then without it. If `cfg_scale` is 1, it does so and does not
+            use the second prediction.
+    """
+
+    groups: int = 1
+    conditional: int = 0
+    unconditional: int = 0
+    rescale_scale: float | None = None
+    cfg_scale: float | None = None
+    separate: bool = False
+
+    @property
+    def has_cfg(self) -> bool:
+        """Whether there are predictions with the condition and without it, and both are used."""
+        return self.groups > 1 or (self.separate and not self.drops_unconditional)
+
+    @property
+    def drops_unconditional(self) -> bool:
+        """Whether there are two calls, the second of which is not used: CFG's scale is 1."""
+        return self.separate and self.cfg_scale == 1
+
+    def rows(self, formulation: Formulation, batch: int) -> slice:
+        """The rows of a batch that the second pass predicts again.
+
+        Raises:
+            ValueError: If the batch is not made of this many equal groups.
+        """
+        if batch % self.groups:
+            raise ValueError(
+                f"a batch of {batch} rows can't hold {self.groups} equal groups of rows; "
+                "expected the rows of each prompt once for every branch of the pipeline's own "
+                "guidance"
+            )
+        size = batch // self.groups
+        group = self.conditional if formulation == "conditional" else self.unconditional
+        return slice(group * size, (group + 1) * size)
+
+    def predictions(self, prediction: Tensor, formulation: Formulation) -> Predictions:
+        """The groups of a prediction `(B, *)` by their meaning."""
+        batch = len(prediction)
+        conditional = prediction[self.rows("conditional", batch)]
+        unconditional = prediction[self.rows("unconditional", batch)] if self.groups > 1 else None
+        return Predictions(
+            clean=prediction[self.rows(formulation, batch)],
+            conditional=conditional,
+            unconditional=unconditional,
+            # Three branches have two scales, and their sum is not u + g (c - u).
+            cfg_scale=self.cfg_scale if self.groups == 2 else None,
+        )
+
+    def corrected(self, prediction: Tensor, delta: Tensor) -> Tensor:
+        """The prediction that makes the pipeline's own guidance come out `delta` higher.
+
+        Args:
+            prediction: `(B, *)`, all groups.
+            delta: `(B / groups, *)`.
+
+        Returns:
+            `(B, *)`, dtype of `prediction`.
+        """
+        if self.rescale_scale is not None:
+            shift = delta / (1.0 - self.rescale_scale)
+            return torch.cat(
+                [
+                    branch if index == self.conditional else branch + shift
+                    for index, branch in enumerate(prediction.chunk(self.groups))
+                ]
+            )
+        if self.groups > 1:
+            delta = delta.repeat(self.groups, *([1] * (delta.ndim - 1)))
+        return prediction + delta
+
+
+def pair_layout(cfg_scale: float | None) -> BatchLayout:
+    """The layout of `[u, c]` put together from separate calls."""
+    return BatchLayout(
+        2, conditional=1, unconditional=0, rescale_scale=cfg_scale, cfg_scale=cfg_scale
+    )
+
+
+def take_rows(
+    value: Any,
+    rows: slice,
+    batch: int,
+    unbatched: frozenset[str] = frozenset(),
+    folded: frozenset[str] = frozenset(),
+) -> Any:
+    """The rows of everything batched inside nested arguments.
+
+    Args:
+        value: Tensors in any nesting of dicts, lists and tuples, with anything else.
+        rows: The rows to keep.
+        batch: The number of rows: a tensor is batched if its first dimension has this size.
+        unbatched: Keys of the outermost dict whose values stay as they are.
+        folded: Keys of the outermost dict whose tensors may have several rows for each of the
+            batch, one after the other (one for every frame).
+
+    Returns:
+        The same nesting; containers are new, tensors are views.
+    """
+    if isinstance(value, Tensor):
+        everything = rows.start == 0 and rows.stop == batch
+        batched = value.ndim > 0 and value.shape[0] == batch
+        return value[rows] if batched and not everything else value
+    if isinstance(value, dict):
+        return {
+            key: item
+            if key in unbatched
+            else (_take_folded if key in folded else take_rows)(item, rows, batch)
+            for key, item in value.items()
+        }
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(take_rows(item, rows, batch) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(take_rows(item, rows, batch) for item in value)
+    return value
+
+
+def _take_folded(value: Any, rows: slice, batch: int) -> Any:
+    """As `take_rows`, with tensors that have several rows for each of the batch."""
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] % batch == 0:
+        fold = value.shape[0] // batch
+        return value[rows.start * fold : rows.stop * fold]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_take_folded(item, rows, batch) for item in value)
+    return value

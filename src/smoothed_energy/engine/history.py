@@ -1,0 +1,92 @@
+"""What a guidance remembers from one step of a run to the next."""
+
+from __future__ import annotations
+
+__all__ = ["Memory"]
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..schedule.steps import StepPosition
+
+if TYPE_CHECKING:
+    from ..guidance.guidance import Guidance
+
+
+class Memory:
+    r"""The last correction of a guidance, and how alike its predictions became.
+
+    Args:
+        guidance: The guidance.
+    """
+
+    def __init__(self, guidance: Guidance) -> None:
+        self.guidance = guidance
+        self.forget()
+
+    def forget(self) -> None:
+        """Be as before the first step: other images begin."""
+        self._difference: Tensor | None = None
+        self._made_from: Hashable = None
+        self._uses = 0
+        self._similarity: float | None = None
+
+    def scale(self, position: Callable[[], StepPosition]) -> float:
+        r"""$\gamma$ of a step; 0 if it is not guided.
+
+        Args:
+            position: Where the step is in its schedule, asked only if it matters.
+        """
+        guidance = self.guidance
+        if guidance.is_off:
+            return 0.0
+        # Guidance that is alike at all steps works with schedules that can't tell where they are.
+        # (Its scale is a number; asking again tells the type checker.)
+        if guidance.is_uniform and isinstance(guidance.scale, float):
+            return guidance.scale
+        here = position()
+        if self._similarity is not None:
+            here = replace(here, similarity=self._similarity)
+        return guidance.scale_at(here)
+
+    def holds(self, made_from: Hashable = None) -> bool:
+        """Whether the last difference of predictions is to be used again.
+
+        Args:
+            made_from: What a difference would be made from now. A callback may have changed the
+                batch, or turned CFG off.
+        """
+        return (
+            self._difference is not None
+            and self._uses < self.guidance.every
+            and self._made_from == made_from
+        )
+
+    def use(self) -> Tensor:
+        r"""The last difference of predictions, $s - \tilde s$, used once more."""
+        assert self._difference is not None
+        self._uses += 1
+        return self._difference
+
+    def keep(self, difference: Tensor, made_from: Hashable = None) -> None:
+        r"""Remember the difference of predictions of this step, if later ones use it again.
+
+        Args:
+            difference: $s - \tilde s$.
+            made_from: What it was made from, as far as that may change in a run.
+        """
+        if self.guidance.every > 1:
+            self._difference, self._made_from, self._uses = difference, made_from, 1
+
+    def note(self, similarity: Callable[[], float]) -> None:
+        """Remember how alike the predictions of this step were, if it decides about later ones.
+
+        Args:
+            similarity: The cosine of the clean and the perturbed prediction.
+        """
+        if self.guidance.needs_similarity:
+            highest = -1.0 if self._similarity is None else self._similarity
+            self._similarity = max(highest, similarity())

@@ -1,0 +1,192 @@
+r"""What guidance must know of a kind of denoiser, and nothing else knows.
+
+A family answers four questions: which modules are self-attention over image tokens, where in a
+sequence the image's tokens are and what grid they form, which rows of a batch (or which calls) are
+conditional, and what the denoiser is told of time.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Arguments", "Family", "Setting", "Step"]
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+from torch import Tensor, nn
+
+from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout, take_rows
+from ..denoisers.image_tokens import ImageTokens
+from ..denoisers.latent_layout import ChannelsFirst, Places
+from ..schedule.steps import StepPosition
+
+#: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
+#: argument of its call.
+Setting: TypeAlias = Callable[[str, Any], Any]
+#: The position of a step, found when it is asked for.
+Step: TypeAlias = Callable[[], StepPosition]
+
+_Answer = TypeVar("_Answer")
+
+
+class Arguments:
+    """The arguments of one call of a denoiser.
+
+    Args:
+        find: The value of an argument by its name; None if it was not given.
+    """
+
+    def __init__(self, find: Callable[[str], Any]) -> None:
+        self._find = find
+        self._answers: dict[Callable[..., Any], Any] = {}
+
+    def __call__(self, name: str) -> Any:
+        """The value of an argument by its name; None if it was not given."""
+        return self._find(name)
+
+    def once(
+        self, question: Callable[[nn.Module, Arguments], _Answer], denoiser: nn.Module
+    ) -> _Answer:
+        """The answer to a question about this call, worked out once for all layers."""
+        if question not in self._answers:
+            self._answers[question] = question(denoiser, self)
+        answer: _Answer = self._answers[question]
+        return answer
+
+
+class Family(ABC):
+    """A kind of denoiser.
+
+    Attributes:
+        name: Its name, for lists and messages.
+        denoisers: The names of the `diffusers` classes. Names, so that no class must be imported,
+            and a subclass counts too.
+        sample: The name of the argument that holds the noisy latents.
+        parts: The words that select layers, in the order in which they run.
+        unbatched: Arguments without a row for each sample (whatever the size of their first
+            dimension).
+        folded: Arguments with several rows for each sample, one after the other.
+        tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
+            the latents into windows can't be used with them.
+        learned_variance: Whether the second half of a prediction with twice the channels of the
+            latents is a variance, whatever the scheduler makes of it.
+        time_factor: From the denoiser's timestep to the scheduler's.
+        reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
+    """
+
+    name: ClassVar[str]
+    denoisers: ClassVar[tuple[str, ...]]
+    sample: ClassVar[str] = "hidden_states"
+    parts: ClassVar[tuple[str, ...]] = PARTS
+    unbatched: ClassVar[frozenset[str]] = frozenset()
+    folded: ClassVar[frozenset[str]] = frozenset()
+    tied_to_size: ClassVar[tuple[str, ...]] = ()
+    learned_variance: ClassVar[bool] = False
+    time_factor: ClassVar[float] = 1
+    reversed_flow: ClassVar[bool] = False
+
+    @abstractmethod
+    def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:
+        """Its self-attention layers in the order in which they run; there may be none."""
+
+    @abstractmethod
+    def tokens(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> ImageTokens:
+        """Which of the tokens of a layer are the image's.
+
+        Args:
+            denoiser: The denoiser.
+            argument: The arguments of the call of the denoiser.
+            layer: The layer's name.
+            count: How many tokens the layer, or the block around it, has.
+
+        Raises:
+            GridError: If this is not a number of tokens that the layer can have.
+        """
+
+    @abstractmethod
+    def layer_grid(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """The grid of a layer's tokens for latents of a size `(H, W)` or `(F, H, W)`.
+
+        Raises:
+            GridError: If latents of this denoiser can't have this size.
+        """
+
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        r"""The meaning of the rows of a batch in a pipeline of this family.
+
+        By default the pipeline stacks `[u, c]` and computes $u + g\,(c - u)$, rescaled by the
+        statistics of $c$ if its `guidance_rescale` is not 0.
+
+        Args:
+            denoiser: The denoiser that is called.
+            setting: The settings of the running pipeline.
+            step: Where in its schedule the pipeline is, for those that change it on the way.
+        """
+        scale = setting("guidance_scale", 1.0)
+        if not setting("do_classifier_free_guidance", scale is not None and scale > 1.0):
+            return BatchLayout()
+        rescaled = (setting("guidance_rescale", 0.0) or 0.0) > 0.0
+        return BatchLayout(
+            2,
+            conditional=1,
+            unconditional=0,
+            rescale_scale=float(scale) if rescaled else None,
+            cfg_scale=float(scale),
+        )
+
+    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
+        """How the predictions of a call are laid out: by default `(B, C, H, W)`, or with frames.
+
+        Raises:
+            GridError: If that can't be known.
+        """
+        return ChannelsFirst()
+
+    def timestep(
+        self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
+    ) -> Tensor | float:
+        """The scheduler's timestep for the one that the denoiser gets."""
+        return value * self.time_factor
+
+    def take_rows(self, arguments: dict[str, Any], rows: slice, batch: int) -> dict[str, Any]:
+        """Some rows of the named arguments of a call; see `smoothed_energy.rows.take_rows`."""
+        taken: dict[str, Any] = take_rows(arguments, rows, batch, self.unbatched, self.folded)
+        return taken
+
+    def tied(self, argument: Arguments) -> tuple[str, ...]:
+        """Those given arguments of a call that hold for one size of the latents."""
+        return tuple(name for name in self.tied_to_size if argument(name) is not None)
+
+    def multiple(self, denoiser: nn.Module) -> int:
+        """What height and width of latents must be multiples of to come out in the same size."""
+        return 1
+
+    def outputs(
+        self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
+    ) -> tuple[str, ...]:
+        """The names of a module's inputs, in the order in which it returns what became of them.
+
+        Inputs that are not given in a call are not returned.
+
+        Args:
+            denoiser: The denoiser.
+            layer: A layer.
+            module: The layer's attention, the block around it, or a feed-forward network there.
+        """
+        return ("hidden_states",)
+
+    def feed_forward(self, block: nn.Module) -> nn.Module | None:
+        """The feed-forward network of a block for the image's tokens, if there is one."""
+        for name in ("ff", "ffn", "feed_forward", "img_mlp"):
+            found = getattr(block, name, None)
+            if isinstance(found, nn.Module):
+                return found
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {', '.join(self.denoisers)}>"

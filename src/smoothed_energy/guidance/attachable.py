@@ -1,0 +1,159 @@
+"""What can be attached to a pipeline: a value with settings that are written and read back."""
+
+from __future__ import annotations
+
+__all__ = ["SECOND_PASS", "About", "Attachable"]
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+from ..families.layer_selection import SelfAttentionLayer, normalise_selection
+from .combine import combinations_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..integrations.attachment import Attachment
+
+
+@dataclass(frozen=True)
+class About:
+    """What a method's entry in a table says.
+
+    Attributes:
+        title: Its name in full.
+        perturbs: What the prediction that it moves away from lacks.
+        cost: What a guided step costs.
+        source: The paper.
+        caveat: What to know before using it.
+    """
+
+    title: str
+    perturbs: str
+    cost: str
+    source: str
+    caveat: str = ""
+
+
+#: The cost of methods that perturb layers.
+SECOND_PASS = "a second pass from the first chosen layer on"
+
+
+@dataclass(frozen=True)
+class Attachable(ABC):
+    """An immutable, comparable value that acts on a pipeline while it is attached to it."""
+
+    #: Its name in settings and texts.
+    method: ClassVar[str]
+    about: ClassVar[About]
+
+    @abstractmethod
+    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        """The layers of `denoiser` that it changes, in the order in which they run.
+
+        Raises:
+            LayerError: If `denoiser` has no such layers.
+        """
+
+    @property
+    @abstractmethod
+    def is_off(self) -> bool:
+        """Whether it changes nothing, whatever the model."""
+
+    @property
+    def needs_similarity(self) -> bool:
+        """Whether its steps depend on the predictions so far; see `StepPosition.similarity`."""
+        return False
+
+    #: Whether it decides where the pipeline's own guidance acts; else it adds a correction.
+    limits_cfg: ClassVar[bool] = False
+
+    def attach(self, target: Any, *, replay: bool = True) -> Attachment:
+        """Guide a pipeline, or a bare denoiser, until the attachment is detached.
+
+        Args:
+            target: A `diffusers` pipeline, or its denoiser for use in your own loop.
+            replay: Whether the second pass takes over what was computed before the first
+                perturbed layer. False computes it again, for comparison.
+
+        Returns:
+            A context manager that detaches when it closes; or call its `detach()`.
+
+        Raises:
+            TypeError: If `target` is neither.
+            LayerError: If it has no such layers.
+            RuntimeError: If an equal guidance is attached to it already.
+        """
+        from ..integrations.attachment import attach
+
+        return attach(self, target, replay=replay)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values, with the method's name under `"method"`.
+
+        Raises:
+            LayerError: If `layers` is a predicate, which has no text.
+        """
+        settings: dict[str, Any] = {"method": self.method}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "layers":
+                value = normalise_selection(value)
+            elif field.name == "combine":
+                value = combinations_text(value)
+            elif not isinstance(value, (bool, int, float, str, type(None))):
+                value = str(value)  # Blurs, steps, schedules: each reads its own text.
+            settings[field.name] = value
+        return settings
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """The guidance that `to_dict` described.
+
+        Raises:
+            ValueError: If a setting is unknown or of another method.
+        """
+        settings = dict(settings)
+        method = settings.pop("method", cls.method)
+        if method != cls.method:
+            raise ValueError(f"method={method!r} is not {cls.__name__}; expected {cls.method!r}")
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is not a setting of {cls.__name__}; it has {', '.join(known)}"
+                )
+        return cls(**settings)
+
+    def to_json(self) -> str:
+        """The settings as JSON text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The guidance that `to_json` wrote.
+
+        Raises:
+            ValueError: If the text is not a JSON object of this method's settings.
+        """
+        settings = json.loads(text)
+        if not isinstance(settings, dict):
+            raise ValueError(
+                f"the settings of a guidance are a JSON object; got {type(settings).__name__}"
+            )
+        return cls.from_dict(settings)
+
+    def save(self, path: str | Path) -> None:
+        """Write the settings to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read the settings from a JSON file that `save` wrote."""
+        return cls.from_json(Path(path).read_text())

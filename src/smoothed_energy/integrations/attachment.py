@@ -1,0 +1,148 @@
+"""Guidance attached to a pipeline or a denoiser, and taken off again without a trace."""
+
+from __future__ import annotations
+
+__all__ = ["Attachment", "attach"]
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..denoisers.cfg_batch import Formulation
+from ..denoisers.prediction import OutputKind, PredictionType
+from ..engine.step import RunSummary
+from ..engine.summary import warn_if_it_changes_nothing
+from ..schedule.steps import StepPosition
+from .loop_step import LoopStep
+from .own_loop import denoiser_session
+from .pipeline import pipeline_session
+from .pipeline_facts import find_denoisers
+from .session import Session
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..guidance.attachable import Attachable
+
+
+class Attachment:
+    """A guidance attached to a pipeline or a denoiser.
+
+    It is a context manager that detaches when it closes.
+
+    Attributes:
+        guidance: The guidance.
+        last_run: What it did in the last finished run of the pipeline (None before the first), or
+            since it was attached to a bare denoiser.
+        replay: Whether its second passes take over what they can from the first.
+    """
+
+    def __init__(self, guidance: Attachable, session: Session, *, replay: bool) -> None:
+        self.guidance = guidance
+        self.last_run: RunSummary | None = None
+        self._session = session
+        self.replay = replay
+
+    @property
+    def attached(self) -> bool:
+        """Whether the guidance still acts."""
+        return self in self._session.attachments
+
+    def detach(self) -> None:
+        """Take the guidance off; the target is as it was before. Doing it again does nothing."""
+        self._end(warns=True)
+
+    def _end(self, *, warns: bool) -> None:
+        if not self.attached:
+            return
+        self._session.remove(self)
+        if warns:
+            self._session.warn_if_idle(self)
+
+    def step(
+        self,
+        index: int,
+        count: int,
+        *,
+        conditional_rows: int | None = None,
+        sigma: float | None = None,
+        timestep: float | None = None,
+        rescale_scale: float | None = None,
+        cfg_scale: float | None = None,
+        prediction_type: PredictionType | None = None,
+        branch: Formulation | None = None,
+    ) -> None:
+        """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
+
+        Args:
+            index: The number of the denoising step, from 0, where other images begin.
+            count: The number of steps.
+            conditional_rows: How many rows of the batch, the last ones, are conditional. The rest
+                must be as many, or an integer multiple (CFG stacks `[u, c]`), and the correction is
+                added to each group, so that $u + g (c - u)$ gains exactly the correction. None:
+                every row is guided by itself.
+            sigma: The noise level (noise over signal), needed if `steps` selects by it, and by
+                methods that estimate the clean image.
+            timestep: The timestep, needed if the scale depends on it (PAG's `adaptive_scale`).
+            rescale_scale: CFG's $g$ if the loop rescales by the statistics of the conditional
+                rows, which then stay as they are.
+            cfg_scale: CFG's $g$, needed by combinations with CFG's result.
+            prediction_type: What the denoiser predicts, needed by methods that estimate the clean
+                image: `"epsilon"`, `"v_prediction"`, `"sample"` or `"flow"`.
+            branch: For loops that call the denoiser first with the prompt and then without it: say
+                `"conditional"` before the one call and `"unconditional"` before the other, both
+                times with `cfg_scale`. The correction enters the second call, so that
+                $u + g (c - u)$ gains exactly the correction.
+
+        Raises:
+            RuntimeError: If the guidance is detached.
+            TypeError: If this guidance is attached to a pipeline, which knows all of this itself.
+            ValueError: If `index` is not in `[0, count)`, `conditional_rows` is not positive,
+                `rescale_scale` is 1 or given without `conditional_rows`, or `branch` is given
+                without a `cfg_scale` other than 1, or with `conditional_rows`.
+        """
+        if not self.attached:
+            raise RuntimeError("this guidance is detached, so no step of it can follow")
+        self._session.set_step(
+            LoopStep(
+                StepPosition(index, count, sigma, timestep),
+                conditional_rows,
+                rescale_scale,
+                rescale_scale if cfg_scale is None else cfg_scale,
+                OutputKind(prediction_type=prediction_type),
+                branch,
+            )
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end(warns=kind is None)
+
+    def __repr__(self) -> str:
+        state = "attached to" if self.attached else "detached from"
+        return f"<{self.guidance!r} {state} {self._session.target_name}>"
+
+
+def attach(guidance: Attachable, target: Any, *, replay: bool = True) -> Attachment:
+    """Attach a guidance to a pipeline or a denoiser; see `Attachable.attach`."""
+    warn_if_it_changes_nothing(guidance)
+    bare = isinstance(target, nn.Module)
+    for denoiser in (target,) if bare else find_denoisers(target):
+        guidance.select(denoiser)  # layers exist, or it says so now
+    session = denoiser_session(target) if bare else pipeline_session(target)
+    if any(other.guidance == guidance for other in session.attachments):
+        raise RuntimeError(
+            f"{guidance!r} is attached to this {session.target_name} already; "
+            "detach it first, or raise its scale to guide more"
+        )
+    attachment = Attachment(guidance, session, replay=replay)
+    session.add(attachment)
+    return attachment

@@ -1,0 +1,66 @@
+"""What the owner of a loop says of a step."""
+
+from __future__ import annotations
+
+__all__ = ["LoopStep"]
+
+from dataclasses import dataclass
+from typing import get_args
+
+from ..denoisers.cfg_batch import BatchLayout, Formulation
+from ..denoisers.prediction import OutputKind
+from ..schedule.steps import StepPosition
+from ..settings.checks import check_choice, check_count
+
+
+@dataclass(frozen=True)
+class LoopStep:
+    """A step of a loop that calls a denoiser itself; see `Attachment.step`."""
+
+    position: StepPosition
+    conditional_rows: int | None
+    rescale_scale: float | None
+    cfg_scale: float | None
+    kind: OutputKind
+    branch: Formulation | None
+
+    def __post_init__(self) -> None:
+        size, rescale_scale = self.conditional_rows, self.rescale_scale
+        if size is not None:
+            object.__setattr__(self, "conditional_rows", check_count("conditional_rows", size))
+        if rescale_scale is not None and (size is None or rescale_scale == 1):
+            raise ValueError(
+                f"rescale_scale={rescale_scale!r} with conditional_rows={size!r}: expected CFG's "
+                "scale, not 1, and the number of conditional rows; without CFG leave it out"
+            )
+        if self.branch is None:
+            return
+        check_choice("branch", self.branch, get_args(Formulation))
+        if size is not None or self.cfg_scale is None or self.cfg_scale == 1:
+            raise ValueError(
+                f"branch={self.branch!r} with cfg_scale={self.cfg_scale!r} and "
+                f"conditional_rows={size!r}: expected CFG's scale, not 1, and no number of rows, "
+                "since all of them are of one branch; without CFG leave branch out"
+            )
+
+    def layout(self, rows: int) -> BatchLayout:
+        """The meaning of the rows of a batch."""
+        if self.branch is not None:
+            return BatchLayout(separate=True, cfg_scale=self.cfg_scale)
+        size = self.conditional_rows
+        if size is None:
+            return BatchLayout()
+        if rows % size:
+            raise ValueError(
+                f"conditional_rows={size} does not divide the batch of {rows} rows; expected the "
+                "last rows to be conditional, and as many, or a multiple, to be unconditional"
+            )
+        groups = rows // size
+        if groups == 1:
+            return BatchLayout()
+        return BatchLayout(
+            groups,
+            conditional=groups - 1,
+            rescale_scale=self.rescale_scale,
+            cfg_scale=self.cfg_scale,
+        )

@@ -1,0 +1,3 @@
+"""A guider for Modular Diffusers."""
+
+from __future__ import annotations

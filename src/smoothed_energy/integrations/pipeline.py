@@ -1,0 +1,201 @@
+"""Guidance of the runs of one pipeline.
+
+A pipeline that guidance is attached to becomes, until it is detached, an instance of a subclass of
+its own class that differs in `__call__` alone: it marks the beginning and the end of a run. The
+denoiser is patched only while such a run lasts, and only calls that belong to the run are guided,
+so another pipeline that shares the denoiser never notices, in whatever thread it runs. (What a
+step's callback calls does not belong to the run.)
+"""
+
+from __future__ import annotations
+
+__all__ = ["pipeline_session"]
+
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..denoisers.prediction import OutputKind
+from ..engine.step import Run
+from ..engine.summary import GuidanceWarning, warn_if_idle
+from ..intercept.context import holding
+from ..intercept.patching import patched
+from ..schedule.steps import StepPosition
+from .dispatch import denoiser_sessions, pipeline_run, route_denoiser
+from .pipeline_facts import (
+    batch_layout,
+    find_denoisers,
+    has_learned_variance,
+    prediction_type,
+    refuse_own_guidance,
+    step_position,
+)
+from .session import Session
+
+if TYPE_CHECKING:
+    from .attachment import Attachment
+
+
+class _PipelineSession(Session):
+    """Guidance on a pipeline: it acts in the runs of this one pipeline."""
+
+    def __init__(self, pipeline: Any) -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        self.target_name = type(pipeline).__name__
+        self._running = threading.Lock()
+
+    def _open(self) -> None:
+        vars(self.pipeline)[_SESSION] = self
+        object.__setattr__(
+            self.pipeline, "__class__", _marking_runs(_unmarked(type(self.pipeline)))
+        )
+
+    def _close(self) -> None:
+        object.__setattr__(self.pipeline, "__class__", _unmarked(type(self.pipeline)))
+        del vars(self.pipeline)[_SESSION]
+
+    def warn_if_idle(self, attachment: Attachment) -> None:
+        """See `Session.warn_if_idle`; every run of a pipeline has its own end."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copy of the pipeline has no guidance."""
+
+    @contextmanager
+    def run(self, arguments: Mapping[str, Any]) -> Iterator[None]:
+        """One call of the pipeline with these arguments."""
+        refuse_own_guidance(self.pipeline, arguments)
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError(
+                f"this {self.target_name} is generating already; a pipeline's scheduler holds the "
+                "state of one run, so use one pipeline a thread (they may share the denoiser)"
+            )
+        try:
+            denoisers = find_denoisers(self.pipeline)
+            for denoiser in denoisers:
+                if denoiser in denoiser_sessions:
+                    raise RuntimeError(
+                        f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
+                        "its own attached; attach to the pipeline or to the denoiser, not to both"
+                    )
+            run = Run(*denoisers)
+            handler = functools.partial(self._call, run, arguments)
+            with patched(denoisers, route_denoiser), holding(pipeline_run, (denoisers, handler)):
+                yield
+        finally:
+            self._running.release()
+        attachments = tuple(self.attachments)
+        for attachment in attachments:
+            attachment.last_run = run.summary(attachment)
+        if attachments and not run.calls:
+            warnings.warn(
+                f"the {type(denoisers[0]).__name__} was not called, or its forward function was "
+                "replaced, in this run, so the result is unguided",
+                GuidanceWarning,
+                stacklevel=4,
+            )
+        for attachment in attachments:
+            warn_if_idle(attachment.guidance, attachment.last_run)
+
+    def _call(
+        self,
+        run: Run,
+        arguments: Mapping[str, Any],
+        denoiser: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        pipeline = self.pipeline
+
+        @functools.cache
+        def position() -> StepPosition:
+            timestep = run.guided[denoiser].argument("timestep", args, kwargs)
+            return step_position(pipeline, denoiser, timestep)
+
+        return run.call(
+            denoiser,
+            self.attachments,
+            position,
+            lambda rows: batch_layout(pipeline, denoiser, arguments, position),
+            OutputKind(has_learned_variance(pipeline), prediction_type(pipeline, denoiser)),
+            forward,
+            args,
+            kwargs,
+        )
+
+
+# The older one is in the signature of few pipelines, and a keyword argument of many.
+_CALLBACKS = ("callback_on_step_end", "callback")
+_SESSION = "_smoothed_energy_session"
+_ORIGINAL = "_smoothed_energy_original"
+
+
+def _existing_session(pipeline: Any) -> _PipelineSession | None:
+    session = vars(pipeline).get(_SESSION)
+    # A copy of a pipeline carries the attribute, but the attachments are not its own.
+    if isinstance(session, _PipelineSession) and session.pipeline is pipeline:
+        return session
+    return None
+
+
+def pipeline_session(pipeline: Any) -> Session:
+    """The session of a pipeline, new if nothing is attached to it."""
+    return _existing_session(pipeline) or _PipelineSession(pipeline)
+
+
+def _unmarked(cls: type) -> type:
+    """The pipeline's own class, also of a class that `_marking_runs` made (copies have it, too)."""
+    original: type = vars(cls).get(_ORIGINAL, cls)
+    return original
+
+
+def _marking_runs(cls: type) -> type:
+    """A subclass of a pipeline's class, of the same name, whose calls are runs of its session."""
+    original = cls.__call__
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        session = _existing_session(self)
+        if session is None:
+            return original(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        # As they were given, since a wrapper may show a signature that is not quite its own.
+        given = [self, *args]
+        for place, name in enumerate(signature.parameters):
+            if name in _CALLBACKS and place < len(given):
+                given[place] = _outside_of_run(given[place])
+        kwargs |= {name: _outside_of_run(kwargs[name]) for name in _CALLBACKS if name in kwargs}
+        with session.run(bound.arguments):
+            return original(*given, **kwargs)
+
+    # Saving writes the class's name, and other pipelines are built by it.
+    same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(cls.__name__, (cls,), {"__call__": call, _ORIGINAL: cls, **same})
+
+
+def _outside_of_run(callback: Any) -> Any:
+    """A callback, which may generate with the same denoiser, as no part of the run.
+
+    Those of diffusers' classes stay what they are: pipelines look at their class.
+    """
+    # A running pipeline has imported these; this package need not.
+    from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+    if not callable(callback) or isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        return callback
+
+    @functools.wraps(callback)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with holding(pipeline_run, None):
+            return callback(*args, **kwargs)
+
+    return call

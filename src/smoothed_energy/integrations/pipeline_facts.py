@@ -1,0 +1,192 @@
+"""What guidance must know of the pipeline it is attached to."""
+
+from __future__ import annotations
+
+__all__ = [
+    "batch_layout",
+    "find_denoiser",
+    "find_denoisers",
+    "has_learned_variance",
+    "prediction_type",
+    "refuse_own_guidance",
+    "step_position",
+]
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.prediction import Preconditioned, PredictionKind
+from ..families import family_of
+from ..schedule.steps import StepPosition, schedule_position
+
+# Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
+_DENOISERS = (("unet",), ("transformer", "transformer_2"))
+
+
+def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
+    """The denoisers of a `diffusers` pipeline: one, or one for each part of the schedule.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    for names in _DENOISERS:
+        found = (getattr(pipeline, name, None) for name in names)
+        denoisers = tuple(dict.fromkeys(item for item in found if isinstance(item, nn.Module)))
+        if denoisers:
+            return denoisers
+    raise TypeError(
+        f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
+        f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
+    )
+
+
+def find_denoiser(pipeline: Any) -> nn.Module:
+    """The denoiser of a `diffusers` pipeline, the first if it has several.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    return find_denoisers(pipeline)[0]
+
+
+def batch_layout(
+    pipeline: Any,
+    denoiser: nn.Module,
+    arguments: Mapping[str, Any],
+    position: Callable[[], StepPosition],
+) -> BatchLayout:
+    """The rows of the denoiser's batch, as the pipeline uses them at this moment.
+
+    It is asked anew at every step, since callbacks may change the guidance scale in mid-run.
+
+    Args:
+        pipeline: The running pipeline.
+        denoiser: The denoiser that it calls.
+        arguments: The arguments of its `__call__`, for pipelines that don't keep them. A family
+            that needs them as they were given asks for the setting `"arguments"`.
+        position: Where in its schedule it is.
+    """
+
+    def setting(name: str, default: Any) -> Any:
+        if name == "arguments":
+            return arguments
+        value = getattr(pipeline, name, None)
+        return arguments.get(name, default) if value is None else value
+
+    return family_of(denoiser).layout(denoiser, setting, position)
+
+
+def step_position(pipeline: Any, denoiser: nn.Module, timestep: Any) -> StepPosition:
+    """Where in its schedule a pipeline is.
+
+    Args:
+        pipeline: The running pipeline.
+        denoiser: The denoiser that it calls.
+        timestep: What the denoiser is told.
+
+    Raises:
+        ValueError: If that is not in the schedule.
+    """
+    # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
+    current = getattr(pipeline, "_current_timestep", None)
+    if current is None:
+        current = family_of(denoiser).timestep(denoiser, timestep, pipeline.scheduler)
+    return schedule_position(pipeline.scheduler, current)
+
+
+def _is_kind_of(pipeline: Any, part: str) -> bool:
+    """Whether its class, or one that it is derived from, has a name with `part` in it."""
+    return any(part in cls.__name__ for cls in type(pipeline).__mro__)
+
+
+def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
+    """What the denoiser predicts of the noisy latents that come first in its input.
+
+    None if the scheduler does not tell, or this is not what it predicts.
+    """
+    scheduler = pipeline.scheduler
+    config = scheduler.config
+    found = getattr(config, "prediction_type", None)
+    # In Marigold's input the latents follow those of the source picture; the latent upscaler makes
+    # a prediction of its own of the output, which has another channel.
+    if _is_kind_of(pipeline, "Marigold") or _is_kind_of(pipeline, "LatentUpscale"):
+        return None
+    if hasattr(scheduler, "precondition_outputs"):
+        if found not in ("epsilon", "v_prediction"):
+            return None
+        return Preconditioned(float(config.sigma_data), negative=found == "v_prediction")
+    flow_sigmas = getattr(config, "use_flow_sigmas", False)
+    if "FlowMatch" in type(scheduler).__name__ or flow_sigmas:
+        # Other predictions on the noise levels of a flow, and levels that rise, are not known.
+        if (flow_sigmas and found != "flow_prediction") or getattr(config, "invert_sigmas", False):
+            return None
+        return "reversed_flow" if family_of(denoiser).reversed_flow else "flow"
+    for known in ("epsilon", "v_prediction", "sample"):
+        if found == known:
+            return known
+    return None
+
+
+def has_learned_variance(pipeline: Any) -> bool:
+    """Whether the scheduler reads a variance from the second half of a prediction's channels."""
+    variance = getattr(pipeline.scheduler.config, "variance_type", None)
+    return variance in ("learned", "learned_range")
+
+
+# Their batches hold more than predictions with and without the prompt (edits, safety, a source
+# picture), hold them in another order (Paradigms), take them from two calls (GLIGEN with pictures),
+# or have attention between their rows (Text2Video-Zero).
+_OTHER_BATCHES = (
+    "AttendAndExcite",
+    "CycleDiffusion",
+    "DreamLite",
+    "GLIGENTextImage",
+    "LEditsPP",
+    "Panorama",
+    "Paradigms",
+    "SemanticStableDiffusion",
+    "StableDiffusionPipelineSafe",
+    "TextToVideoZero",
+)
+
+
+def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse pipelines whose own guidance takes another kind of batch.
+
+    It is asked before the pipeline runs: PAG and SAG put processors of their own into the denoiser
+    at the start, and leave them there if they are stopped.
+
+    Args:
+        pipeline: The pipeline that is about to run.
+        arguments: The arguments of its `__call__`, defaults included.
+
+    Raises:
+        RuntimeError: If the pipeline runs PAG, SAG or skip-layer guidance by itself, or has batches
+            that are not known.
+    """
+    name = type(pipeline).__name__
+    if (arguments.get("pag_scale") or 0) > 0 and getattr(pipeline, "pag_applied_layers", ()):
+        raise RuntimeError(
+            f"{name} runs perturbed-attention guidance in the same batch; attach to the pipeline "
+            "without PAG, or pass pag_scale=0"
+        )
+    if _is_kind_of(pipeline, "SAG"):
+        raise RuntimeError(
+            f"{name} runs self-attention guidance by itself; attach to the pipeline without SAG"
+        )
+    skipped = arguments.get("skip_guidance_layers")
+    if skipped is not None:
+        layers = ",".join(f"b{number}.*" for number in skipped)
+        raise RuntimeError(
+            f"{name} runs skip-layer guidance by itself with skip_guidance_layers={skipped!r}; "
+            f"leave it out, and attach SkipLayerGuidance(layers={layers!r}) as well, at the scale "
+            "and the steps that it would have had"
+        )
+    if any(_is_kind_of(pipeline, part) for part in _OTHER_BATCHES):
+        raise RuntimeError(
+            f"{name} arranges its batches in a way of its own, so guidance would come out wrong; "
+            "docs/pipelines.md lists the pipelines that work"
+        )

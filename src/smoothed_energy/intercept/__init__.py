@@ -1,0 +1,3 @@
+"""Calls of a denoiser's modules: replaced, observed, recorded and replayed."""
+
+from __future__ import annotations

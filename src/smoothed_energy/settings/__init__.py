@@ -1,0 +1,3 @@
+"""Checks of settings and their forms as text."""
+
+from __future__ import annotations
