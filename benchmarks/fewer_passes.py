@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from smoothed_energy import GuidanceInterval, SmoothedEnergyGuidance
-from smoothed_energy.guidance.attachable import Attachable
+from smoothed_energy import Guidance
 from smoothed_energy.models import load
 
 PROMPT = "a toon portrait of someone with spiky green hair wearing a red t-shirt"
@@ -50,7 +50,7 @@ class Way:
     """
 
     name: str
-    attached: tuple[Attachable, ...]
+    attached: tuple[Guidance, ...]
     prompt: bool = False
 
 

@@ -9,7 +9,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from smoothed_energy.families.layer_selection import self_attention_layers
-from smoothed_energy.families.unet_grid import GridError, layer_grid, token_grid, token_grids
+from smoothed_energy.denoisers.image_tokens import GridError
+from smoothed_energy.families.unet_grid import layer_grid, token_grid, token_grids
 
 
 def conditional(**config):

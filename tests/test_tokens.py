@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from smoothed_energy import GaussianBlur
 from smoothed_energy.denoisers.image_tokens import ImageTokens, rows_in_order
-from smoothed_energy.families.unet_grid import GridError
-from smoothed_energy.guidance.perturbation import AttentionCall
+from smoothed_energy.denoisers.image_tokens import GridError
+from smoothed_energy.guidance import AttentionCall
 from smoothed_energy.smoothing import BoxBlur, Compose, EMASmoothing
 
 SIZES = st.integers(1, 4)

@@ -6,10 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .engine.step import RunSummary
-    from .engine.summary import GuidanceWarning
-    from .guidance.cfg_rules.interval import GuidanceInterval
-    from .guidance.guidance import Guidance
+    from .engine.summary import GuidanceWarning, RunSummary
+    from .guidance import Guidance, GuidanceInterval
     from .integrations.attachment import Attachment
     from .methods import (
         Autoguidance,
@@ -23,9 +21,17 @@ if TYPE_CHECKING:
         guidance_from_dict,
         guidance_from_text,
     )
-    from .schedule.scales import CosineScale, LinearScale, ScaleTable
-    from .schedule.steps import Adaptive, EveryNth, NoiseLevels, StepPosition, Steps
-    from .smoothing.operator import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
+    from .schedule import (
+        Adaptive,
+        CosineScale,
+        EveryNth,
+        LinearScale,
+        NoiseLevels,
+        ScaleTable,
+        StepPosition,
+        Steps,
+    )
+    from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
 
 __version__ = "0.1.0"
 
@@ -65,7 +71,7 @@ _HOME_OF = {
     "GuidanceWarning": "engine.summary",
     "RunSummary": "engine.step",
     "Guidance": "guidance",
-    "GuidanceInterval": "guidance.cfg_rules.interval",
+    "GuidanceInterval": "guidance",
     "EntropyRectifyingGuidance": "methods",
     "PerturbedAttentionGuidance": "methods",
     "SelfAttentionGuidance": "methods",

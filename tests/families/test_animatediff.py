@@ -37,7 +37,7 @@ from smoothed_energy.families.layer_selection import (
     select_layers,
     self_attention_layers,
 )
-from smoothed_energy.families.unet_grid import GridError
+from smoothed_energy.denoisers.image_tokens import GridError
 from smoothed_energy.methods.seg import BlurQueries
 from smoothed_energy.methods.tpg import ShuffleTokens
 

@@ -12,7 +12,7 @@ from tiny_pipelines import noise
 from smoothed_energy import SkipLayerGuidance, SmoothedEnergyGuidance
 from smoothed_energy.families import family_of
 from smoothed_energy.families.layer_selection import LayerError
-from smoothed_energy.families.unet_grid import GridError
+from smoothed_energy.denoisers.image_tokens import GridError
 
 BOTH = ("hidden_states", "encoder_hidden_states")
 LAYERS = tuple(CASES[0].images)

@@ -9,7 +9,7 @@ from tiny_ltx import CASES, GRID, transformer
 
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.families import family_of
-from smoothed_energy.families.unet_grid import GridError
+from smoothed_energy.denoisers.image_tokens import GridError
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
 

@@ -18,7 +18,7 @@ from training.evaluate import (
 from training.samples import CAPTIONS, side_by_side
 from training.sheet import contact_sheet
 
-from smoothed_energy.guidance.combine import combinations_text
+from smoothed_energy.guidance.combine_text import combinations_text
 from training import evaluate
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["PARTS", "LayerError", "SelfAttentionLayer", "require_softmax", "unwrap_denoiser"]
+__all__ = ["PARTS", "LayerError", "SelfAttentionLayer"]
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
 
 #: The parts of every denoiser, in the order in which they run.
 PARTS = ("down", "mid", "up")
-
-#: Methods for which attention may be of any kind.
-WITHOUT_SOFTMAX = "pag, slg, tpg, swg, autoguidance"
 
 
 class LayerError(ValueError):
@@ -61,24 +57,3 @@ class SelfAttentionLayer:
     def dotted(self) -> str:
         """The dotted code, such as ``d2.1``."""
         return f"{self.letter}{self.block}.{self.position}"
-
-
-def require_softmax(layers: Iterable[SelfAttentionLayer]) -> None:
-    """Refuse layers without softmax attention, for methods that change or read it.
-
-    Raises:
-        LayerError: If there is one.
-    """
-    for layer in layers:
-        if not layer.softmax:
-            raise LayerError(
-                f"layers: {layer.name} is linear attention, without softmax(QK^T), which this "
-                f"method needs; expected another layer, or another method: {WITHOUT_SOFTMAX}"
-            )
-
-
-def unwrap_denoiser(denoiser: nn.Module) -> nn.Module:
-    """The module itself, if ``torch.compile`` wrapped it."""
-    while isinstance(inner := getattr(denoiser, "_orig_mod", None), nn.Module):
-        denoiser = inner
-    return denoiser

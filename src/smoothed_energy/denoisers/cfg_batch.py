@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..intercept.rows import Rows
 from .prediction import Predictions
 
 Formulation = Literal["conditional", "unconditional"]
@@ -64,8 +65,8 @@ class BatchLayout:
         """Whether there are two calls, the second of which is not used: CFG's scale is 1."""
         return self.separate and self.cfg_scale == 1
 
-    def rows(self, formulation: Formulation, batch: int) -> slice:
-        """The rows of a batch that the second pass predicts again.
+    def rows(self, formulation: Formulation, batch: int) -> Rows:
+        """The rows of a batch that hold the prediction of a formulation.
 
         Raises:
             ValueError: If the batch is not made of this many equal groups.
@@ -78,15 +79,17 @@ class BatchLayout:
             )
         size = batch // self.groups
         group = self.conditional if formulation == "conditional" else self.unconditional
-        return slice(group * size, (group + 1) * size)
+        return Rows(group * size, (group + 1) * size, batch)
 
     def predictions(self, prediction: Tensor, formulation: Formulation) -> Predictions:
         """The groups of a prediction `(B, *)` by their meaning."""
         batch = len(prediction)
-        conditional = prediction[self.rows("conditional", batch)]
-        unconditional = prediction[self.rows("unconditional", batch)] if self.groups > 1 else None
+        conditional = self.rows("conditional", batch).of(prediction)
+        unconditional = None
+        if self.groups > 1:
+            unconditional = self.rows("unconditional", batch).of(prediction)
         return Predictions(
-            clean=prediction[self.rows(formulation, batch)],
+            clean=self.rows(formulation, batch).of(prediction),
             conditional=conditional,
             unconditional=unconditional,
             # Three branches have two scales, and their sum is not u + g (c - u).
@@ -125,8 +128,7 @@ def pair_layout(cfg_scale: float | None) -> BatchLayout:
 
 def take_rows(
     value: Any,
-    rows: slice,
-    batch: int,
+    rows: Rows,
     unbatched: frozenset[str] = frozenset(),
     folded: frozenset[str] = frozenset(),
 ) -> Any:
@@ -134,8 +136,7 @@ def take_rows(
 
     Args:
         value: Tensors in any nesting of dicts, lists and tuples, with anything else.
-        rows: The rows to keep.
-        batch: The number of rows: a tensor is batched if its first dimension has this size.
+        rows: The rows to keep. A tensor is batched if its first size is that of the batch.
         unbatched: Keys of the outermost dict whose values stay as they are.
         folded: Keys of the outermost dict whose tensors may have several rows for each of the
             batch, one after the other (one for every frame).
@@ -144,28 +145,25 @@ def take_rows(
         The same nesting; containers are new, tensors are views.
     """
     if isinstance(value, Tensor):
-        everything = rows.start == 0 and rows.stop == batch
-        batched = value.ndim > 0 and value.shape[0] == batch
-        return value[rows] if batched and not everything else value
+        return rows.of(value) if value.ndim and value.shape[0] == rows.batch else value
     if isinstance(value, dict):
         return {
             key: item
             if key in unbatched
-            else (_take_folded if key in folded else take_rows)(item, rows, batch)
+            else (_take_folded if key in folded else take_rows)(item, rows)
             for key, item in value.items()
         }
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(take_rows(item, rows, batch) for item in value))
+        return type(value)(*[take_rows(item, rows) for item in value])
     if isinstance(value, (list, tuple)):
-        return type(value)(take_rows(item, rows, batch) for item in value)
+        return type(value)([take_rows(item, rows) for item in value])
     return value
 
 
-def _take_folded(value: Any, rows: slice, batch: int) -> Any:
+def _take_folded(value: Any, rows: Rows) -> Any:
     """As `take_rows`, with tensors that have several rows for each of the batch."""
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] % batch == 0:
-        fold = value.shape[0] // batch
-        return value[rows.start * fold : rows.stop * fold]
+    if isinstance(value, Tensor):
+        return rows.of(value) if rows.fit(value) else value
     if isinstance(value, (list, tuple)):
-        return type(value)(_take_folded(item, rows, batch) for item in value)
+        return type(value)([_take_folded(item, rows) for item in value])
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ImageTokens", "rows_in_order"]
+__all__ = ["GridError", "ImageTokens", "rows_in_order"]
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..families.unet_grid import GridError
+
+
+class GridError(ValueError):
+    """A number of tokens that no level of the denoiser has, or sizes that make no grid."""
 
 
 @dataclass(frozen=True)

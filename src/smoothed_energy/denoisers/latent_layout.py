@@ -1,8 +1,8 @@
-"""Where in a picture or a video the numbers of a prediction are."""
+"""How the latents of a picture or a video lie in a prediction."""
 
 from __future__ import annotations
 
-__all__ = ["ChannelsFirst", "FramesFirst", "Packed", "Places"]
+__all__ = ["ChannelsFirst", "FramesFirst", "Packed", "LatentLayout"]
 
 import math
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Places(ABC):
+class LatentLayout(ABC):
     """How a denoiser's predictions are laid out."""
 
     @abstractmethod
@@ -30,33 +30,33 @@ class Places(ABC):
 
 
 @dataclass(frozen=True)
-class ChannelsFirst(Places):
+class ChannelsFirst(LatentLayout):
     """`(B, C, H, W)` or `(B, C, F, H, W)`, as it is."""
 
     def unpack(self, prediction: Tensor) -> Tensor:
-        """See `Places.unpack`."""
+        """See `LatentLayout.unpack`."""
         return prediction
 
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        """See `Places.pack`."""
+        """See `LatentLayout.pack`."""
         return unpacked
 
 
 @dataclass(frozen=True)
-class FramesFirst(Places):
+class FramesFirst(LatentLayout):
     """`(B, F, C, H, W)`."""
 
     def unpack(self, prediction: Tensor) -> Tensor:
-        """See `Places.unpack`."""
+        """See `LatentLayout.unpack`."""
         return prediction.transpose(1, 2)
 
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        """See `Places.pack`."""
+        """See `LatentLayout.pack`."""
         return unpacked.transpose(1, 2)
 
 
 @dataclass(frozen=True)
-class Packed(Places):
+class Packed(LatentLayout):
     """Tokens `(B, T, C * patch)`: first those of the picture or video, row by row.
 
     The numbers of a token are those of a patch, `(C, *patch)` in row-major order.
@@ -70,7 +70,7 @@ class Packed(Places):
     patch: tuple[int, ...]
 
     def unpack(self, prediction: Tensor) -> Tensor:
-        """See `Places.unpack`."""
+        """See `LatentLayout.unpack`."""
         axes = len(self.grid)
         batch, _, width = prediction.shape
         channels = width // math.prod(self.patch)
@@ -82,7 +82,7 @@ class Packed(Places):
         return apart.permute(0, 1 + axes, *pairs).reshape(batch, channels, *sizes)
 
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        """See `Places.pack`."""
+        """See `LatentLayout.pack`."""
         axes = len(self.grid)
         sides = [side for pair in zip(self.grid, self.patch, strict=True) for side in pair]
         apart = unpacked.reshape(*unpacked.shape[:2], *sides)

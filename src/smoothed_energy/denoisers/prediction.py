@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from .latent_layout import Places
+from .latent_layout import LatentLayout
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow", "reversed_flow"]
 
@@ -102,12 +102,12 @@ class Predictions:
             return self.conditional
         return self.unconditional + guidance
 
-    def unpacked(self, places: Places) -> Predictions:
-        """The same, laid out by their places."""
+    def unpacked(self, layout: LatentLayout) -> Predictions:
+        """The same as pictures or videos."""
         return Predictions(
-            places.unpack(self.clean),
-            places.unpack(self.conditional),
-            None if self.unconditional is None else places.unpack(self.unconditional),
+            layout.unpack(self.clean),
+            layout.unpack(self.conditional),
+            None if self.unconditional is None else layout.unpack(self.unconditional),
             self.cfg_scale,
         )
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 __all__ = ["CacheStates"]
 
-import functools
-import itertools
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..guidance.plan import Negative, NegativeContext, Plan
+from ..guidance.plan import Plan
 
 # Caches that decide by what they see. Others count calls, or keep one state for all of them.
 _KNOWN = ("FBCHeadBlockHook", "FBCBlockHook")
@@ -30,17 +27,26 @@ class CacheStates:
 
     Args:
         denoiser: The denoiser, not compiled.
+
+    Attributes:
+        exist: Whether there are caches.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
         self._denoiser = denoiser
-        self._config = _config(denoiser)
-        self._hooks = {
-            module: hooks for module in denoiser.modules() if (hooks := _caching_hooks(module))
-        }
-        hooks = [hook for found in self._hooks.values() for hook in found]
-        self._names = dict.fromkeys(type(hook).__name__ for hook in hooks)
-        managers = {id(hook.state_manager): hook.state_manager for hook in hooks if _is_known(hook)}
+        self._config = getattr(denoiser, "_cache_config", None)
+        self._cached: set[nn.Module] = set()
+        hooks: list[Any] = []
+        for module in denoiser.modules():
+            registry: Any = getattr(module, "_diffusers_hook", None)
+            for hook in () if registry is None else registry.hooks.values():
+                if hook._is_stateful or type(hook).__name__ in _KNOWN:
+                    hooks.append(hook)
+                    self._cached.add(module)
+        self.exist = bool(hooks)
+        self._names = list(dict.fromkeys([type(hook).__name__ for hook in hooks]))
+        known = [hook for hook in hooks if type(hook).__name__ in _KNOWN]
+        managers = {id(hook.state_manager): hook.state_manager for hook in known}
         self._managers = tuple(managers.values())
         self._states: defaultdict[Hashable, list[dict[str, Any]]] = defaultdict(
             lambda: [{} for _ in self._managers]
@@ -68,56 +74,30 @@ class CacheStates:
         Raises:
             RuntimeError: If they were enabled or disabled since.
         """
-        if _config(self._denoiser) is not self._config:
+        if getattr(self._denoiser, "_cache_config", None) is not self._config:
             raise RuntimeError(
                 f"the cache of this {type(self._denoiser).__name__} was changed while guidance "
                 "acted on it; detach the guidance, and attach it again"
             )
 
-    def apart(self, plan: Plan) -> Plan:
-        """The same plan, its passes with states of their own.
+    def check_plan(self, plan: Plan) -> None:
+        """Check that a plan comes out right beside the caches, with states of its own.
 
         Raises:
-            RuntimeError: If there are caches with which the plan would come out wrong.
+            RuntimeError: If there are caches with which it would not.
         """
-        if not self._hooks:
-            return plan
+        if not self.exist:
+            return
         unknown = [name for name in self._names if name not in _KNOWN]
         if unknown:
             raise RuntimeError(
                 f"the denoiser has a cache ({', '.join(unknown)}) that guidance can't tell its own "
                 "passes from; expected FirstBlockCacheConfig, or a denoiser after disable_cache()"
             )
-        cached = [name for module, name in plan.modules.items() if module in self._hooks]
-        if cached or plan.recorded:
-            names = ", ".join([*cached, *plan.recorded.values()])
+        cached = [name for module, name in plan.edits.items() if module in self._cached]
+        if cached or plan.probed:
+            names = ", ".join([*cached, *plan.probed.values()])
             raise RuntimeError(
                 f"this guidance changes or looks at what a cache may skip ({names}); expected one "
                 "that changes attention only, or a denoiser after disable_cache()"
             )
-        negative = functools.partial(self._negative, plan.negative, object())
-        # A replayed block would be one that the cache never saw.
-        return replace(plan, replay=False, negative=negative)
-
-    def _negative(self, negative: Negative, key: object, second: NegativeContext) -> Tensor:
-        numbers = itertools.count()
-
-        def predict(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-            with self.of((key, next(numbers))):
-                return second.predict(args, kwargs)
-
-        return negative(replace(second, predict=predict))
-
-
-def _config(denoiser: nn.Module) -> Any:
-    return getattr(denoiser, "_cache_config", None)
-
-
-def _caching_hooks(module: nn.Module) -> list[Any]:
-    registry: Any = getattr(module, "_diffusers_hook", None)
-    hooks = [] if registry is None else registry.hooks.values()
-    return [hook for hook in hooks if hook._is_stateful or _is_known(hook)]
-
-
-def _is_known(hook: Any) -> bool:
-    return type(hook).__name__ in _KNOWN

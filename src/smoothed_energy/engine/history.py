@@ -1,36 +1,41 @@
-"""What a guidance remembers from one step of a run to the next."""
+"""What a guidance remembers of the steps of a run that came before."""
 
 from __future__ import annotations
 
-__all__ = ["Memory"]
+__all__ = ["History"]
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
-from ..schedule.steps import StepPosition
-
-if TYPE_CHECKING:
-    from ..guidance.guidance import Guidance
+from ..guidance.negative_guidance import NegativeGuidance
+from ..schedule import StepPosition
 
 
-class Memory:
-    r"""The last correction of a guidance, and how alike its predictions became.
+class History:
+    r"""The last difference of predictions of a guidance, and how alike its predictions became.
 
     Args:
         guidance: The guidance.
+
+    Attributes:
+        made_from: What the last difference was made from.
     """
 
-    def __init__(self, guidance: Guidance) -> None:
+    def __init__(self, guidance: NegativeGuidance) -> None:
         self.guidance = guidance
+        # The guidance does not change, and what it says of itself may take a while.
+        self._is_off = guidance.is_off
+        self._scale = guidance.scale if guidance.is_uniform else None
+        self._needs_similarity = guidance.needs_similarity
         self.forget()
 
     def forget(self) -> None:
         """Be as before the first step: other images begin."""
         self._difference: Tensor | None = None
-        self._made_from: Hashable = None
+        self.made_from: Any = None
         self._uses = 0
         self._similarity: float | None = None
 
@@ -38,19 +43,17 @@ class Memory:
         r"""$\gamma$ of a step; 0 if it is not guided.
 
         Args:
-            position: Where the step is in its schedule, asked only if it matters.
+            position: Where the step is in its schedule, asked only if it matters: guidance that is
+                alike at all steps works with schedules that can't tell where they are.
         """
-        guidance = self.guidance
-        if guidance.is_off:
+        if self._is_off:
             return 0.0
-        # Guidance that is alike at all steps works with schedules that can't tell where they are.
-        # (Its scale is a number; asking again tells the type checker.)
-        if guidance.is_uniform and isinstance(guidance.scale, float):
-            return guidance.scale
+        if isinstance(self._scale, float):
+            return self._scale
         here = position()
         if self._similarity is not None:
             here = replace(here, similarity=self._similarity)
-        return guidance.scale_at(here)
+        return self.guidance.scale_at(here)
 
     def holds(self, made_from: Hashable = None) -> bool:
         """Whether the last difference of predictions is to be used again.
@@ -62,7 +65,7 @@ class Memory:
         return (
             self._difference is not None
             and self._uses < self.guidance.every
-            and self._made_from == made_from
+            and self.made_from == made_from
         )
 
     def use(self) -> Tensor:
@@ -79,7 +82,7 @@ class Memory:
             made_from: What it was made from, as far as that may change in a run.
         """
         if self.guidance.every > 1:
-            self._difference, self._made_from, self._uses = difference, made_from, 1
+            self._difference, self.made_from, self._uses = difference, made_from, 1
 
     def note(self, similarity: Callable[[], float]) -> None:
         """Remember how alike the predictions of this step were, if it decides about later ones.
@@ -87,6 +90,6 @@ class Memory:
         Args:
             similarity: The cosine of the clean and the perturbed prediction.
         """
-        if self.guidance.needs_similarity:
+        if self._needs_similarity:
             highest = -1.0 if self._similarity is None else self._similarity
             self._similarity = max(highest, similarity())

@@ -1,72 +1,92 @@
-"""Warnings of guidance that does nothing."""
+"""What guidance did in a run, and warnings of guidance that did nothing."""
 
 from __future__ import annotations
 
-__all__ = ["GuidanceWarning", "warn_if_idle", "warn_if_it_changes_nothing"]
+__all__ = ["GuidanceWarning", "RunSummary", "warn_if_idle", "warn_if_it_changes_nothing"]
 
-import warnings
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from ..guidance.attachable import Attachable
-    from ..guidance.guidance import Guidance
-    from .step import RunSummary
+from ..guidance.guidance import Guidance
+from ..guidance.negative_guidance import LayerGuidance, NegativeGuidance
+from ..settings.warning_place import warn_caller
 
-# Frames from a warning to whose code it is about: at the end of a run, and where it is attached.
-_FROM_RUN, _FROM_ATTACH = 6, 5
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one attached guidance did in one run.
+
+    Args:
+        calls: How often the denoiser was called while the guidance was attached.
+        guided_calls: How many of these calls had a second pass of this guidance.
+        layers: The names of the layers that were perturbed.
+        reused_calls: How many of these calls used the difference of predictions of an earlier one.
+        calls_without_cfg: In how many of these calls it took classifier-free guidance away.
+    """
+
+    calls: int = 0
+    guided_calls: int = 0
+    layers: frozenset[str] = frozenset()
+    reused_calls: int = 0
+    calls_without_cfg: int = 0
+
+    def __add__(self, other: RunSummary) -> RunSummary:
+        """What was done in both of two denoisers."""
+        return RunSummary(
+            self.calls + other.calls,
+            self.guided_calls + other.guided_calls,
+            self.layers | other.layers,
+            self.reused_calls + other.reused_calls,
+            self.calls_without_cfg + other.calls_without_cfg,
+        )
 
 
 class GuidanceWarning(UserWarning):
     """A run that was to be guided was not, or not as it may have been meant."""
 
 
-def warn_if_it_changes_nothing(guidance: Attachable) -> None:
+def warn_if_it_changes_nothing(guidance: Guidance) -> None:
     """Warn of a perturbation that is none, a blur of one token for instance, unless it is off."""
-    perturbation = getattr(guidance, "perturbation", None)
-    if perturbation is None or not perturbation.is_identity:
-        return
-    if cast("Guidance", guidance).scale != 0:
-        _warn(
+    if (
+        isinstance(guidance, LayerGuidance)
+        and guidance.perturbation.is_identity
+        and guidance.scale != 0
+    ):
+        warn_caller(
             f"{guidance!r} changes nothing, since its perturbation is none; expected other "
             "settings, or scale=0 to turn it off",
-            _FROM_ATTACH,
+            GuidanceWarning,
         )
 
 
-def warn_if_idle(guidance: Attachable, done: RunSummary | None) -> None:
+def warn_if_idle(guidance: Guidance, done: RunSummary | None) -> None:
     """Warn of a run in which a guidance that is not off did nothing.
 
     Args:
         guidance: The guidance.
         done: What it did; None if there was no run.
     """
-    if guidance.is_off or done is None or not done.calls:
+    if done is None or not done.calls or guidance.is_off:
         return
-    if guidance.limits_cfg:
+    if not isinstance(guidance, NegativeGuidance):
         if done.guided_calls < done.calls and not done.calls_without_cfg:
-            _warn(
+            warn_caller(
                 f"there was no classifier-free guidance for {guidance!r} to limit; expected a "
                 "prompt, and CFG's scale above 1",
-                _FROM_RUN,
+                GuidanceWarning,
             )
         return
-    guidance = cast("Guidance", guidance)
     if not done.guided_calls:
         where = f"steps={str(guidance.steps)!r}"
         if not isinstance(guidance.scale, float):
             where += f" with a scale other than 0 (scale={str(guidance.scale)!r})"
-        _warn(
+        warn_caller(
             f"none of the {done.calls} denoising steps of this run was in {where}, so the result "
             "is unguided",
-            _FROM_RUN,
+            GuidanceWarning,
         )
     elif not done.layers and hasattr(guidance, "layers"):
-        _warn(
+        warn_caller(
             f"no layer of layers={guidance.layers!r} was reached in {done.guided_calls} guided "
             "steps, so the result is unguided",
-            _FROM_RUN,
+            GuidanceWarning,
         )
-
-
-def _warn(message: str, depth: int) -> None:
-    warnings.warn(message, GuidanceWarning, stacklevel=depth)

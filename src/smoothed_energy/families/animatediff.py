@@ -12,7 +12,8 @@ from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
 from ..denoisers.image_tokens import ImageTokens
 from .base import Arguments
 from .unet import UNet, in_transformers
-from .unet_grid import GridError, token_grids
+from ..denoisers.image_tokens import GridError
+from .unet_grid import token_grids
 
 _STARTS = ("down_blocks", "mid_block", "up_blocks")
 _MOTION = ".motion_modules."

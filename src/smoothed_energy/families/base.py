@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, take_rows
 from ..denoisers.image_tokens import ImageTokens
-from ..denoisers.latent_layout import ChannelsFirst, Places
-from ..schedule.steps import StepPosition
+from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
+from ..intercept.rows import Rows
+from ..schedule import StepPosition
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
 #: argument of its call.
@@ -139,13 +140,19 @@ class Family(ABC):
             cfg_scale=float(scale),
         )
 
-    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
-        """How the predictions of a call are laid out: by default `(B, C, H, W)`, or with frames.
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        """How the predictions of a call lie: by default `(B, C, H, W)`, or with frames.
 
         Raises:
             GridError: If that can't be known.
         """
         return ChannelsFirst()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # What `latent_layout` was called before, in families of other people.
+        if "places" in vars(cls) and "latent_layout" not in vars(cls):
+            cls.latent_layout = cls.places  # type: ignore[method-assign, attr-defined]
 
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
@@ -153,9 +160,11 @@ class Family(ABC):
         """The scheduler's timestep for the one that the denoiser gets."""
         return value * self.time_factor
 
-    def take_rows(self, arguments: dict[str, Any], rows: slice, batch: int) -> dict[str, Any]:
-        """Some rows of the named arguments of a call; see `smoothed_energy.rows.take_rows`."""
-        taken: dict[str, Any] = take_rows(arguments, rows, batch, self.unbatched, self.folded)
+    def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
+        """Some rows of the named arguments of a call; see `denoisers.cfg_batch.take_rows`."""
+        if rows.is_all:
+            return arguments
+        taken: dict[str, Any] = take_rows(arguments, rows, self.unbatched, self.folded)
         return taken
 
     def tied(self, argument: Arguments) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import FramesFirst, Places
+from ..denoisers.latent_layout import FramesFirst, LatentLayout
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
@@ -35,8 +35,8 @@ class CogVideoX(Transformer):
         sizes = zip((frames, height, width), self.patch(denoiser), strict=True)
         return tuple(size // part for size, part in sizes)
 
-    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
-        """See `Family.places`."""
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        """See `Family.latent_layout`."""
         return FramesFirst()
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import Packed, Places
+from ..denoisers.latent_layout import Packed, LatentLayout
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
-from .unet_grid import GridError
+from ..denoisers.image_tokens import GridError
 
 _BOTH = ("encoder_hidden_states", "hidden_states")
 
@@ -65,8 +65,8 @@ class Flux(Transformer):
             )
         return (count // width, width)
 
-    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
-        """See `Family.places`."""
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        """See `Family.latent_layout`."""
         return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

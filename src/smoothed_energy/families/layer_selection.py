@@ -48,7 +48,6 @@ __all__ = [
     "normalise_selection",
     "select_layers",
     "self_attention_layers",
-    "unwrap_denoiser",
 ]
 
 import re
@@ -58,7 +57,8 @@ from typing import TypeAlias
 
 from torch import nn
 
-from ..denoisers.attention_layer import LayerError, SelfAttentionLayer, unwrap_denoiser
+from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
+from ..intercept.module_call import unwrap
 from .registry import family_of, known_parts
 
 KINDS = (
@@ -85,7 +85,7 @@ def self_attention_layers(denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]
     Raises:
         LayerError: If its family is not known, or it has no self-attention.
     """
-    denoiser = unwrap_denoiser(denoiser)
+    denoiser = unwrap(denoiser)
     layers = tuple(family_of(denoiser).layers(denoiser))
     if not layers:
         raise LayerError(

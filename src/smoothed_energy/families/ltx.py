@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..denoisers.latent_layout import Packed, Places
+from ..denoisers.latent_layout import Packed, LatentLayout
 from .base import Arguments
 from .transformer import Transformer
-from .unet_grid import GridError
+from ..denoisers.image_tokens import GridError
 
 
 class LTXVideo(Transformer):
@@ -44,6 +44,6 @@ class LTXVideo(Transformer):
             )
         return tuple(len(axis) for axis in axes)
 
-    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
-        """See `Family.places`."""
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        """See `Family.latent_layout`."""
         return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))

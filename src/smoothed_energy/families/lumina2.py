@@ -13,7 +13,7 @@ from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
-from .unet_grid import GridError
+from ..denoisers.image_tokens import GridError
 
 
 class Lumina2(Transformer):

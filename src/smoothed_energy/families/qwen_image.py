@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import Packed, Places
+from ..denoisers.latent_layout import Packed, LatentLayout
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
@@ -43,8 +43,8 @@ class QwenImage(Transformer):
             frames *= len(pictures) - 1
         return (frames, *sides) if frames > 1 else tuple(sides)
 
-    def places(self, denoiser: nn.Module, argument: Arguments) -> Places:
-        """See `Family.places`."""
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        """See `Family.latent_layout`."""
         grid = argument.once(self.grid, denoiser)
         patch = self.patch(denoiser)
         return Packed(grid, (*[1] * (len(grid) - len(patch)), *patch))

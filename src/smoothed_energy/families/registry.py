@@ -6,7 +6,8 @@ __all__ = ["families", "family_of", "known_parts", "register"]
 
 from torch import nn
 
-from ..denoisers.attention_layer import LayerError, unwrap_denoiser
+from ..denoisers.attention_layer import LayerError
+from ..intercept.module_call import unwrap
 from .base import Family
 
 _families: dict[str, Family] = {}
@@ -48,7 +49,7 @@ def family_of(denoiser: nn.Module) -> Family:
     Raises:
         LayerError: If none knows it.
     """
-    denoiser = unwrap_denoiser(denoiser)
+    denoiser = unwrap(denoiser)
     # Names of all base classes, not classes: a denoiser of another library should get the same
     # answer whether or not that model was ever imported here.
     for base in type(denoiser).__mro__:

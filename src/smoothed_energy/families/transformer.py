@@ -13,7 +13,7 @@ from torch import nn
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.image_tokens import ImageTokens
 from .base import Arguments, Family
-from .unet_grid import GridError
+from ..denoisers.image_tokens import GridError
 
 
 class Transformer(Family):

@@ -13,7 +13,7 @@ the number of tokens tells the level.
 
 from __future__ import annotations
 
-__all__ = ["GridError", "layer_grid", "token_grid", "token_grids"]
+__all__ = ["layer_grid", "token_grid", "token_grids"]
 
 from collections.abc import Callable, Sequence
 from math import prod
@@ -21,13 +21,11 @@ from typing import TypeAlias, cast
 
 from torch import nn
 
-from ..denoisers.attention_layer import SelfAttentionLayer, unwrap_denoiser
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.image_tokens import GridError
+from ..intercept.module_call import unwrap
 
 Grid: TypeAlias = "tuple[int, int]"
-
-
-class GridError(ValueError):
-    """A number of tokens that no level of the denoiser has, or sizes that make no grid."""
 
 
 def token_grids(denoiser: nn.Module, sample_shape: Sequence[int]) -> tuple[Grid, ...]:
@@ -40,7 +38,7 @@ def token_grids(denoiser: nn.Module, sample_shape: Sequence[int]) -> tuple[Grid,
     Raises:
         GridError: If the denoiser is not a U-Net, or the shape not that of an image.
     """
-    denoiser = unwrap_denoiser(denoiser)
+    denoiser = unwrap(denoiser)
     blocks = getattr(denoiser, "down_blocks", None)
     if not isinstance(blocks, nn.ModuleList):
         raise GridError(
@@ -93,7 +91,7 @@ def layer_grid(denoiser: nn.Module, layer: SelfAttentionLayer, sample_shape: Seq
     grids = token_grids(denoiser, sample_shape)
     if layer.part == "mid":
         return grids[-1]
-    blocks = cast(nn.ModuleList, unwrap_denoiser(denoiser).down_blocks)
+    blocks = cast(nn.ModuleList, unwrap(denoiser).down_blocks)
     # Attention comes before the halving of its block, and block i of the path up works on the
     # same level as the i-th from the end of the path down.
     number = int(layer.name.split(".")[1])
@@ -103,7 +101,7 @@ def layer_grid(denoiser: nn.Module, layer: SelfAttentionLayer, sample_shape: Seq
 
 def _halvings(block: nn.Module) -> list[Callable[[int], int]]:
     """What the downsampling layers of a block, if any, do to a size."""
-    block = unwrap_denoiser(block)
+    block = unwrap(block)
     # Blocks with an image skip have both; there the downsampler works on the skip.
     resnet = getattr(block, "resnet_down", None)
     if isinstance(resnet, nn.Module):

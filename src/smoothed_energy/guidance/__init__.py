@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
-from .guidance import Guidance, LayerGuidance
+from .attention_perturbation import AttentionCall, AttentionPerturbation
+from .cfg_rules.interval import GuidanceInterval
+from .guidance import About, Guidance
+from .negative_guidance import LayerGuidance, NegativeGuidance
+from .perturbation import LayerCall, Perturbation, Probe
+from .plan import NegativeContext, Plan
 
-__all__ = ["Guidance", "LayerGuidance"]
+__all__ = [
+    "About",
+    "AttentionCall",
+    "AttentionPerturbation",
+    "Guidance",
+    "GuidanceInterval",
+    "LayerCall",
+    "LayerGuidance",
+    "NegativeContext",
+    "NegativeGuidance",
+    "Perturbation",
+    "Plan",
+    "Probe",
+]

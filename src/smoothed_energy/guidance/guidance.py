@@ -1,168 +1,168 @@
-r"""What all guidance methods share: where, when, and how the difference is used.
-
-$$s^\star = s + \gamma\,(s - \tilde s)$$
-
-where $s$ is a prediction of the denoiser and $\tilde s$ the same prediction with something in the
-denoiser perturbed. What that is tells the methods apart; each is a module of
-`smoothed_energy.methods`. $\gamma = 0$ is no guidance. Equation 9 of the paper writes
-$\gamma' s - (\gamma' - 1)\,\tilde s$; its released code, and this package, use
-$\gamma = \gamma' - 1$.
-
-References:
-    | Smoothed Energy Guidance: Guiding Diffusion Models with Reduced Energy Curvature of Attention
-    | (Hong, NeurIPS 2024), https://arxiv.org/abs/2408.00760
-"""
+"""What can be attached to a pipeline: a value with settings that are written and read back."""
 
 from __future__ import annotations
 
-__all__ = ["Guidance", "LayerGuidance"]
+__all__ = ["SECOND_PASS", "About", "Guidance"]
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Any, get_args
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from ..denoisers.cfg_batch import Formulation
-from ..families.layer_selection import (
-    LayerSelection,
-    SelfAttentionLayer,
-    normalise_selection,
-    select_layers,
-    unwrap_denoiser,
-)
-from ..schedule.scales import ScaleSchedule, as_scale, scale_at
-from ..schedule.steps import StepPosition, Steps, StepSelection, as_steps
-from ..settings.checks import check_choice, check_count
-from .attachable import Attachable
-from .combine import Combination, as_combinations
-from .perturbation import Perturbation
-from .plan import Plan
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..families.layer_selection import normalise_selection
+from .combine_text import combinations_text
+from .softmax import softmax_free
 
-_ALL_STEPS = Steps()
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..integrations.attach import Attachment
 
 
 @dataclass(frozen=True)
-class Guidance(Attachable):
-    r"""What all methods share: steps, scale, formulation and combination.
+class About:
+    """What a method's entry in a table says.
 
-    Args:
-        scale: $\gamma \ge -1$, the factor of the difference of predictions. 0 is no guidance.
-            Without CFG, -1 samples from the perturbed prediction alone: it shows what the
-            perturbation breaks, which is what guidance moves away from. A schedule, or its text,
-            changes it over the steps; see `smoothed_energy.scales`.
-        steps: The denoising steps that are guided; see `smoothed_energy.steps`.
-        formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
-            does; `"unconditional"` the one without, as equation 10 of the paper does. Without CFG
-            there is one prediction and no difference.
-        combine: How the correction is combined with the prediction; see
-            `smoothed_energy.combination`. By default it is added.
-        every: Of the guided steps, the first and every n-th after it has a second pass; in between
-            the last difference of predictions is used again.
-
-    Raises:
-        ValueError: If a value is outside its set.
+    Attributes:
+        title: Its name in full.
+        perturbs: What the prediction that it moves away from lacks.
+        cost: What a guided step costs.
+        source: The paper.
+        caveat: What to know before using it.
     """
 
-    _: KW_ONLY
-    scale: float | ScaleSchedule | str = 3.0
-    steps: StepSelection | str | Sequence[str] = "all"
-    formulation: Formulation = "conditional"
-    combine: Combination | str | Sequence[Combination | str] = ()
-    every: int = 1
+    title: str
+    perturbs: str
+    cost: str
+    source: str
+    caveat: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", as_scale(self.scale))
-        object.__setattr__(self, "steps", as_steps(self.steps))
-        check_choice("formulation", self.formulation, get_args(Formulation))
-        object.__setattr__(self, "combine", as_combinations(self.combine))
-        object.__setattr__(self, "every", check_count("every", self.every))
 
-    @property
-    def is_off(self) -> bool:
-        """Whether the correction is zero whatever the model."""
-        return self.scale == 0
+#: The cost of methods that perturb layers.
+SECOND_PASS = "a second pass from the first chosen layer on"
 
-    @property
-    def needs_similarity(self) -> bool:
-        """See `Attachable.needs_similarity`."""
-        return as_steps(self.steps).needs_similarity
 
-    @property
-    def is_uniform(self) -> bool:
-        """Whether all steps are guided alike, so that the position of a step does not matter."""
-        return self.steps == _ALL_STEPS and isinstance(self.scale, float) and self.every == 1
+@dataclass(frozen=True)
+class Guidance(ABC):
+    """An immutable, comparable value that acts on a pipeline while it is attached to it."""
 
-    def scale_at(self, position: StepPosition) -> float:
-        """The scale of the step at `position`: 0 where it is not guided."""
-        if self.is_off or not as_steps(self.steps).active(position):
-            return 0.0
-        return scale_at(as_scale(self.scale), position)
+    #: Its name in settings and texts.
+    method: ClassVar[str]
+    about: ClassVar[About]
+    #: Whether it decides where the pipeline's own guidance acts; else it adds a correction.
+    limits_cfg: ClassVar[bool] = False
+    #: Whether the layers that it uses must compute softmax(QK^T)V.
+    needs_softmax: ClassVar[bool] = True
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "method" in vars(cls) and not cls.needs_softmax and not cls.limits_cfg:
+            softmax_free.append(cls.method)
+
+    @abstractmethod
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """The layers of `denoiser` that the method uses, in the order in which they run.
+        """The layers of `denoiser` that it uses, in the order in which they run.
 
         Raises:
             LayerError: If `denoiser` has no such layers.
         """
-        return ()
 
+    @property
     @abstractmethod
-    def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        """What this guidance does to `denoiser`.
+    def is_off(self) -> bool:
+        """Whether it changes nothing, whatever the model."""
+
+    @property
+    def needs_similarity(self) -> bool:
+        """Whether its steps depend on the predictions so far; see `StepPosition.similarity`."""
+        return False
+
+    def attach(self, target: Any, *, replay: bool = True) -> Attachment:
+        """Guide a pipeline, or a bare denoiser, until the attachment is detached.
 
         Args:
-            denoiser: The denoiser, compiled or not.
-            replay: Whether the second pass takes over what was computed before the first
-                perturbed layer, where it can.
+            target: A `diffusers` pipeline, or its denoiser for use in your own loop.
+            replay: Whether the perturbed pass takes over what was computed before the first
+                perturbed layer. False computes it again, for comparison.
+
+        Returns:
+            A context manager that detaches when it closes; or call its `detach()`.
+
+        Raises:
+            TypeError: If `target` is neither.
+            LayerError: If it has no such layers.
+            RuntimeError: If an equal guidance is attached to it already.
         """
+        # The one import from above: integrations know guidance, and users know this method.
+        from ..integrations.attach import attach  # noqa: PLC0415
 
-    def _plan(self, **parts: Any) -> Plan:
-        """A plan with what all methods share, and the method's own parts."""
-        return Plan(
-            formulation=self.formulation, combinations=as_combinations(self.combine), **parts
-        )
+        return attach(self, target, replay=replay)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON values, with the method's name under `"method"`.
 
-@dataclass(frozen=True)
-class LayerGuidance(Guidance):
-    r"""Guidance whose second pass changes what some layers compute.
+        Raises:
+            LayerError: If `layers` is a predicate, which has no text.
+        """
+        settings: dict[str, Any] = {"method": self.method}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "layers":
+                value = normalise_selection(value)
+            elif field.name == "combine":
+                value = combinations_text(value)
+            elif not isinstance(value, (bool, int, float, str, type(None))):
+                value = str(value)  # Blurs, steps, schedules: each reads its own text.
+            settings[field.name] = value
+        return settings
 
-    Args:
-        layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
-    """
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """The guidance that `to_dict` described.
 
-    _: KW_ONLY
-    layers: LayerSelection = "mid"
+        Raises:
+            ValueError: If a setting is unknown or of another method.
+        """
+        settings = dict(settings)
+        method = settings.pop("method", cls.method)
+        if method != cls.method:
+            raise ValueError(f"method={method!r} is not {cls.__name__}; expected {cls.method!r}")
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is not a setting of {cls.__name__}; it has {', '.join(known)}"
+                )
+        return cls(**settings)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not callable(self.layers):
-            object.__setattr__(self, "layers", normalise_selection(self.layers))
+    def to_json(self) -> str:
+        """The settings as JSON text."""
+        return json.dumps(self.to_dict(), allow_nan=False)
 
-    @property
-    @abstractmethod
-    def perturbation(self) -> Perturbation:
-        """What the second pass changes inside the chosen layers."""
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The guidance that `to_json` wrote.
 
-    @property
-    def is_off(self) -> bool:
-        """See `Attachable.is_off`."""
-        return super().is_off or self.perturbation.is_identity
+        Raises:
+            ValueError: If the text is not a JSON object of this method's settings.
+        """
+        settings = json.loads(text)
+        if not isinstance(settings, dict):
+            raise ValueError(
+                f"the settings of a guidance are a JSON object; got {type(settings).__name__}"
+            )
+        return cls.from_dict(settings)
 
-    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """See `Guidance.select`."""
-        layers = select_layers(denoiser, self.layers)
-        # It can perturb these, and the modules exist, or it says so.
-        self.perturbation.on(layers).modules(unwrap_denoiser(denoiser), layers)
-        return layers
+    def save(self, path: str | Path) -> None:
+        """Write the settings to a JSON file."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
-    def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        """See `Guidance.plan`."""
-        layers = self.select(denoiser)
-        return self._plan(
-            perturbation=self.perturbation.on(layers),
-            modules=self.perturbation.modules(unwrap_denoiser(denoiser), layers),
-            replay=replay,
-        )
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read the settings from a JSON file that `save` wrote."""
+        return cls.from_json(Path(path).read_text())

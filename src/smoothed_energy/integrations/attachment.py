@@ -2,28 +2,74 @@
 
 from __future__ import annotations
 
-__all__ = ["Attachment", "attach"]
+__all__ = ["Attachment", "Session"]
 
+from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ..denoisers.cfg_batch import Formulation
 from ..denoisers.prediction import OutputKind, PredictionType
-from ..engine.step import RunSummary
-from ..engine.summary import warn_if_it_changes_nothing
-from ..schedule.steps import StepPosition
+from ..engine.participant import Participant
+from ..engine.summary import RunSummary
+from ..guidance.guidance import Guidance
+from ..schedule import StepPosition
 from .loop_step import LoopStep
-from .own_loop import denoiser_session
-from .pipeline import pipeline_session
-from .pipeline_facts import find_denoisers
-from .session import Session
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..guidance.attachable import Attachable
+
+class Session(ABC):
+    """The attachments of one target.
+
+    Attributes:
+        target_name: The name of the target's class, for messages.
+        attachments: Those that act, in the order in which they were attached.
+        participants: Their guidances, as the engine knows them.
+    """
+
+    target_name: str
+
+    def __init__(self) -> None:
+        self.attachments: list[Attachment] = []
+        self.participants: tuple[Participant, ...] = ()
+
+    def add(self, attachment: Attachment) -> None:
+        """Let `attachment` act."""
+        if not self.attachments:
+            self._open()
+        self.attachments.append(attachment)
+        self._list_participants()
+
+    def remove(self, attachment: Attachment) -> None:
+        """End what `attachment` does."""
+        self.attachments.remove(attachment)
+        self._list_participants()
+        if not self.attachments:
+            self._close()
+
+    def _list_participants(self) -> None:
+        self.participants = tuple([attachment.participant for attachment in self.attachments])
+
+    @abstractmethod
+    def warn_if_idle(self, attachment: Attachment) -> None:
+        """Warn if a run that only detaching ends was not guided."""
+
+    def set_step(self, step: LoopStep) -> None:
+        """Take what the owner of a loop says of its next calls; see `Attachment.step`."""
+        raise TypeError(
+            "step() is for guidance on a bare denoiser; "
+            f"a {self.target_name} knows its steps and rows itself"
+        )
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Put in place what the first attachment needs."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Take away what `_open` put in place."""
 
 
 class Attachment:
@@ -32,17 +78,25 @@ class Attachment:
     It is a context manager that detaches when it closes.
 
     Attributes:
-        guidance: The guidance.
+        participant: The guidance as the engine knows it.
         last_run: What it did in the last finished run of the pipeline (None before the first), or
             since it was attached to a bare denoiser.
-        replay: Whether its second passes take over what they can from the first.
     """
 
-    def __init__(self, guidance: Attachable, session: Session, *, replay: bool) -> None:
-        self.guidance = guidance
+    def __init__(self, guidance: Guidance, session: Session, *, replay: bool) -> None:
+        self.participant = Participant(guidance, replay)
         self.last_run: RunSummary | None = None
         self._session = session
-        self.replay = replay
+
+    @property
+    def guidance(self) -> Guidance:
+        """The guidance."""
+        return self.participant.guidance
+
+    @property
+    def replay(self) -> bool:
+        """Whether its perturbed passes take over what they can from the clean one."""
+        return self.participant.replay
 
     @property
     def attached(self) -> bool:
@@ -129,20 +183,3 @@ class Attachment:
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
         return f"<{self.guidance!r} {state} {self._session.target_name}>"
-
-
-def attach(guidance: Attachable, target: Any, *, replay: bool = True) -> Attachment:
-    """Attach a guidance to a pipeline or a denoiser; see `Attachable.attach`."""
-    warn_if_it_changes_nothing(guidance)
-    bare = isinstance(target, nn.Module)
-    for denoiser in (target,) if bare else find_denoisers(target):
-        guidance.select(denoiser)  # layers exist, or it says so now
-    session = denoiser_session(target) if bare else pipeline_session(target)
-    if any(other.guidance == guidance for other in session.attachments):
-        raise RuntimeError(
-            f"{guidance!r} is attached to this {session.target_name} already; "
-            "detach it first, or raise its scale to guide more"
-        )
-    attachment = Attachment(guidance, session, replay=replay)
-    session.add(attachment)
-    return attachment

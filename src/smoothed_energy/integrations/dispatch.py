@@ -1,40 +1,40 @@
-"""Whose a call of a patched denoiser is: a run's in this thread, a session's, or nobody's."""
+"""Routes a call of a patched denoiser to the run or session that owns it."""
 
 from __future__ import annotations
 
-__all__ = ["denoiser_sessions", "pipeline_run", "route_denoiser"]
+__all__ = ["DENOISER", "has_own_guidance", "route_to_run"]
 
-from collections.abc import Callable
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from collections.abc import Collection
+from typing import Any
 
 from torch import nn
 
-from ..intercept.patching import Router
+from ..intercept.module_call import ModuleCall
+from ..intercept.patching import Router, Routers
 
-if TYPE_CHECKING:
-    from .own_loop import DenoiserSession
-
-# The run or session that a call of a patched denoiser belongs to: that of the pipeline that is
-# running in this thread, or that of the denoiser itself.
-pipeline_run: ContextVar[tuple[tuple[nn.Module, ...], Router] | None] = ContextVar(
-    "smoothed_energy_pipeline_run", default=None
-)
-denoiser_sessions: WeakKeyDictionary[nn.Module, DenoiserSession] = WeakKeyDictionary()
+#: Who decides about the calls of a denoiser: the pipeline that runs in this thread, or the session
+#: of the denoiser itself, whose router is `DENOISER.own[denoiser]`.
+DENOISER = Routers("smoothed_energy_denoiser")
 
 
-def route_denoiser(
-    module: nn.Module,
-    forward: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """One call of a patched denoiser, by whomever it belongs to; see `patching.Router`."""
-    current = pipeline_run.get()
-    if current is not None and module in current[0]:
-        return current[1](module, forward, args, kwargs)
-    session = denoiser_sessions.get(module)
-    if session is not None:
-        return session.call(forward, args, kwargs)
-    return forward(*args, **kwargs)
+def has_own_guidance(denoiser: nn.Module) -> bool:
+    """Whether guidance is attached to the denoiser itself."""
+    return denoiser in DENOISER.own
+
+
+def route_to_run(denoisers: Collection[nn.Module], router: Router) -> Router:
+    """A router for a thread in which a run calls some denoisers.
+
+    Args:
+        denoisers: The denoisers of the run. Calls of others belong to their own sessions, if they
+            have any.
+        router: Decides about the calls of the run.
+    """
+
+    def route(call: ModuleCall) -> Any:
+        if call.module in denoisers:
+            return router(call)
+        own = DENOISER.own.get(call.module)
+        return call() if own is None else own(call)
+
+    return route

@@ -1,4 +1,4 @@
-"""What the owner of a loop says of a step."""
+"""A step as the owner of a loop describes it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,32 @@ __all__ = ["LoopStep"]
 from dataclasses import dataclass
 from typing import get_args
 
+from typing_extensions import override
+
 from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.prediction import OutputKind
-from ..schedule.steps import StepPosition
+from ..engine.context import StepContext
+from ..schedule import StepPosition
 from ..settings.checks import check_choice, check_count
 
 
 @dataclass(frozen=True)
-class LoopStep:
-    """A step of a loop that calls a denoiser itself; see `Attachment.step`."""
+class LoopStep(StepContext):
+    """A step of a loop that calls a denoiser itself; see `Attachment.step`.
 
-    position: StepPosition
+    Args:
+        at: Where the step is in its schedule.
+        conditional_rows: How many rows, the last ones, are conditional; None: all, each by itself.
+        rescale_scale: CFG's scale if the loop rescales by the conditional rows, else None.
+        cfg_scale: CFG's scale, None if it is not told.
+        kind: What the denoiser predicts.
+        branch: Which of two calls the next one is; None if there is one call for all rows.
+
+    Raises:
+        ValueError: If these contradict each other.
+    """
+
+    at: StepPosition
     conditional_rows: int | None
     rescale_scale: float | None
     cfg_scale: float | None
@@ -43,8 +58,16 @@ class LoopStep:
                 "since all of them are of one branch; without CFG leave branch out"
             )
 
+    @override
+    def position(self) -> StepPosition:
+        return self.at
+
+    @override
+    def output_kind(self) -> OutputKind:
+        return self.kind
+
+    @override
     def layout(self, rows: int) -> BatchLayout:
-        """The meaning of the rows of a batch."""
         if self.branch is not None:
             return BatchLayout(separate=True, cfg_scale=self.cfg_scale)
         size = self.conditional_rows

@@ -14,20 +14,23 @@ __all__ = ["pipeline_session"]
 import functools
 import inspect
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import nn
+from typing_extensions import override
 
+from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import OutputKind
-from ..engine.step import Run
+from ..engine.context import StepContext
+from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
-from ..intercept.context import holding
-from ..intercept.patching import patched
-from ..schedule.steps import StepPosition
-from .dispatch import denoiser_sessions, pipeline_run, route_denoiser
+from ..intercept.module_call import ModuleCall
+from ..intercept.patching import holding, patched
+from ..schedule import StepPosition
+from ..settings.warning_place import warn_caller
+from .attachment import Attachment, Session
+from .dispatch import DENOISER, has_own_guidance, route_to_run
 from .pipeline_facts import (
     batch_layout,
     find_denoisers,
@@ -36,10 +39,37 @@ from .pipeline_facts import (
     refuse_own_guidance,
     step_position,
 )
-from .session import Session
 
-if TYPE_CHECKING:
-    from .attachment import Attachment
+
+class _PipelineStep(StepContext):
+    """The step in which a running pipeline calls its denoiser.
+
+    Args:
+        pipeline: The pipeline.
+        arguments: The arguments of its `__call__`.
+        call: The call of the denoiser.
+    """
+
+    def __init__(self, pipeline: Any, arguments: Mapping[str, Any], call: ModuleCall) -> None:
+        self.pipeline, self.arguments, self.call = pipeline, arguments, call
+        self._position: StepPosition | None = None
+
+    @override
+    def position(self) -> StepPosition:
+        if self._position is None:
+            timestep = self.call.argument("timestep")
+            self._position = step_position(self.pipeline, self.call.module, timestep)
+        return self._position
+
+    @override
+    def layout(self, rows: int) -> BatchLayout:
+        return batch_layout(self.pipeline, self.call.module, self.arguments, self.position)
+
+    @override
+    def output_kind(self) -> OutputKind:
+        return OutputKind(
+            has_learned_variance(self.pipeline), prediction_type(self.pipeline, self.call.module)
+        )
 
 
 class _PipelineSession(Session):
@@ -51,18 +81,20 @@ class _PipelineSession(Session):
         self.target_name = type(pipeline).__name__
         self._running = threading.Lock()
 
+    @override
     def _open(self) -> None:
         vars(self.pipeline)[_SESSION] = self
-        object.__setattr__(
-            self.pipeline, "__class__", _marking_runs(_unmarked(type(self.pipeline)))
-        )
+        marking = _marking_runs(_unmarked(type(self.pipeline)))
+        object.__setattr__(self.pipeline, "__class__", marking)
 
+    @override
     def _close(self) -> None:
         object.__setattr__(self.pipeline, "__class__", _unmarked(type(self.pipeline)))
         del vars(self.pipeline)[_SESSION]
 
+    @override
     def warn_if_idle(self, attachment: Attachment) -> None:
-        """See `Session.warn_if_idle`; every run of a pipeline has its own end."""
+        pass  # Every run of a pipeline has its own end.
 
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """A copy of the pipeline has no guidance."""
@@ -79,56 +111,37 @@ class _PipelineSession(Session):
         try:
             denoisers = find_denoisers(self.pipeline)
             for denoiser in denoisers:
-                if denoiser in denoiser_sessions:
+                if has_own_guidance(denoiser):
                     raise RuntimeError(
                         f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
                         "its own attached; attach to the pipeline or to the denoiser, not to both"
                     )
-            run = Run(*denoisers)
-            handler = functools.partial(self._call, run, arguments)
-            with patched(denoisers, route_denoiser), holding(pipeline_run, (denoisers, handler)):
+            run = GuidedRun(*denoisers)
+
+            def call_in_run(call: ModuleCall) -> Any:
+                context = _PipelineStep(self.pipeline, arguments, call)
+                return run.call(call, self.participants, context)
+
+            router = route_to_run(denoisers, call_in_run)
+            with patched(denoisers, DENOISER), holding(DENOISER.current, router):
                 yield
         finally:
             self._running.release()
+        self._finish(run)
+
+    def _finish(self, run: GuidedRun) -> None:
+        """Say what a run did, and warn if it was to be guided and was not."""
         attachments = tuple(self.attachments)
         for attachment in attachments:
-            attachment.last_run = run.summary(attachment)
+            attachment.last_run = run.summary(attachment.participant)
         if attachments and not run.calls:
-            warnings.warn(
-                f"the {type(denoisers[0]).__name__} was not called, or its forward function was "
-                "replaced, in this run, so the result is unguided",
+            warn_caller(
+                f"the {type(next(iter(run.states))).__name__} was not called, or its forward "
+                "function was replaced, in this run, so the result is unguided",
                 GuidanceWarning,
-                stacklevel=4,
             )
         for attachment in attachments:
             warn_if_idle(attachment.guidance, attachment.last_run)
-
-    def _call(
-        self,
-        run: Run,
-        arguments: Mapping[str, Any],
-        denoiser: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        pipeline = self.pipeline
-
-        @functools.cache
-        def position() -> StepPosition:
-            timestep = run.guided[denoiser].argument("timestep", args, kwargs)
-            return step_position(pipeline, denoiser, timestep)
-
-        return run.call(
-            denoiser,
-            self.attachments,
-            position,
-            lambda rows: batch_layout(pipeline, denoiser, arguments, position),
-            OutputKind(has_learned_variance(pipeline), prediction_type(pipeline, denoiser)),
-            forward,
-            args,
-            kwargs,
-        )
 
 
 # The older one is in the signature of few pipelines, and a keyword argument of many.
@@ -156,6 +169,7 @@ def _unmarked(cls: type) -> type:
     return original
 
 
+@functools.lru_cache(maxsize=64)
 def _marking_runs(cls: type) -> type:
     """A subclass of a pipeline's class, of the same name, whose calls are runs of its session."""
     original = cls.__call__
@@ -195,7 +209,7 @@ def _outside_of_run(callback: Any) -> Any:
 
     @functools.wraps(callback)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with holding(pipeline_run, None):
+        with holding(DENOISER.current, None):
             return callback(*args, **kwargs)
 
     return call

@@ -20,7 +20,7 @@ from torch import nn
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
 from ..families import family_of
-from ..schedule.steps import StepPosition, schedule_position
+from ..schedule import StepPosition, schedule_position
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 __all__ = ["AttentionBackendError", "ScaledDotProduct", "attend_with"]
 
+import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from .module_call import ModuleCall
 
 _SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
@@ -59,7 +63,7 @@ class ScaledDotProduct(Protocol):
 
 
 class _Interception(TorchFunctionMode):
-    """Hand every scaled dot-product attention in the block to `replacement`."""
+    """Hands every scaled dot-product attention in the block to `replacement`."""
 
     def __init__(self, replacement: ScaledDotProduct) -> None:
         super().__init__()
@@ -73,31 +77,21 @@ class _Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
         if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
+            return func(*args, **(kwargs or {}))
         self.calls += 1
-        options = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | kwargs
-        query, key, value = (options.pop(name) for name in ("query", "key", "value"))
+        options = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | dict(kwargs or {})
+        query, key, value = options.pop("query"), options.pop("key"), options.pop("value")
         return self.replacement(query, key, value, options, func)
 
 
-def attend_with(
-    replacement: ScaledDotProduct,
-    module: nn.Module,
-    forward: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    name: str,
-) -> Any:
-    """One forward pass of an attention module with its softmax attention replaced.
+def attend_with(replacement: ScaledDotProduct, call: ModuleCall, name: str) -> Any:
+    """One call of an attention module with its softmax attention replaced.
 
     Args:
         replacement: Called in place of `scaled_dot_product_attention`.
-        module: The attention module (a `diffusers` `Attention` or one that calls the function).
-        forward: The module's own forward function.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
+        call: The call of the attention module (a `diffusers` `Attention`, or another that calls
+            the function).
         name: The module's full name, for messages.
 
     Returns:
@@ -106,12 +100,13 @@ def attend_with(
     Raises:
         AttentionBackendError: If the module never called `scaled_dot_product_attention`.
     """
+    module = call.module
     twin = _native_twin(module)
     with _Interception(replacement) as interception:
         if twin is None:
-            output = forward(*args, **kwargs)
+            output = call.forward(*call.args, **call.kwargs)
         else:
-            output = twin(module, *args, **_accepted(twin, kwargs))
+            output = twin(module, *call.args, **_accepted(twin, call.kwargs))
     if interception.calls == 0:
         processor = type(getattr(module, "processor", module)).__name__
         raise AttentionBackendError(
@@ -128,11 +123,14 @@ def _native_twin(module: nn.Module) -> Callable[..., Any] | None:
     """The native processor to use in place of the module's own, or None to use its own."""
     processor = getattr(module, "processor", None)
     name = _NATIVE_TWINS.get(type(processor).__name__)
-    if name is None:
-        return None
-    from diffusers.models import attention_processor
+    return None if name is None else _processor(type(processor), name)
 
-    twin: Callable[..., Any] = getattr(attention_processor, name)()
+
+@functools.lru_cache(maxsize=32)
+def _processor(beside: type, name: str) -> Callable[..., Any] | None:
+    """A processor of `diffusers` from the module of another one."""
+    cls = getattr(sys.modules[beside.__module__], name, None)
+    twin: Callable[..., Any] | None = None if cls is None else cls()
     return twin
 
 

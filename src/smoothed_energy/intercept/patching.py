@@ -8,42 +8,62 @@ the original.
 
 from __future__ import annotations
 
-__all__ = ["Router", "patched"]
+__all__ = ["Router", "Routers", "holding", "patched"]
 
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from contextvars import ContextVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from .module_call import ModuleCall
 
-class Router(Protocol):
-    """Decides what a call of a patched module does."""
+#: Decides what a call of a patched module does, and returns the module's output.
+Router: TypeAlias = Callable[[ModuleCall], Any]
 
-    def __call__(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """The module's output; `forward` is its unpatched forward function."""
-        ...
+_T = TypeVar("_T")
+
+
+class Routers:
+    """Who decides about the calls of patched modules: nobody, unless one of these is set.
+
+    Args:
+        name: A name for messages.
+
+    Attributes:
+        current: The router of the calling thread and task. It is asked first.
+        own: Routers of modules, for calls from everywhere.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.current: ContextVar[Router | None] = ContextVar(name, default=None)
+        self.own: WeakKeyDictionary[nn.Module, Router] = WeakKeyDictionary()
+
+
+@contextmanager
+def holding(variable: ContextVar[_T], value: _T) -> Iterator[None]:
+    """Within the block `variable` is `value`, in this thread and task alone."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 class _Patch:
     """What stands in for a module's forward function while somebody needs it."""
 
-    def __init__(self, module: nn.Module, router: Router, users: int = 0) -> None:
+    def __init__(self, module: nn.Module, routers: Routers, users: int = 0) -> None:
         # Module.compile() puts a compiled function in front of forward; a patch of forward below it
         # would be traced into the graph.
         compiled = vars(module).get("_compiled_call_impl")
         self.module = module
-        self.router = router
+        self.routers = routers
         self.attribute = "forward" if compiled is None else "_compiled_call_impl"
         self.previous = vars(module).get(self.attribute, _MISSING)
         self.original = compiled if compiled is not None else module.forward
@@ -53,18 +73,18 @@ class _Patch:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Whoever wrapped the patch (offloading does) may call it after its time, or below another.
-        if not self.live:
+        router = None
+        if self.live:
+            router = self.routers.current.get()
+            if router is None:
+                router = self.routers.own.get(self.module)
+        if router is None:
             return self.original(*args, **kwargs)
-        return self.router(self.module, self.original, args, kwargs)
-
-    @property
-    def in_place(self) -> bool:
-        """Whether the module still calls the patch itself."""
-        return vars(self.module).get(self.attribute) is self
+        return router(ModuleCall(self.module, self.original, args, kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy of a patched module is not patched.
-        return vars(self) | {"live": False}
+        return vars(self) | {"live": False, "routers": None}
 
 
 _MISSING = object()
@@ -73,25 +93,50 @@ _patches: WeakKeyDictionary[nn.Module, _Patch] = WeakKeyDictionary()
 
 
 @contextmanager
-def patched(modules: Iterable[nn.Module], router: Router) -> Iterator[None]:
-    """Send every call of `modules` inside the block through `router`.
+def patched(modules: Iterable[nn.Module], routers: Routers) -> Iterator[None]:
+    """Send every call of `modules` inside the block to whoever decides about it.
 
     Args:
         modules: The modules.
-        router: A module-level function; a module may have only one at a time.
+        routers: Who decides; a module may have only one of these at a time.
 
     Raises:
-        RuntimeError: If a module is patched with another router.
+        RuntimeError: If a module is patched with other routers.
     """
+    _keep_out_of_graphs()
     done: list[nn.Module] = []
     try:
-        for module in modules:
-            _install(module, router)
-            done.append(module)
+        with _lock:
+            for module in modules:
+                patch = _patches.get(module)
+                if patch is not None and patch.routers is not routers:
+                    raise RuntimeError(
+                        f"{type(module).__name__} is guided as a part of another denoiser"
+                    )
+                if patch is None or vars(module).get(patch.attribute) is not patch:
+                    # Offloading that was enabled meanwhile has put its own function in place.
+                    users = 0
+                    if patch is not None:
+                        patch.live, users = False, patch.users
+                    patch = _patches[module] = _Patch(module, routers, users)
+                patch.users += 1
+                done.append(module)
         yield
     finally:
-        for module in reversed(done):
-            _remove(module)
+        with _lock:
+            for module in reversed(done):
+                patch = _patches[module]
+                patch.users -= 1
+                if patch.users:
+                    continue
+                del _patches[module]
+                patch.live = False
+                # Offloading may have replaced the function; then the patch is gone already.
+                if vars(module).get(patch.attribute) is patch:
+                    if patch.previous is _MISSING:
+                        del vars(module)[patch.attribute]
+                    else:
+                        vars(module)[patch.attribute] = patch.previous
 
 
 @functools.cache
@@ -100,34 +145,3 @@ def _keep_out_of_graphs() -> None:
     # Not as a decorator: it would import the compiler with this module.
     call = torch.compiler.disable(_Patch.__call__)  # type: ignore[no-untyped-call]
     _Patch.__call__ = call  # type: ignore[method-assign]
-
-
-def _install(module: nn.Module, router: Router) -> None:
-    _keep_out_of_graphs()
-    with _lock:
-        patch = _patches.get(module)
-        if patch is not None and patch.router is not router:
-            raise RuntimeError(f"{type(module).__name__} is guided as a part of another denoiser")
-        if patch is None or not patch.in_place:
-            users = 0
-            if patch is not None:
-                patch.live, users = False, patch.users
-            patch = _Patch(module, router, users)
-            _patches[module] = patch
-        patch.users += 1
-
-
-def _remove(module: nn.Module) -> None:
-    with _lock:
-        patch = _patches[module]
-        patch.users -= 1
-        if patch.users:
-            return
-        del _patches[module]
-        patch.live = False
-        # Offloading may have replaced the function meanwhile; then the patch is gone already.
-        if patch.in_place:
-            if patch.previous is _MISSING:
-                del vars(module)[patch.attribute]
-            else:
-                vars(module)[patch.attribute] = patch.previous

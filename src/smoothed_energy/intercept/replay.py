@@ -1,154 +1,231 @@
-"""Stem replay: what comes before the first perturbed layer is computed once.
+"""Stem replay: what comes before the first edited module is computed once.
 
-Up to the first perturbed layer, the clean and the perturbed pass of a denoiser do the same work on
-the same rows. The clean pass records the outputs of the modules that finish before that layer
-begins, and the perturbed pass returns the recorded rows instead of running those modules.
+Up to the first module that it edits, a perturbed pass of a denoiser does the same work on the same
+rows as the clean pass. The clean pass records the outputs of modules that end before that one
+begins, and the perturbed pass returns the recorded rows instead of running those modules. With
+several perturbed passes, each with a first edit of its own, the clean pass records once for all.
 """
 
 from __future__ import annotations
 
-__all__ = ["Stem", "stem_candidates"]
+__all__ = ["Recorder", "Replay", "Stem"]
 
-from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .module_call import ModuleCall
+from .rows import Rows
+
 _NOT_RECORDED = object()
 
 
-def stem_candidates(denoiser: nn.Module, layers: Collection[nn.Module]) -> frozenset[nn.Module]:
-    """The largest modules of a denoiser that contain none of `layers`.
-
-    Which of them run before the first layer is seen when they run.
-    """
-    ancestors = {
-        ancestor
-        for name, module in denoiser.named_modules()
-        if module in layers
-        for ancestor in _ancestors(denoiser, name)
-    }
-    found: set[nn.Module] = set()
-    for ancestor in ancestors:
-        if ancestor not in layers:
-            found.update(child for child in ancestor.children() if child not in ancestors)
-    # A list of modules is never called itself; its items are.
-    while lists := {module for module in found if isinstance(module, nn.ModuleList)}:
-        found -= lists
-        found.update(child for module in lists for child in module)
-    return frozenset(found - set(layers))
-
-
-def _ancestors(denoiser: nn.Module, name: str) -> list[nn.Module]:
-    """The module called `name` and all that contain it, the denoiser first."""
-    parts = name.split(".")
-    names = [".".join(parts[:end]) for end in range(len(parts) + 1)]
-    return [denoiser.get_submodule(prefix) for prefix in names]
-
-
 class Stem:
-    """Recorded outputs of the modules before the first perturbed layer, for one denoising step.
+    """What a perturbed pass may take over from the clean one.
 
     Args:
-        candidates: The modules that may be recorded.
-        layers: The perturbed layers: recording ends where the first of them begins.
+        denoiser: The denoiser.
+        edited: The modules that the perturbed pass edits: the stem ends where the first begins.
+
+    Attributes:
+        modules: The largest modules that contain none of `edited`. Which of them run before the
+            first edit is seen when they run: after the first clean pass only those are left.
     """
 
-    def __init__(self, candidates: Collection[nn.Module], layers: Collection[nn.Module]) -> None:
-        self._candidates = candidates
-        self._layers = layers
-        self._recorded: dict[nn.Module, deque[_Recording]] = {}
-        self._open = True
+    def __init__(self, denoiser: nn.Module, edited: Collection[nn.Module]) -> None:
+        self.edited = frozenset(edited)
+        self.modules = _largest_without(denoiser, self.edited)
+        self.is_learned = False
 
-    def before(self, module: nn.Module) -> None:
-        """Note that the clean pass begins `module`."""
-        if module in self._layers:
-            self._open = False
+    def learn(self, seen: Collection[nn.Module]) -> None:
+        """Keep those modules only that were seen to end before the first edit."""
+        self.modules = self.modules.intersection(seen)
+        self.is_learned = True
 
-    def after(self, module: nn.Module, inputs: Collection[Any], output: Any) -> None:
-        """Note what `module` gave in the clean pass for these inputs."""
-        if self._open and module in self._candidates:
-            recording = _Recording(output, _shapes(inputs))
-            self._recorded.setdefault(module, deque()).append(recording)
 
-    def replay(
-        self, module: nn.Module, inputs: Collection[Any], rows: slice, batch: int
-    ) -> tuple[bool, Any]:
-        """The recorded rows of the next output of `module`.
+def _largest_without(denoiser: nn.Module, edited: frozenset[nn.Module]) -> frozenset[nn.Module]:
+    """The largest modules of a denoiser that contain none of `edited`."""
+    ancestors: set[nn.Module] = set()
+    for name, module in denoiser.named_modules():
+        if module in edited:
+            parts = name.split(".")
+            for end in range(len(parts)):
+                ancestors.add(denoiser.get_submodule(".".join(parts[:end])))
+    found: set[nn.Module] = set()
+    for ancestor in ancestors - edited:
+        found.update(ancestor.children())
+    found -= ancestors
+    # A list of modules is never called itself; its items are.
+    while lists := [module for module in found if isinstance(module, nn.ModuleList)]:
+        found.difference_update(lists)
+        for module in lists:
+            found.update(module)
+    return frozenset(found - edited)
+
+
+@dataclass(slots=True)
+class _Recording:
+    """One output of a module, and what tells whether it can be used again."""
+
+    number: int
+    output: Any
+    #: The shapes of the tensors that went in.
+    shapes: list[torch.Size]
+    #: The tensors in the output, and the numbers of their changes in place so far.
+    versions: list[tuple[Tensor, int]]
+
+
+class Recorder:
+    """The outputs of one clean pass that perturbed passes will replay.
+
+    Args:
+        stems: The stems of these passes.
+    """
+
+    def __init__(self, stems: Sequence[Stem]) -> None:
+        self._open = list(stems)
+        self._ends_of: dict[Stem, int] = {}
+        self._count = 0
+        self._recorded: dict[nn.Module, list[_Recording]] = {}
+        self._wanted: set[nn.Module] = set()
+        self._edited: set[nn.Module] = set()
+        for stem in stems:
+            self._wanted |= stem.modules
+            self._edited |= stem.edited
+
+    def run(self, call: ModuleCall) -> Any:
+        """One call of a module in the clean pass, recorded if a stem has it and has not ended."""
+        module = call.module
+        if module in self._edited:
+            self._end(module)
+        output = call.forward(*call.args, **call.kwargs)
+        if module in self._wanted:
+            self._record(call, output)
+        return output
+
+    def _end(self, edited: nn.Module) -> None:
+        """End the stems of the passes that edit a module."""
+        for stem in list(self._open):
+            if edited in stem.edited:
+                self._ends_of[stem] = self._count
+                self._open.remove(stem)
+        self._wanted = set().union(*[stem.modules for stem in self._open])
+        self._edited = set().union(*[stem.edited for stem in self._open])
+
+    def _record(self, call: ModuleCall, output: Any) -> None:
+        self._count += 1
+        inputs = (*call.args, *call.kwargs.values())
+        shapes = [value.shape for value in inputs if isinstance(value, Tensor) and value.ndim]
+        versions: list[tuple[Tensor, int]] = []
+        kept = _kept(output, versions, {})
+        recording = _Recording(self._count, kept, shapes, versions)
+        self._recorded.setdefault(call.module, []).append(recording)
+
+    def learn(self) -> None:
+        """Tell the stems which of their modules ended before the first edit."""
+        for stem in self._open:  # No module that it edits ran.
+            self._ends_of[stem] = self._count
+        self._open = []
+        for stem, end in self._ends_of.items():
+            if not stem.is_learned:
+                seen = [
+                    module for module, found in self._recorded.items() if found[0].number <= end
+                ]
+                stem.learn(seen)
+
+    def replay(self, stem: Stem, rows: Rows) -> Replay:
+        """What one perturbed pass takes over.
 
         Args:
-            module: The module that the perturbed pass is about to run.
-            inputs: What it is about to get.
-            rows: The rows of the perturbed pass.
-            batch: The number of rows of the clean pass.
-
-        Returns:
-            Whether there is a usable recording, and the rows of it.
+            stem: Its stem.
+            rows: Its rows of the clean pass's batch.
         """
-        queue = self._recorded.get(module)
-        if not queue:
-            return False, None
-        value = queue.popleft().rows(rows, batch, _shapes(inputs))
-        return (False, None) if value is _NOT_RECORDED else (True, value)
+        return Replay(self._recorded, self._ends_of.get(stem, self._count), stem, rows)
 
 
-class _Recording:
-    """One output, unusable once somebody has changed it in place (FreeU and T2I-Adapter do)."""
+class Replay:
+    """Gives a perturbed pass the recorded outputs of its stem, one after the other.
 
-    def __init__(self, output: Any, shapes: list[torch.Size]) -> None:
-        self._shapes = shapes
-        self._tensors: list[tuple[Tensor, int]] = []
-        self._copies: dict[int, Tensor] = {}
-        self._output = self._keep(output)
+    Args:
+        recorded: The recordings of each module.
+        end: The number of the last one that belongs to the stem.
+        stem: The stem.
+        rows: The rows of the perturbed pass.
+    """
 
-    def _keep(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if value.is_inference():
-                # Inference tensors count no changes, so only a copy is safe from them; what was
-                # one tensor in the output stays one.
-                if id(value) not in self._copies:
-                    self._copies[id(value)] = value.clone()
-                return self._copies[id(value)]
-            self._tensors.append((value, value._version))
-            return value
-        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-            return type(value)(self._keep(item) for item in value)
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        return _NOT_RECORDED
+    def __init__(
+        self, recorded: dict[nn.Module, list[_Recording]], end: int, stem: Stem, rows: Rows
+    ) -> None:
+        self._recorded = recorded
+        self._end = end
+        self._modules = stem.modules
+        self._rows = rows
+        self._has_all_rows = rows.is_all
+        self._used: dict[nn.Module, int] = {}
 
-    def rows(self, rows: slice, batch: int, shapes: list[torch.Size]) -> Any:
-        if any(tensor._version != version for tensor, version in self._tensors):
+    def run(self, call: ModuleCall) -> Any:
+        """The recorded rows of the next output of a module; without any, the call itself."""
+        module = call.module
+        recordings = self._recorded.get(module, ()) if module in self._modules else ()
+        used = self._used.get(module, 0)
+        if used < len(recordings) and recordings[used].number <= self._end:
+            self._used[module] = used + 1
+            output = self._rows_of(recordings[used], call)
+            if output is not _NOT_RECORDED:
+                return output
+        return call.forward(*call.args, **call.kwargs)
+
+    def _rows_of(self, recording: _Recording, call: ModuleCall) -> Any:
+        """The rows of an output; `_NOT_RECORDED` if it was changed, or its rows can't be told."""
+        for tensor, version in recording.versions:
+            # FreeU and T2I-Adapter change outputs in place.
+            if tensor._version != version:
+                return _NOT_RECORDED
+        if self._has_all_rows:
+            return recording.output
+        inputs = (*call.args, *call.kwargs.values())
+        shapes = [value.shape for value in inputs if isinstance(value, Tensor) and value.ndim]
+        if shapes and shapes == recording.shapes:
+            # Nothing of what went in has rows: positions, for instance.
+            return recording.output
+        if len(shapes) != len(recording.shapes) or not shapes:
             return _NOT_RECORDED
-        if (rows.start == 0 and rows.stop == batch) or (shapes and shapes == self._shapes):
-            # Every row, or nothing of what went in has rows: positions, for instance.
-            return self._output
-        if not shapes or [shape[1:] for shape in shapes] != [shape[1:] for shape in self._shapes]:
-            # Fewer rows may be padded to a shorter length.
-            return _NOT_RECORDED
-        return _rows_of(self._output, rows, batch)
+        for shape, before in zip(shapes, recording.shapes, strict=True):
+            if shape[1:] != before[1:]:  # Fewer rows may be padded to a shorter length.
+                return _NOT_RECORDED
+        return _rows_of(recording.output, self._rows)
 
 
-def _shapes(inputs: Collection[Any]) -> list[torch.Size]:
-    """The shapes of those inputs that are tensors."""
-    return [value.shape for value in inputs if isinstance(value, Tensor) and value.ndim]
+def _kept(value: Any, versions: list[tuple[Tensor, int]], copies: dict[int, Tensor]) -> Any:
+    """What is kept of an output."""
+    if isinstance(value, Tensor):
+        if not value.is_inference():
+            versions.append((value, value._version))
+            return value
+        # Inference tensors count no changes, so only a copy is safe from them; what was one
+        # tensor in the output stays one.
+        if id(value) not in copies:
+            copies[id(value)] = value.clone()
+        return copies[id(value)]
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)([_kept(item, versions, copies) for item in value])
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return _NOT_RECORDED
 
 
-def _rows_of(value: Any, rows: slice, batch: int) -> Any:
+def _rows_of(value: Any, rows: Rows) -> Any:
     """Rows of nested outputs, or `_NOT_RECORDED` if some part is not batched."""
     if isinstance(value, Tensor):
-        if value.ndim == 0 or value.shape[0] % batch:
-            return _NOT_RECORDED
-        # Some modules fold more into the first dimension (time ids, frames), batch outermost.
-        fold = value.shape[0] // batch
-        return value[rows.start * fold : rows.stop * fold]
+        return rows.of(value) if rows.fit(value) else _NOT_RECORDED
     if isinstance(value, (list, tuple)):
-        if value and all(isinstance(item, (bool, int, float)) for item in value):
+        if value and all([isinstance(item, (bool, int, float)) for item in value]):
             return _NOT_RECORDED  # there may be one for each row
-        items = [_rows_of(item, rows, batch) for item in value]
-        if any(item is _NOT_RECORDED for item in items):
+        items = [_rows_of(item, rows) for item in value]
+        if any([item is _NOT_RECORDED for item in items]):
             return _NOT_RECORDED
         return type(value)(items)
     return value

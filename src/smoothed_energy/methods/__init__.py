@@ -5,7 +5,13 @@ from __future__ import annotations
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
 from .pag import PerturbedAttentionGuidance
-from .registry import METHODS, guidance_from_dict, guidance_from_text, guidance_to_text
+from .registry import (
+    METHODS,
+    as_guidances,
+    guidance_from_dict,
+    guidance_from_text,
+    guidance_to_text,
+)
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 from .slg import SkipLayerGuidance
@@ -22,6 +28,7 @@ __all__ = [
     "SlidingWindowGuidance",
     "SmoothedEnergyGuidance",
     "TokenPerturbationGuidance",
+    "as_guidances",
     "guidance_from_dict",
     "guidance_from_text",
     "guidance_to_text",

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ..denoisers.prediction import prediction_of
-from ..families.layer_selection import SelfAttentionLayer, unwrap_denoiser
-from ..guidance.attachable import About
-from ..guidance.guidance import Guidance
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..guidance.guidance import About
+from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
+from ..intercept.module_call import unwrap
 from ..settings.hub import is_hub_id
 
 
@@ -32,12 +33,12 @@ class _Weaker:
     denoiser: nn.Module
 
     def __call__(self, second: NegativeContext) -> Tensor:
-        output = self.denoiser(*second.args, **second.kwargs)
+        output = self.denoiser(*second.call.args, **second.call.kwargs)
         return prediction_of(output)[:, : second.clean.shape[1]]
 
 
 @dataclass(frozen=True)
-class Autoguidance(Guidance):
+class Autoguidance(NegativeGuidance):
     r"""Guidance away from the prediction of a weaker denoiser.
 
     The weaker one takes the same latents and conditions, and was trained less, or is smaller.
@@ -69,6 +70,8 @@ class Autoguidance(Guidance):
         "needs a weaker denoiser for the same latents",
     )
 
+    needs_softmax: ClassVar[bool] = False
+
     weak: nn.Module | str = ""
 
     def __post_init__(self) -> None:
@@ -82,7 +85,7 @@ class Autoguidance(Guidance):
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Attachable.to_dict`.
+        """See `Guidance.to_dict`.
 
         Raises:
             ValueError: If `weak` is a module.
@@ -98,7 +101,7 @@ class Autoguidance(Guidance):
         """See `Guidance.plan`; nothing of the stronger denoiser is replayed."""
         self.select(denoiser)
         return self._plan(
-            negative=_Weaker(self._weaker(unwrap_denoiser(denoiser))),
+            negative=_Weaker(self._weaker(unwrap(denoiser))),
         )
 
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:

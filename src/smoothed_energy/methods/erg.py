@@ -17,10 +17,10 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from ..guidance.attachable import SECOND_PASS, About
-from ..guidance.guidance import LayerGuidance
-from ..guidance.perturbation import AttentionCall, AttentionPerturbation
-from ..schedule.steps import StepPosition
+from ..guidance.guidance import SECOND_PASS, About
+from ..guidance.negative_guidance import LayerGuidance
+from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
+from ..schedule import StepPosition
 from ..settings.checks import check_choice, check_positive
 
 Scheme = Literal["linear", "cosine", "exponential"]

@@ -16,10 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..guidance.attachable import SECOND_PASS, About
-from ..guidance.guidance import LayerGuidance
-from ..guidance.perturbation import AttentionCall, AttentionPerturbation, ValuesOnly
-from ..schedule.steps import StepPosition
+from ..guidance.guidance import SECOND_PASS, About
+from ..guidance.negative_guidance import LayerGuidance
+from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
+from ..guidance.perturbation import ValuesOnly
+from ..schedule import StepPosition
 from ..settings.checks import number_or_nan
 
 
@@ -101,6 +102,8 @@ class PerturbedAttentionGuidance(LayerGuidance):
         "Ahn et al. 2024, arXiv 2403.17377",
         "no strength to choose but the scale",
     )
+
+    needs_softmax: ClassVar[bool] = False
 
     adaptive_scale: float = 0.0
 

@@ -6,14 +6,21 @@ A text is a method's name and its settings, separated by semicolons:
 
 from __future__ import annotations
 
-__all__ = ["METHODS", "guidance_from_dict", "guidance_from_text", "guidance_to_text"]
+__all__ = [
+    "METHODS",
+    "WITHOUT_SOFTMAX",
+    "as_guidances",
+    "guidance_from_dict",
+    "guidance_from_text",
+    "guidance_to_text",
+]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
-from ..guidance.attachable import Attachable
+from ..guidance.guidance import Guidance
 from ..guidance.cfg_rules.interval import GuidanceInterval
 from ..settings.text import join_settings, split_settings
 from .autoguidance import Autoguidance
@@ -26,7 +33,7 @@ from .swg import SlidingWindowGuidance
 from .tpg import TokenPerturbationGuidance
 
 #: Method names to classes.
-METHODS: Mapping[str, type[Attachable]] = MappingProxyType(
+METHODS: Mapping[str, type[Guidance]] = MappingProxyType(
     {
         cls.method: cls
         for cls in (
@@ -44,14 +51,20 @@ METHODS: Mapping[str, type[Attachable]] = MappingProxyType(
 )
 
 
-def _method(name: object) -> type[Attachable]:
+#: Methods that work whatever kind of attention a layer has.
+WITHOUT_SOFTMAX = ", ".join(
+    name for name, cls in METHODS.items() if not (cls.needs_softmax or cls.limits_cfg)
+)
+
+
+def _method(name: object) -> type[Guidance]:
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method={name!r} is not known; expected one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
-def guidance_from_dict(settings: Mapping[str, Any]) -> Attachable:
-    """The guidance of any method that `Attachable.to_dict` described.
+def guidance_from_dict(settings: Mapping[str, Any]) -> Guidance:
+    """The guidance of any method that `Guidance.to_dict` described.
 
     Args:
         settings: The method's name under `"method"`, and its settings.
@@ -62,7 +75,7 @@ def guidance_from_dict(settings: Mapping[str, Any]) -> Attachable:
     return _method(settings.get("method")).from_dict(settings)
 
 
-def guidance_from_text(text: str) -> Attachable:
+def guidance_from_text(text: str) -> Guidance:
     """The guidance that a text such as `"pag; scale=2; layers=mid"` names.
 
     Settings that are left out have their defaults.
@@ -78,7 +91,7 @@ def guidance_from_text(text: str) -> Attachable:
         raise ValueError(f"{text!r}: {error}") from error
 
 
-def guidance_to_text(guidance: Attachable) -> str:
+def guidance_to_text(guidance: Guidance) -> str:
     """The text of a guidance, settings that differ from the defaults only.
 
     Raises:
@@ -88,3 +101,27 @@ def guidance_to_text(guidance: Attachable) -> str:
     usual = type(guidance)().to_dict()
     names = [field.name for field in fields(guidance) if settings[field.name] != usual[field.name]]
     return join_settings(guidance.method, {name: settings[name] for name in names})
+
+
+def as_guidances(value: Any) -> tuple[Guidance, ...]:
+    """Guidances from one of their forms, or a list of these.
+
+    Args:
+        value: A text such as `"seg; scale=3; layers=mid"`, a dict, a guidance, or several of these.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If a text or a dict is not understood.
+    """
+    if isinstance(value, Guidance):
+        return (value,)
+    if isinstance(value, str):
+        return (guidance_from_text(value),)
+    if isinstance(value, Mapping):
+        return (guidance_from_dict(value),)
+    if isinstance(value, Sequence):
+        return tuple([found for item in value for found in as_guidances(item)])
+    raise TypeError(
+        f"guidance={value!r} is none; expected a text such as 'seg; scale=3; layers=mid', a dict, "
+        "a guidance, or a list of these"
+    )

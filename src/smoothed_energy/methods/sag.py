@@ -17,21 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..denoisers.attention_layer import require_softmax
+from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import Formulation
 from ..denoisers.image_tokens import rows_in_order
 from ..denoisers.prediction import Preconditioned, PredictionKind
-from ..families.layer_selection import (
-    LayerSelection,
-    SelfAttentionLayer,
-    normalise_selection,
-    select_layers,
-)
-from ..guidance.attachable import About
-from ..guidance.guidance import Guidance
+from ..families.layer_selection import LayerSelection, normalise_selection, select_layers
+from ..guidance.attention_perturbation import ReceivedAttention
+from ..guidance.guidance import About
+from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
+from ..guidance.softmax import require_softmax
 from ..settings.checks import check_positive
-from ..smoothing.operator import GaussianBlur, Smoothing, as_smoothing
+from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class _Degraded:
         tokens = clean.flatten(2).mT
         blurred = self.blur.apply(tokens, tuple(clean.shape[2:])).mT.reshape(clean.shape)
         masks = []
-        for layer, received in second.received.items():
+        for layer, received in second.observed.items():
             places = second.image_tokens(layer, received.shape[-1])
             parts = []
             for rows, image in places.by_start(len(received)):
@@ -119,7 +116,7 @@ def _estimates(
 
 
 @dataclass(frozen=True)
-class SelfAttentionGuidance(Guidance):
+class SelfAttentionGuidance(NegativeGuidance):
     r"""Guidance away from a prediction for a blurred input (SAG).
 
     The estimate of the clean image is blurred where the chosen layers look, noise of the same
@@ -184,5 +181,6 @@ class SelfAttentionGuidance(Guidance):
         """See `Guidance.plan`; the second pass has another input, so nothing is replayed."""
         return self._plan(
             negative=_Degraded(as_smoothing(self.blur), self.threshold),
-            recorded={layer.module: layer.name for layer in self.select(denoiser)},
+            probe=ReceivedAttention(),
+            probed={layer.module: layer.name for layer in self.select(denoiser)},
         )

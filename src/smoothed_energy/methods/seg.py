@@ -16,11 +16,11 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..guidance.attachable import SECOND_PASS, About
-from ..guidance.guidance import LayerGuidance
-from ..guidance.perturbation import AttentionCall, AttentionPerturbation
+from ..guidance.guidance import SECOND_PASS, About
+from ..guidance.negative_guidance import LayerGuidance
+from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..settings.checks import check_choice
-from ..smoothing.operator import GaussianBlur, Smoothing, as_smoothing
+from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
 Side = Literal["query", "key"]
 

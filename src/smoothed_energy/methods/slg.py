@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import nn
 
 from ..families import family_of
-from ..families.layer_selection import LayerError, SelfAttentionLayer
-from ..guidance.attachable import SECOND_PASS, About
-from ..guidance.guidance import LayerGuidance
+from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
+from ..guidance.guidance import SECOND_PASS, About
+from ..guidance.negative_guidance import LayerGuidance
 from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block
 from ..settings.checks import check_choice
 
@@ -94,6 +94,8 @@ class SkipLayerGuidance(LayerGuidance):
         "Stability AI 2024; Hyung et al. 2025, arXiv 2411.18664",
         "made for transformers; in U-Nets choose few layers",
     )
+
+    needs_softmax: ClassVar[bool] = False
 
     skip: Skipped = "block"
 

@@ -17,10 +17,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..guidance.attachable import About
-from ..guidance.guidance import Guidance
+from ..guidance.guidance import About
+from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
-from ..schedule.scales import ScaleSchedule
+from ..schedule import ScaleSchedule
 from ..settings.checks import check_count, number_or_nan
 
 
@@ -74,7 +74,7 @@ class _ThroughWindows:
 
 
 @dataclass(frozen=True)
-class SlidingWindowGuidance(Guidance):
+class SlidingWindowGuidance(NegativeGuidance):
     r"""Guidance away from predictions that see only a window of the input.
 
     It strengthens dependencies over long distances. Each guided step costs one pass for every
@@ -106,6 +106,8 @@ class SlidingWindowGuidance(Guidance):
         "not with ControlNet or T2I-Adapter",
     )
 
+    needs_softmax: ClassVar[bool] = False
+
     window: float = 0.625
     count: int = 2
     masked: bool = True
@@ -130,7 +132,7 @@ class SlidingWindowGuidance(Guidance):
 
     @property
     def is_off(self) -> bool:
-        """See `Attachable.is_off`."""
+        """See `Guidance.is_off`."""
         return super().is_off or self.window == 1
 
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ..denoisers.image_tokens import rows_in_order
-from ..families.layer_selection import LayerSelection, SelfAttentionLayer
-from ..guidance.attachable import SECOND_PASS, About
-from ..guidance.guidance import LayerGuidance
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..families.layer_selection import LayerSelection
+from ..guidance.guidance import SECOND_PASS, About
+from ..guidance.negative_guidance import LayerGuidance
 from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block
 from ..settings.checks import check_count
 
@@ -96,6 +97,8 @@ class TokenPerturbationGuidance(LayerGuidance):
         "Rajabi et al. 2025, arXiv 2506.10036",
         "random: another seed gives another picture",
     )
+
+    needs_softmax: ClassVar[bool] = False
 
     seed: int = 0
     _: KW_ONLY

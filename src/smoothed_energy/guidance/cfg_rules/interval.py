@@ -11,17 +11,17 @@ __all__ = ["GuidanceInterval"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
-from torch import nn
+from typing_extensions import override
 
-from ...families.layer_selection import SelfAttentionLayer
-from ...schedule.steps import StepPosition, Steps, StepSelection, as_steps
-from ..attachable import About, Attachable
+from ...schedule import StepPosition, Steps, StepSelection, as_steps
+from ..guidance import About
+from .rule import CFGRule
 
 
 @dataclass(frozen=True)
-class GuidanceInterval(Attachable):
+class GuidanceInterval(CFGRule):
     """Classifier-free guidance at the given steps, and none at the others.
 
     At the others the denoiser runs on the conditional rows alone, which saves half of its time
@@ -45,10 +45,8 @@ class GuidanceInterval(Attachable):
         "nothing; CFG is off at the other steps",
         "half a pass where CFG is off",
         "Kynkaanniemi et al. 2024, arXiv 2404.07724",
-        "needs classifier-free guidance; use it with --stack",
+        "needs classifier-free guidance; goes beside another guidance",
     )
-    limits_cfg: ClassVar[bool] = True
-
     steps: StepSelection | str | Sequence[str] = "all"
 
     def __post_init__(self) -> None:
@@ -61,14 +59,10 @@ class GuidanceInterval(Attachable):
         object.__setattr__(self, "steps", steps)
 
     @property
+    @override
     def is_off(self) -> bool:
-        """Whether CFG acts at all steps, as it would anyway."""
         return self.steps == Steps()
 
-    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """No layers: nothing inside the denoiser is changed."""
-        return ()
-
+    @override
     def keeps_cfg(self, position: StepPosition) -> bool:
-        """Whether CFG acts at the step at `position`."""
-        return self.is_off or as_steps(self.steps).active(position)
+        return self.is_off or cast(StepSelection, self.steps).active(position)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["Handler", "Preparation"]
+__all__ = ["Preparation"]
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
-from ...intercept.patching import patched
-from ..dispatch import denoiser_sessions, pipeline_run, route_denoiser
-
-#: What is done in place of a call: it gets the denoiser's own forward function, and the arguments.
-Handler: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+from ...intercept.module_call import ModuleCall
+from ...intercept.patching import Router, patched
+from ..dispatch import DENOISER, has_own_guidance, route_to_run
 
 
 class Preparation:
@@ -29,40 +26,35 @@ class Preparation:
         RuntimeError: If guidance is attached to the denoiser itself.
     """
 
-    def __init__(self, denoiser: nn.Module, handler: Handler) -> None:
-        if denoiser in denoiser_sessions:
+    def __init__(self, denoiser: nn.Module, handler: Router) -> None:
+        if has_own_guidance(denoiser):
             raise RuntimeError(
                 f"this {type(denoiser).__name__} has guidance of its own attached; expected either "
                 "a guider or guidance attached to the denoiser, not both"
             )
-        self._handler: Handler | None = handler
-        self._patch = patched([denoiser], route_denoiser)
+        self._handler: Router | None = handler
+        self._patch = patched([denoiser], DENOISER)
         self._patch.__enter__()
-        previous = pipeline_run.get()
-        stale = previous is not None and getattr(previous[1], "is_closed", False)
+        previous = DENOISER.current.get()
+        stale = isinstance(previous, Preparation) and previous.is_closed
         self._previous = None if stale else previous
-        self._current = ((denoiser,), self)
-        pipeline_run.set(self._current)
+        self._route = route_to_run((denoiser,), handler)
+        DENOISER.current.set(self)
 
     @property
     def is_closed(self) -> bool:
         """Whether calls go to the denoiser itself again."""
         return self._handler is None
 
-    def __call__(
-        self,
-        module: nn.Module,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """One call of the denoiser."""
+    def __call__(self, call: ModuleCall) -> Any:
+        """One call of a denoiser in this thread."""
         if self._handler is None:
             # It was closed in another thread, which can't change this one's context.
-            pipeline_run.set(None)
-            return route_denoiser(module, forward, args, kwargs)
+            DENOISER.current.set(None)
+            own = DENOISER.own.get(call.module)
+            return call() if own is None else own(call)
         try:
-            return self._handler(forward, args, kwargs)
+            return self._route(call)
         except BaseException:
             self.close()
             raise
@@ -73,5 +65,5 @@ class Preparation:
             return
         self._handler = None
         self._patch.__exit__(None, None, None)
-        if pipeline_run.get() is self._current:
-            pipeline_run.set(self._previous)
+        if DENOISER.current.get() is self:
+            DENOISER.current.set(self._previous)

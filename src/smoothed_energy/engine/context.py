@@ -1,0 +1,27 @@
+"""What the engine asks of whoever calls a denoiser."""
+
+from __future__ import annotations
+
+__all__ = ["StepContext"]
+
+from abc import ABC, abstractmethod
+
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.prediction import OutputKind
+from ..schedule import StepPosition
+
+
+class StepContext(ABC):
+    """The step in which a denoiser is called. Each question is asked only if it matters."""
+
+    @abstractmethod
+    def position(self) -> StepPosition:
+        """Where the step is in its schedule."""
+
+    @abstractmethod
+    def layout(self, rows: int) -> BatchLayout:
+        """The meaning of the rows of a batch."""
+
+    @abstractmethod
+    def output_kind(self) -> OutputKind:
+        """What the denoiser predicts."""

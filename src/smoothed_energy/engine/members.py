@@ -1,0 +1,71 @@
+"""Who takes part in the steps of one denoiser."""
+
+from __future__ import annotations
+
+__all__ = ["Members"]
+
+import functools
+from collections.abc import Sequence
+
+from ..schedule import StepPosition
+from .context import StepContext
+from .participant import Participant, ParticipantState
+from .step import GuidedStep
+
+
+class Members:
+    """The participants of a run in one denoiser: who acts at a step, and what each remembers."""
+
+    def __init__(self) -> None:
+        self._states: dict[Participant, ParticipantState] = {}
+        self._index = 0  # of the last step whose position mattered
+
+    def of(self, participant: Participant) -> ParticipantState:
+        """The state of a participant."""
+        state = self._states.get(participant)
+        if state is None:
+            state = self._states[participant] = ParticipantState(participant)
+        return state
+
+    def step(self, participants: Sequence[Participant], context: StepContext) -> GuidedStep:
+        """A step, with those participants that correct it."""
+        scales: dict[ParticipantState, float] = {}
+        for participant in participants:
+            state = self.of(participant)
+            if state.rule is None and not state.is_off:
+                scale = state.history.scale(functools.partial(self._position, context))
+                if scale:
+                    scales[state] = scale
+        return GuidedStep(scales)
+
+    def _position(self, context: StepContext) -> StepPosition:
+        here = context.position()
+        if here.index < self._index:
+            self.forget()  # FreeInit goes through the schedule several times in a run.
+        self._index = here.index
+        return here
+
+    def without_cfg(
+        self, participants: Sequence[Participant], context: StepContext
+    ) -> list[ParticipantState]:
+        """Those participants whose rules take CFG away at this step."""
+        found = []
+        for participant in participants:
+            state = self.of(participant)
+            if state.rule is None or state.is_off:
+                continue
+            if not state.rule.keeps_cfg(context.position()):
+                found.append(state)
+        return found
+
+    def find_layers_again(self) -> None:
+        """Plan anew where modules were replaced since the last call."""
+        for state in self._states.values():
+            state.find_layers_again()
+
+    def forget(self) -> None:
+        """Forget what earlier steps were like: other images begin."""
+        self._index = 0
+        for state in self._states.values():
+            if state.rule is None:
+                state.history.forget()

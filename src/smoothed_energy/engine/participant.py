@@ -1,0 +1,109 @@
+"""A guidance that takes part in a run, and what it does and remembers in one denoiser."""
+
+from __future__ import annotations
+
+__all__ = ["Participant", "ParticipantState"]
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch import nn
+
+from ..guidance.cfg_rules.rule import CFGRule
+from ..guidance.combine import Combination
+from ..guidance.guidance import Guidance
+from ..guidance.negative_guidance import NegativeGuidance
+from ..guidance.plan import Plan
+from .history import History
+from .runner import PassRunner
+from .summary import RunSummary
+
+
+@dataclass(frozen=True, eq=False)
+class Participant:
+    """A guidance that takes part in a run.
+
+    Args:
+        guidance: The guidance.
+        replay: Whether its perturbed passes take over what they can from the clean one.
+    """
+
+    guidance: Guidance
+    replay: bool = True
+
+
+class ParticipantState:
+    """What one participant does and remembers in one denoiser.
+
+    Args:
+        participant: The participant.
+
+    Attributes:
+        rule: Its rule for CFG, if it has one; otherwise it makes a correction.
+        history: What it remembers of earlier steps, if it makes a correction.
+        combinations: What changes its correction before it is added.
+        calls: How often the denoiser was called.
+        guided_calls: How many of these calls were guided.
+        reused_calls: How many of these calls used an earlier difference of predictions.
+        calls_without_cfg: In how many of these calls CFG was taken away.
+        layers: The names of the layers that were reached.
+    """
+
+    def __init__(self, participant: Participant) -> None:
+        self.participant = participant
+        guidance = participant.guidance
+        self.is_off = guidance.is_off
+        self.rule = guidance if isinstance(guidance, CFGRule) else None
+        if isinstance(guidance, NegativeGuidance):
+            self.history = History(guidance)
+            self.combinations = cast("tuple[Combination, ...]", guidance.combine)
+        self.calls = self.guided_calls = self.reused_calls = self.calls_without_cfg = 0
+        self.layers: set[str] = set()
+        self._runner: PassRunner | None = None
+        self._plan: Plan | None = None
+        self._names: dict[str, nn.Module] = {}
+
+    def plan_in(self, runner: PassRunner) -> Plan:
+        """What the guidance does in a denoiser, found out when it is first needed.
+
+        Raises:
+            LayerError: If the denoiser has no such layers.
+            RuntimeError: If the denoiser has caches with which the guidance would come out wrong.
+        """
+        if self._plan is None or self._runner is not runner:
+            plan = self.history.guidance.plan(runner.denoiser, replay=self.participant.replay)
+            runner.caches.check_plan(plan)
+            if runner.caches.exist:
+                # A replayed block would be one that the cache never saw.
+                plan = replace(plan, replay=False)
+            self._plan, self._runner, self._names = plan, runner, {}
+        return self._plan
+
+    def find_layers_again(self) -> None:
+        """Plan anew when it is next needed, if modules of the plan were replaced since."""
+        plan, runner = self._plan, self._runner
+        if plan is None or runner is None:
+            return
+        modules = {*plan.edits, *plan.probed}
+        if not self._names:
+            found = runner.model.named_modules()
+            self._names = {name: module for name, module in found if module in modules}
+        try:
+            there = [
+                runner.model.get_submodule(name) is module for name, module in self._names.items()
+            ]
+        except AttributeError:
+            there = []
+        if there.count(True) < len(modules):
+            runner.forget(plan)
+            self._plan = None
+
+    def summary(self) -> RunSummary:
+        """What it did so far."""
+        return RunSummary(
+            self.calls,
+            self.guided_calls,
+            frozenset(self.layers),
+            self.reused_calls,
+            self.calls_without_cfg,
+        )

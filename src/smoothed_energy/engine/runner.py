@@ -1,0 +1,271 @@
+r"""The predictions of a denoiser at a guided step.
+
+The denoiser runs as it is and gives the clean prediction $s$; then the rows that need it run again
+with some modules edited, or something else makes a negative prediction, and give $\tilde s$.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Outcome", "PassRunner"]
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.image_tokens import ImageTokens
+from ..denoisers.latent_layout import LatentLayout
+from ..denoisers.prediction import prediction_of
+from ..families import Arguments, Family, family_of
+from ..guidance.plan import NegativeContext, Plan
+from ..intercept.attention import AttentionBackendError
+from ..intercept.compiled import eagerly, is_compiled
+from ..intercept.module_call import ModuleCall, unwrap
+from ..intercept.patching import holding, patched
+from ..intercept.replay import Recorder, Stem
+from ..intercept.rows import Rows
+from ..schedule import StepPosition
+from .caches import CacheStates
+from .context import StepContext
+from .passes import PASS, Pass, PassSite
+
+
+@dataclass(frozen=True)
+class Outcome:
+    r"""What one call of a denoiser gave; nothing is corrected yet.
+
+    Args:
+        output: What the denoiser returned.
+        prediction: All rows of the clean prediction, with a learned variance.
+        channels: How many channels of it are a prediction; the rest is a learned variance.
+        latent_layout: How the prediction lies; asked only if that matters.
+        clean: For each plan, $s$.
+        differences: For each plan, $s - \tilde s$.
+        reached: For each plan, the names of the layers that were edited or observed.
+    """
+
+    output: Any
+    prediction: Tensor
+    channels: int
+    latent_layout: Callable[[], LatentLayout]
+    clean: dict[Plan, Tensor] = field(default_factory=dict)
+    differences: dict[Plan, Tensor] = field(default_factory=dict)
+    reached: dict[Plan, set[str]] = field(default_factory=dict)
+
+    def similarity(self, plan: Plan) -> float:
+        """The cosine of the clean and the perturbed prediction, of the least similar sample."""
+        clean = self.clean[plan].float().flatten(1)
+        perturbed = clean - self.differences[plan].float().flatten(1)
+        return float(torch.nn.functional.cosine_similarity(clean, perturbed).min())
+
+
+class PassRunner:
+    """Runs the passes of one denoiser.
+
+    Args:
+        denoiser: A `diffusers` denoiser, compiled or not.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self.denoiser = denoiser
+        self.model = unwrap(denoiser)
+        self.family: Family = family_of(denoiser)
+        self._stems: dict[Plan, Stem] = {}
+
+    @functools.cached_property
+    def compiled(self) -> bool:
+        """Whether the denoiser, or something in it, is compiled."""
+        return is_compiled(self.denoiser)
+
+    @functools.cached_property
+    def caches(self) -> CacheStates:
+        """The caches of the denoiser, as they are when they are first asked for."""
+        return CacheStates(self.model)
+
+    def sample(self, call: ModuleCall) -> Tensor:
+        """The latents of a call of the denoiser."""
+        found: Tensor = call.argument(self.family.sample)
+        return found
+
+    def take_rows(self, call: ModuleCall, rows: Rows) -> ModuleCall:
+        """The same call for some rows of its batch."""
+        if rows.is_all:
+            return call
+        return call.with_named(self.family.take_rows(call.named(), rows))
+
+    def forget(self, plan: Plan) -> None:
+        """Forget what is kept of a plan that is used no more."""
+        self._stems.pop(plan, None)
+
+    def run(
+        self, call: ModuleCall, plans: Sequence[Plan], layout: BatchLayout, context: StepContext
+    ) -> Outcome:
+        """One call of the denoiser, and the negative predictions of some plans for it.
+
+        Args:
+            call: The call.
+            plans: The plans.
+            layout: The meaning of the rows of its batch.
+            context: The step.
+
+        Raises:
+            AttentionBackendError: If a plan observes what a compiled denoiser does not show.
+            RuntimeError: If the call fills a cache of keys and values.
+        """
+        # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so what follows
+        # needs its own.
+        kept = call.copied()
+        if not plans:
+            return self._outcome(kept, call(), context)
+        self._check(call, plans)
+        stems = {} if self.compiled else {plan: self._stem(plan) for plan in plans if plan.replay}
+        recorder = Recorder(list(stems.values())) if stems else None
+        batch = len(self.sample(kept))
+        everything = PassSite(
+            self.family, self.model, Arguments(kept.argument), Rows(0, batch, batch), context
+        )
+        clean_pass = Pass(
+            everything,
+            watched=[plan for plan in plans if plan.probed],
+            run=ModuleCall.__call__ if recorder is None else recorder.run,
+        )
+        with patched(() if self.compiled else self._patched_by(plans, stems.values()), PASS):
+            with holding(PASS.current, clean_pass.handle):
+                output = call()
+            outcome = self._outcome(kept, output, context)
+            for plan in plans:
+                rows = layout.rows(plan.formulation, len(outcome.prediction))
+                site = PassSite(self.family, self.model, everything.arguments, rows, context)
+                run = ModuleCall.__call__
+                if recorder is not None and plan in stems:
+                    run = recorder.replay(stems[plan], rows).run
+                negative = _Negative(
+                    self, plan, self.take_rows(kept, rows), Pass(site, edited=plan, run=run)
+                )
+                negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
+                observed = clean_pass.observed.get(plan, {})
+                negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
+                predicted = plan.negative(negative)
+                outcome.clean[plan] = negative.clean
+                outcome.differences[plan] = negative.clean - predicted[:, : outcome.channels]
+                outcome.reached[plan] = negative.reached | set(observed)
+        if recorder is not None:
+            recorder.learn()
+        return outcome
+
+    def _check(self, call: ModuleCall, plans: Sequence[Plan]) -> None:
+        if call.kwargs.get("kv_cache") is not None:
+            raise RuntimeError(
+                "the denoiser is given a kv_cache, which a perturbed pass would change; "
+                "expected a run without one"
+            )
+        if self.compiled and any([plan.probed for plan in plans]):
+            raise AttentionBackendError(
+                "a guidance that looks at the attention of the first pass can't see into a "
+                "compiled denoiser; use one that is not compiled, or another guidance"
+            )
+
+    def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
+        prediction = prediction_of(output)
+        channels = prediction.shape[1]
+        of_latents = self.sample(call).shape[1]
+        if channels == 2 * of_latents and (
+            self.family.learned_variance or context.output_kind().learned_variance
+        ):
+            channels = of_latents
+        latent_layout = functools.partial(
+            self.family.latent_layout, self.model, Arguments(call.argument)
+        )
+        return Outcome(output, prediction, channels, latent_layout)
+
+    def _stem(self, plan: Plan) -> Stem:
+        if plan not in self._stems:
+            self._stems[plan] = Stem(self.model, plan.edits)
+        return self._stems[plan]
+
+    def _patched_by(self, plans: Sequence[Plan], stems: Collection[Stem]) -> set[nn.Module]:
+        """The modules whose calls some pass decides about."""
+        modules: set[nn.Module] = set()
+        for plan in plans:
+            modules.update(plan.edits, plan.probed)
+        for stem in stems:
+            modules |= stem.modules
+        return modules
+
+    @contextmanager
+    def perturbed(self, plan: Plan, number: int) -> Iterator[None]:
+        """A block in which the denoiser may run with the modules of a plan edited.
+
+        Args:
+            plan: The plan.
+            number: Which of its passes at this step it is.
+        """
+        # A compiled first pass must not trace the patches, so they are there only now.
+        patches = patched(plan.edits if self.compiled else (), PASS)
+        eager = eagerly() if self.compiled else nullcontext()
+        states = self.caches.of((plan, number)) if self.caches.exist else nullcontext()
+        with patches, eager, states:
+            yield
+
+
+class _Negative(NegativeContext):
+    """What the negative prediction of a plan is made from, in one call of a denoiser."""
+
+    def __init__(
+        self, runner: PassRunner, plan: Plan, call: ModuleCall, perturbed_pass: Pass
+    ) -> None:
+        self.call = call
+        if runner.model is not runner.denoiser:
+            self.call = call.with_forward(runner.model.forward)
+        self.sample = runner.sample(call)
+        self.observed: Mapping[str, Tensor] = {}
+        self._runner, self._plan, self._pass = runner, plan, perturbed_pass
+        self._passes = 0
+
+    @property
+    def reached(self) -> set[str]:
+        """The names of the layers that were edited."""
+        return self._pass.reached
+
+    @property
+    @override
+    def prediction_type(self) -> Any:
+        return self._pass.site.context.output_kind().prediction_type
+
+    @override
+    def predict(self, call: ModuleCall) -> Tensor:
+        self._passes += 1
+        with (
+            self._runner.perturbed(self._plan, self._passes),
+            holding(PASS.current, self._pass.handle),
+        ):
+            # Lists of arguments may be consumed, and there may be another pass.
+            return prediction_of(call.copied()())
+
+    @override
+    def of_sample(self, sample: Tensor) -> Tensor:
+        return self.predict(self.call.replace(self._runner.family.sample, sample))
+
+    @override
+    def image_tokens(self, layer: str, count: int) -> ImageTokens:
+        return self._pass.site.image_tokens(layer, count)
+
+    @override
+    def position(self) -> StepPosition:
+        return self._pass.site.position()
+
+    @property
+    @override
+    def tied_to_size(self) -> tuple[str, ...]:
+        return self._runner.family.tied(self._pass.site.arguments)
+
+    @property
+    @override
+    def multiple(self) -> int:
+        return self._runner.family.multiple(self._runner.model)

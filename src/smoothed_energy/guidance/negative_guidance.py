@@ -1,0 +1,176 @@
+r"""Guidance away from a negative prediction: where, when, and how the difference is used.
+
+$$s^\star = s + \gamma\,(s - \tilde s)$$
+
+where $s$ is a prediction of the denoiser and $\tilde s$ the same prediction with something in the
+denoiser perturbed. What that is tells the methods apart; each is a module of
+`smoothed_energy.methods`. $\gamma = 0$ is no guidance. Equation 9 of the paper writes
+$\gamma' s - (\gamma' - 1)\,\tilde s$; its released code, and this package, use
+$\gamma = \gamma' - 1$.
+
+References:
+    | Smoothed Energy Guidance: Guiding Diffusion Models with Reduced Energy Curvature of Attention
+    | (Hong, NeurIPS 2024), https://arxiv.org/abs/2408.00760
+"""
+
+from __future__ import annotations
+
+__all__ = ["LayerGuidance", "NegativeGuidance"]
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, cast, get_args
+
+from torch import nn
+from typing_extensions import override
+
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.cfg_batch import Formulation
+from ..families.layer_selection import LayerSelection, normalise_selection, select_layers
+from ..intercept.module_call import unwrap
+from ..schedule import (
+    ScaleSchedule,
+    StepPosition,
+    Steps,
+    StepSelection,
+    as_scale,
+    as_steps,
+    scale_at,
+)
+from ..settings.checks import check_choice, check_count
+from .combine import Combination
+from .combine_text import as_combinations
+from .guidance import Guidance
+from .perturbation import Perturbation
+from .plan import Plan
+
+_ALL_STEPS = Steps()
+
+
+@dataclass(frozen=True)
+class NegativeGuidance(Guidance):
+    r"""What all methods with a negative share: steps, scale, formulation and combination.
+
+    Args:
+        scale: $\gamma \ge -1$, the factor of the difference of predictions. 0 is no guidance.
+            Without CFG, -1 samples from the perturbed prediction alone: it shows what the
+            perturbation breaks, which is what guidance moves away from. A schedule, or its text,
+            changes it over the steps; see `smoothed_energy.scales`.
+        steps: The denoising steps that are guided; see `smoothed_energy.steps`.
+        formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
+            does; `"unconditional"` the one without, as equation 10 of the paper does. Without CFG
+            there is one prediction and no difference.
+        combine: How the correction is combined with the prediction; see
+            `smoothed_energy.combination`. By default it is added.
+        every: Of the guided steps, the first and every n-th after it has a second pass; in between
+            the last difference of predictions is used again.
+
+    Raises:
+        ValueError: If a value is outside its set.
+    """
+
+    _: KW_ONLY
+    scale: float | ScaleSchedule | str = 3.0
+    steps: StepSelection | str | Sequence[str] = "all"
+    formulation: Formulation = "conditional"
+    combine: Combination | str | Sequence[Combination | str] = ()
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", as_scale(self.scale))
+        object.__setattr__(self, "steps", as_steps(self.steps))
+        check_choice("formulation", self.formulation, get_args(Formulation))
+        object.__setattr__(self, "combine", as_combinations(self.combine))
+        object.__setattr__(self, "every", check_count("every", self.every))
+
+    @property
+    @override
+    def is_off(self) -> bool:
+        return self.scale == 0
+
+    @property
+    @override
+    def needs_similarity(self) -> bool:
+        return cast(StepSelection, self.steps).needs_similarity
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all steps are guided alike, so that the position of a step does not matter."""
+        return self.steps == _ALL_STEPS and isinstance(self.scale, float) and self.every == 1
+
+    def scale_at(self, position: StepPosition) -> float:
+        """The scale of the step at `position`: 0 where it is not guided."""
+        if not cast(StepSelection, self.steps).active(position):
+            return 0.0
+        return scale_at(cast("float | ScaleSchedule", self.scale), position)
+
+    @override
+    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        return ()
+
+    @abstractmethod
+    def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
+        """What this guidance does in `denoiser`.
+
+        Args:
+            denoiser: The denoiser, compiled or not.
+            replay: Whether the perturbed pass takes over what was computed before the first
+                perturbed layer, where it can.
+
+        Raises:
+            LayerError: If `denoiser` has no such layers.
+        """
+
+    def _plan(self, **parts: Any) -> Plan:
+        """A plan with what these methods share, and the method's own parts."""
+        return Plan(formulation=self.formulation, **parts)
+
+
+@dataclass(frozen=True)
+class LayerGuidance(NegativeGuidance):
+    r"""Guidance away from a prediction in which some layers compute something else.
+
+    Args:
+        layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
+    """
+
+    _: KW_ONLY
+    layers: LayerSelection = "mid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.layers):
+            object.__setattr__(self, "layers", normalise_selection(self.layers))
+
+    @property
+    @abstractmethod
+    def perturbation(self) -> Perturbation:
+        """What the perturbed pass computes in the chosen layers."""
+
+    @property
+    @override
+    def is_off(self) -> bool:
+        return super().is_off or self.perturbation.is_identity
+
+    @override
+    def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        layers, _, _ = self._found(denoiser)
+        return layers
+
+    @override
+    def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
+        _, perturbation, modules = self._found(denoiser)
+        return self._plan(perturbation=perturbation, edits=modules, replay=replay)
+
+    def _found(
+        self, denoiser: nn.Module
+    ) -> tuple[tuple[SelfAttentionLayer, ...], Perturbation, Mapping[nn.Module, str]]:
+        """The layers, what is perturbed in them, and the modules that are edited for it."""
+        layers = select_layers(denoiser, self.layers)
+        perturbation = self.perturbation
+        return (
+            layers,
+            perturbation.on(layers),
+            perturbation.modules(unwrap(denoiser), layers),
+        )

@@ -1,0 +1,201 @@
+"""The batches of a guider's steps, over the step engine."""
+
+from __future__ import annotations
+
+__all__ = ["Batch", "StepBatches"]
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...denoisers.cfg_batch import BatchLayout, Formulation
+from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
+from ...denoisers.prediction import Predictions, with_prediction
+from ...engine.context import StepContext
+from ...engine.members import Members
+from ...engine.participant import Participant, ParticipantState
+from ...engine.runner import PassRunner
+from ...engine.step import GuidedStep
+from ...engine.summary import RunSummary
+from ...guidance.combine import compare_places
+from ...intercept.module_call import ModuleCall
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of a step.
+
+    Args:
+        name: The name of its prediction.
+        branch: Whether it has the prompt.
+        perturbed_by: The guidance that perturbs it; None if none does.
+    """
+
+    name: str
+    branch: Formulation
+    perturbed_by: ParticipantState | None = None
+
+
+class StepBatches:
+    """The batches of a run's steps: clean ones, and one for each negative prediction.
+
+    A negative is predicted while the denoiser is called for the batch that it perturbs, and handed
+    out when it is called for its own.
+
+    Args:
+        participants: The guidances.
+    """
+
+    def __init__(self, participants: Sequence[Participant]) -> None:
+        self.participants = participants
+        self.batches: list[Batch] = []
+        self._members = Members()
+        self._runner: PassRunner | None = None
+        self._step = GuidedStep({})
+        self._latent_layout: LatentLayout = ChannelsFirst()
+        self._outputs: dict[ParticipantState, Any] = {}
+        self._given: set[ParticipantState] = set()
+
+    def prepare(self, context: StepContext, *, enabled: bool, cfg: bool, cfg_in_run: bool) -> None:
+        """Begin a step: find out which batches it needs.
+
+        Args:
+            context: The step.
+            enabled: Whether anything is guided.
+            cfg: Whether it has CFG if no rule turns it off.
+            cfg_in_run: Whether the run has CFG at all.
+        """
+        limiting = self._members.without_cfg(self.participants, context) if cfg else []
+        for participant in self.participants:
+            member = self._members.of(participant)
+            member.calls += 1
+            if member in limiting:
+                member.calls_without_cfg += 1
+            elif member.rule is not None and cfg_in_run:
+                member.guided_calls += 1
+        self._step = self._members.step(self.participants if enabled else (), context)
+        self.batches = [Batch("pred_cond", "conditional")]
+        if cfg and not limiting:
+            self.batches.append(Batch("pred_uncond", "unconditional"))
+        for number, participant in enumerate(self.participants):
+            member = self._members.of(participant)
+            if member in self._step.scales and not self._step.reuse(member, self._branch(member)):
+                name = f"pred_perturbed_{number}"
+                self.batches.append(Batch(name, self._branch(member), member))
+
+    @property
+    def has_cfg(self) -> bool:
+        """Whether the step has a batch without the prompt."""
+        return len(self.batches) > 1 and self.batches[1].name == "pred_uncond"
+
+    def _branch(self, member: ParticipantState) -> Formulation:
+        """The branch of the batch that a guidance perturbs at this step."""
+        return member.history.guidance.formulation if self.has_cfg else "conditional"
+
+    def is_perturbed(self, batch: Batch) -> bool:
+        """Whether some guidance perturbs what a clean batch predicts."""
+        return any(
+            [other.perturbed_by and other.branch == batch.branch for other in self.batches]
+        )
+
+    def predict(self, batch: Batch, context: StepContext, scale: float, call: ModuleCall) -> Any:
+        """The call for a clean batch, and the negatives of its prediction.
+
+        Args:
+            batch: The batch.
+            context: The step.
+            scale: CFG's scale.
+            call: The call of the denoiser.
+
+        Raises:
+            RuntimeError: If the denoiser was called for it before.
+        """
+        pending = [b.perturbed_by for b in self.batches if b.perturbed_by and b.branch == batch.branch]
+        if any([member in self._outputs for member in pending]):
+            raise RuntimeError(
+                "the denoiser was called twice for one batch; expected a block that calls it once "
+                "for each"
+            )
+        if self._runner is None or self._runner.denoiser is not call.module:
+            self._runner = PassRunner(call.module)
+        # All rows of a batch have one condition.
+        layout = BatchLayout(separate=True, cfg_scale=scale) if self.has_cfg else BatchLayout()
+        branches: tuple[Formulation, ...] = (batch.branch,) if self.has_cfg else (
+            "conditional",
+            "unconditional",
+        )
+        outcome = self._step.predict(self._runner, call, layout, context, branches)
+        if compare_places([one for member in pending for one in member.combinations]):
+            # Steps without a second pass ask for it, too.
+            self._latent_layout = outcome.latent_layout()
+        for member in pending:
+            negative = outcome.prediction[:, : outcome.channels] - self._step.differences[member]
+            variance = outcome.prediction[:, outcome.channels :]
+            prediction = torch.cat([negative, variance], dim=1)
+            self._outputs[member] = with_prediction(outcome.output, prediction)
+        return outcome.output
+
+    def hand_out(self, batch: Batch) -> Any:
+        """The call for a perturbed batch, whose prediction is known by now.
+
+        Raises:
+            RuntimeError: If the denoiser was not called for the batch that it perturbs.
+        """
+        member = batch.perturbed_by
+        if member is None or member not in self._outputs:
+            raise RuntimeError(
+                f"the denoiser was called for {batch.name}, but not before for the batch that it "
+                "perturbs; expected a block that calls it once for each batch, in their order"
+            )
+        self._given.add(member)
+        return self._outputs.pop(member)
+
+    def check_given(self) -> None:
+        """Check that every perturbed batch was handed out.
+
+        Raises:
+            RuntimeError: If one was not.
+        """
+        for batch in self.batches:
+            if batch.perturbed_by is not None and batch.perturbed_by not in self._given:
+                raise RuntimeError(
+                    f"the denoiser's forward function was not called for {batch.name}, so the "
+                    "result would be unguided; expected a block that calls the denoiser it prepares"
+                )
+
+    def correction(
+        self, c: Tensor, u: Tensor | None, scale: float, perturbed: dict[str, Tensor]
+    ) -> Tensor | None:
+        r"""The correction $\delta$ of the step; None if no guidance acts.
+
+        Args:
+            c: The prediction with the prompt, `(B, *)`.
+            u: The one without it; None without CFG.
+            scale: CFG's scale.
+            perturbed: The perturbed predictions by the names of their batches.
+        """
+
+        def predictions(formulation: Formulation) -> Predictions:
+            clean = u if u is not None and formulation == "unconditional" else c
+            return Predictions(clean, c, u, scale)
+
+        for batch in self.batches:
+            if batch.perturbed_by is not None:
+                clean = predictions(batch.branch).clean
+                self._step.differences[batch.perturbed_by] = clean - perturbed[batch.name]
+        if not self._step.scales:
+            return None
+        return self._step.combine(predictions, lambda: self._latent_layout)
+
+    def clear(self) -> None:
+        """Forget what one step alone needs."""
+        self._outputs.clear()
+        self._given.clear()
+
+    def summaries(self) -> list[RunSummary]:
+        """What each guidance did so far."""
+        return [self._members.of(participant).summary() for participant in self.participants]

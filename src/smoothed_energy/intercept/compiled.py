@@ -1,0 +1,48 @@
+"""Denoisers that `torch.compile` has compiled."""
+
+from __future__ import annotations
+
+__all__ = ["eagerly", "is_compiled"]
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from .module_call import unwrap
+
+
+def is_compiled(denoiser: nn.Module) -> bool:
+    """Whether `torch.compile` or `Module.compile` was used on it or on anything inside it."""
+    for module in denoiser.modules():
+        if vars(module).get("_compiled_call_impl") is not None or "_orig_mod" in module._modules:
+            return True
+    return unwrap(denoiser) is not denoiser
+
+
+_lock = threading.Lock()
+_stance = ExitStack()
+_users = 0
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """A block in which nothing is compiled.
+
+    The stance belongs to the process, not to the thread: the first block sets it and the last one
+    restores it, or blocks that overlap would restore each other's.
+    """
+    global _users
+    with _lock:
+        if not _users:
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                _stance.close()

@@ -1,0 +1,114 @@
+"""One call of a module, as a value that can be asked, changed and made."""
+
+from __future__ import annotations
+
+__all__ = ["ModuleCall", "parameter_names", "unwrap"]
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module itself, if `torch.compile` wrapped it."""
+    while isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+        module = inner
+    return module
+
+
+@functools.lru_cache(maxsize=256)
+def parameter_names(cls: type[nn.Module]) -> tuple[str, ...]:
+    """The names of the parameters of a module class's forward function, `self` left out."""
+    return tuple(inspect.signature(cls.forward).parameters)[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of a module.
+
+    Args:
+        module: The module that is called.
+        forward: Its own forward function, without any patch of this package.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+    """
+
+    module: nn.Module
+    forward: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the forward function's parameters, in order."""
+        return parameter_names(type(unwrap(self.module)))
+
+    def argument(self, name: str) -> Any:
+        """An argument by its name, however it was passed; None if it was not given."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        if not self.args:
+            return None
+        names = self.parameters
+        place = names.index(name) if name in names else len(self.args)
+        return self.args[place] if place < len(self.args) else None
+
+    def replace(self, name: str, value: Any) -> ModuleCall:
+        """The same call with another value of one argument.
+
+        Raises:
+            ValueError: If the forward function has no such parameter.
+        """
+        names = self.parameters
+        if name not in names and name not in self.kwargs:
+            raise ValueError(
+                f"{type(self.module).__name__} has no input {name!r}; it has {', '.join(names)}"
+            )
+        place = names.index(name) if name in names else len(self.args)
+        if place < len(self.args) and name not in self.kwargs:
+            args = (*self.args[:place], value, *self.args[place + 1 :])
+            return ModuleCall(self.module, self.forward, args, self.kwargs)
+        return ModuleCall(self.module, self.forward, self.args, {**self.kwargs, name: value})
+
+    def named(self) -> dict[str, Any]:
+        """All arguments by their names."""
+        return {**dict(zip(self.parameters, self.args, strict=False)), **self.kwargs}
+
+    def with_named(self, arguments: Mapping[str, Any]) -> ModuleCall:
+        """The same call with these values of the arguments that `named` gives."""
+        kwargs = dict(arguments)
+        names = self.parameters[: len(self.args)]
+        return ModuleCall(
+            self.module, self.forward, tuple([kwargs.pop(name) for name in names]), kwargs
+        )
+
+    def with_forward(self, forward: Callable[..., Any]) -> ModuleCall:
+        """The same arguments for another function."""
+        return ModuleCall(self.module, forward, self.args, self.kwargs)
+
+    def copied(self) -> ModuleCall:
+        """The same call with containers of its own: some modules consume the lists they get."""
+        return ModuleCall(self.module, self.forward, _copied(self.args), _copied(self.kwargs))
+
+    def __call__(self) -> Any:
+        """Make the call."""
+        return self.forward(*self.args, **self.kwargs)
+
+
+def _copied(value: Any) -> Any:
+    """New containers, same values in them."""
+    if isinstance(value, dict):
+        # Most arguments are no containers: looking first saves a call for each.
+        return {
+            key: _copied(item) if isinstance(item, (dict, list, tuple)) else item
+            for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(
+            [_copied(item) if isinstance(item, (dict, list, tuple)) else item for item in value]
+        )
+    return value
