@@ -23,9 +23,17 @@ if TYPE_CHECKING:
         guidance_from_dict,
         guidance_from_text,
     )
-    from .schedule.scales import CosineScale, LinearScale, ScaleTable
-    from .schedule.steps import Adaptive, EveryNth, NoiseLevels, StepPosition, Steps
-    from .smoothing.operator import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
+    from .schedule import (
+        Adaptive,
+        CosineScale,
+        EveryNth,
+        LinearScale,
+        NoiseLevels,
+        ScaleTable,
+        StepPosition,
+        Steps,
+    )
+    from .smoothing import BoxBlur, Compose, EMASmoothing, GaussianBlur, Smoothing
 
 __version__ = "0.1.0"
 

@@ -40,7 +40,7 @@ from torch import Tensor
 from ..denoisers.latent_layout import ChannelsFirst, Places
 from ..denoisers.prediction import Predictions
 from ..settings.checks import check_positive, check_unit
-from ..smoothing.operator import GaussianBlur
+from ..smoothing import GaussianBlur
 
 Extent = Literal["full", "partial"]
 

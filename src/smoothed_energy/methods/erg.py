@@ -20,7 +20,7 @@ from torch import Tensor
 from ..guidance.attachable import SECOND_PASS, About
 from ..guidance.guidance import LayerGuidance
 from ..guidance.perturbation import AttentionCall, AttentionPerturbation
-from ..schedule.steps import StepPosition
+from ..schedule import StepPosition
 from ..settings.checks import check_choice, check_positive
 
 Scheme = Literal["linear", "cosine", "exponential"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..guidance.attachable import SECOND_PASS, About
 from ..guidance.guidance import LayerGuidance
 from ..guidance.perturbation import AttentionCall, AttentionPerturbation, ValuesOnly
-from ..schedule.steps import StepPosition
+from ..schedule import StepPosition
 from ..settings.checks import number_or_nan
 
 

@@ -31,7 +31,7 @@ from ..guidance.attachable import About
 from ..guidance.guidance import Guidance
 from ..guidance.plan import NegativeContext, Plan
 from ..settings.checks import check_positive
-from ..smoothing.operator import GaussianBlur, Smoothing, as_smoothing
+from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
 
 @dataclass(frozen=True)

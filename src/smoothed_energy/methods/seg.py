@@ -20,7 +20,7 @@ from ..guidance.attachable import SECOND_PASS, About
 from ..guidance.guidance import LayerGuidance
 from ..guidance.perturbation import AttentionCall, AttentionPerturbation
 from ..settings.checks import check_choice
-from ..smoothing.operator import GaussianBlur, Smoothing, as_smoothing
+from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
 Side = Literal["query", "key"]
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..guidance.attachable import About
 from ..guidance.guidance import Guidance
 from ..guidance.plan import NegativeContext, Plan
-from ..schedule.scales import ScaleSchedule
+from ..schedule import ScaleSchedule
 from ..settings.checks import check_count, number_or_nan
 
 
