@@ -16,6 +16,8 @@ from smoothed_energy.smoothing import (
     Compose,
     EMASmoothing,
     GaussianBlur,
+    axis_matrices,
+    axis_products,
 )
 
 INF = math.inf
@@ -122,7 +124,7 @@ def test_tokens_smoothed_in_blocks_are_smoothed_alike(op, grid, rows, block):
     tokens = torch.randn(rows, math.prod(grid), 3, dtype=torch.float64)
     whole = op.apply(tokens, grid)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(smoothing, "_BLOCK_BYTES", block * tokens[0].numel() * 8)
+        patch.setattr(axis_products, "_BLOCK_BYTES", block * tokens[0].numel() * 8)
         torch.testing.assert_close(op.apply(tokens, grid), whole, rtol=0, atol=1e-12)
         transposed = tokens[None].transpose(1, 2).contiguous().transpose(1, 2)
         torch.testing.assert_close(op.apply(transposed, grid)[0], whole, rtol=0, atol=1e-12)
@@ -133,14 +135,14 @@ def test_blocks_leave_derivatives_and_transforms_as_they_are(op, monkeypatch):
     tokens = torch.randn(5, 12, 2, dtype=torch.float64)
     direction = torch.randn_like(tokens)
     expected = op.matrix((3, 4)) @ direction
-    monkeypatch.setattr(smoothing, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(axis_products, "_BLOCK_BYTES", 1)
 
     def apply(x):
         return op.apply(x, (3, 4))
 
     made = []
-    real = smoothing._apply_in_blocks
-    monkeypatch.setattr(smoothing, "_apply_in_blocks", lambda *a: made.append(1) or real(*a))
+    real = axis_products._apply_in_blocks
+    monkeypatch.setattr(axis_products, "_apply_in_blocks", lambda *a: made.append(1) or real(*a))
     torch.testing.assert_close(apply(direction), expected)
     assert made
     _, forward = torch.func.jvp(apply, (tokens,), (direction,))
@@ -155,6 +157,20 @@ def test_blocks_leave_derivatives_and_transforms_as_they_are(op, monkeypatch):
     torch.testing.assert_close(pull(direction)[0], op.matrix((3, 4)).T @ direction)
     compiled = torch.compile(apply, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(direction), expected)
+
+
+def test_memory_that_runs_out_in_a_block_is_an_error_and_not_tried_again(monkeypatch):
+    calls = []
+
+    def run_out(*args):
+        calls.append(args)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you ran out of memory")
+
+    monkeypatch.setattr(axis_products, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(axis_products, "_multiply", run_out)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        GaussianBlur(1.5).apply(torch.randn(5, 12, 2), (3, 4))
+    assert len(calls) == 1
 
 
 @brief
@@ -187,10 +203,10 @@ def test_blurring_the_queries_blurs_the_logits(op, grid):
 
 
 def test_a_kernel_of_the_reference_has_the_reference_size():
-    assert smoothing._reference_kernel_size(1) == 7
-    assert smoothing._reference_kernel_size(10) == 61
-    assert smoothing._reference_kernel_size(0.5) == 3
-    assert [smoothing._limit(61, n) for n in (1, 2, 7, 32, 33, 64)] == [1, 3, 7, 33, 33, 61]
+    assert axis_matrices._reference_kernel_size(1) == 7
+    assert axis_matrices._reference_kernel_size(10) == 61
+    assert axis_matrices._reference_kernel_size(0.5) == 3
+    assert [axis_matrices._limit(61, n) for n in (1, 2, 7, 32, 33, 64)] == [1, 3, 7, 33, 33, 61]
 
 
 # --- what the matrices are ----------------------------------------------------------------------

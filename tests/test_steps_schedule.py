@@ -1,8 +1,13 @@
 """Positions in the schedules of diffusers' schedulers."""
 
+import gc
 import itertools
 import math
+import sys
+import threading
 import warnings
+import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
@@ -22,8 +27,9 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
+import smoothed_energy
 from smoothed_energy.integrations.pipeline_facts import step_position
-from smoothed_energy.schedule.steps import Steps, as_steps, schedule_position
+from smoothed_energy.schedule import Schedule, Steps, as_steps, schedule_position
 
 compatible = {cls.__name__: cls for cls in (*DDIMScheduler().compatibles, DDPMScheduler)}
 others = (
@@ -300,3 +306,140 @@ def test_the_latent_upscaler_is_told_a_quarter_of_the_logarithm_of_the_noise_lev
         step_position(pipe, unet, (sigma.log() * 0.25).half()) for sigma in scheduler.sigmas[:-1]
     ]
     assert found == walk(scheduler)
+
+
+# --- schedules that are read once ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", names)
+def test_a_schedule_read_once_tells_what_one_read_anew_tells(name):
+    scheduler = make(name)
+    anew = [Schedule(scheduler).position(time) for time in scheduler.timesteps]
+    assert walk(scheduler) == anew
+    assert walk(scheduler) == anew
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DDIMScheduler"])
+def test_a_known_timestep_costs_few_calls_of_functions(name):
+    scheduler = make(name, 50)
+    time = scheduler.timesteps[20]
+    first = schedule_position(scheduler, time)
+    package = str(Path(smoothed_energy.__file__).parent)
+    calls = []
+
+    def count(frame, event, arg):
+        if event == "call" and frame.f_code.co_filename.startswith(package):
+            calls.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        again = schedule_position(scheduler, time)
+    finally:
+        sys.setprofile(before)
+    assert again is first
+    assert len(calls) <= 6, calls
+
+
+def test_replaced_timesteps_are_read_anew():
+    scheduler = make("DDIMScheduler", 10)
+    assert schedule_position(scheduler, 400).count == 10
+    scheduler.set_timesteps(5)
+    assert [position.index for position in walk(scheduler)] == [0, 1, 2, 3, 4]
+    scheduler.timesteps = scheduler.timesteps[2:]
+    assert [position.count for position in walk(scheduler)] == [3, 3, 3]
+
+
+def test_replaced_noise_levels_are_read_anew():
+    scheduler = make("EulerDiscreteScheduler", 10)
+    time, sigma = scheduler.timesteps[3], schedule_position(scheduler, scheduler.timesteps[3]).sigma
+    scheduler.sigmas = scheduler.sigmas * 2
+    assert schedule_position(scheduler, time).sigma == pytest.approx(2 * sigma)
+
+
+def test_cumulative_alphas_that_are_replaced_are_read_anew():
+    scheduler = make("DDIMScheduler", 10)
+    assert schedule_position(scheduler, 0).sigma > 0
+    scheduler.alphas_cumprod = torch.ones_like(scheduler.alphas_cumprod)
+    assert schedule_position(scheduler, 0).sigma == 0
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_lists_that_are_changed_in_place_are_read_anew(inference):
+    with torch.inference_mode(inference):
+        scheduler = make("EulerDiscreteScheduler", 10)
+        time = scheduler.timesteps[3].clone()
+        sigma = schedule_position(scheduler, time).sigma
+        assert scheduler.timesteps.is_inference() == scheduler.sigmas.is_inference()
+        scheduler.sigmas.mul_(2)
+        assert schedule_position(scheduler, time).sigma == pytest.approx(2 * sigma)
+        scheduler.timesteps.add_(1)
+        assert schedule_position(scheduler, time + 1).index == 3
+        assert schedule_position(scheduler, time + 1).timestep == float(time + 1)
+
+
+def test_tensors_made_in_inference_mode_have_positions_like_others():
+    with torch.inference_mode():
+        scheduler = make("DDIMScheduler", 10)
+        assert scheduler.timesteps.is_inference()
+    assert walk(scheduler) == walk(scheduler) == walk(make("DDIMScheduler", 10))
+
+
+class Plain:
+    """A scheduler of one's own, with a list or an array as its timesteps."""
+
+    def __init__(self, timesteps):
+        self.timesteps = timesteps
+
+
+def test_lists_and_arrays_that_are_changed_in_place_are_read_anew():
+    for timesteps in ([3, 2, 1], torch.tensor([3, 2, 1]).numpy()):
+        scheduler = Plain(timesteps)
+        assert schedule_position(scheduler, 2).index == 1
+        timesteps[1], timesteps[0] = 7, 9
+        assert schedule_position(scheduler, 7).index == 1
+
+
+def test_another_configuration_is_read_anew():
+    scheduler = Plain([2.0, 1.0, 0.5])
+    scheduler.sigmas, scheduler.config = [0.8, 0.5, 0.2], {}
+    assert schedule_position(scheduler, 1.0).sigma == pytest.approx(1)
+    scheduler.config = {"num_train_timesteps": 1000}
+    assert schedule_position(scheduler, 1.0).sigma == 0.5
+
+
+def test_two_schedulers_keep_their_own_schedules():
+    short, long = make("DDIMScheduler", 5), make("DDIMScheduler", 10)
+    for _ in range(2):
+        assert schedule_position(short, 400).count == 5
+        assert schedule_position(long, 400).count == 10
+
+
+def test_a_schedule_does_not_keep_its_scheduler():
+    scheduler = make("DDIMScheduler", 5)
+    walk(scheduler)
+    alive = weakref.ref(scheduler)
+    del scheduler
+    gc.collect()
+    assert alive() is None
+
+
+def test_threads_find_the_positions_of_their_own_schedulers():
+    schedulers = [make("DDIMScheduler", count) for count in (5, 10)]
+    expected = [walk(scheduler) for scheduler in schedulers]
+    wrong = []
+
+    def look(scheduler, positions):
+        for _ in range(30):
+            scheduler.timesteps = scheduler.timesteps.clone()
+            if walk(scheduler) != positions:
+                wrong.append(scheduler)
+
+    threads = [
+        threading.Thread(target=look, args=pair) for pair in zip(schedulers, expected, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

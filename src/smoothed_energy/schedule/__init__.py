@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from .position import StepPosition
 from .scales import CosineScale, LinearScale, ScaleSchedule, ScaleTable, as_scale, scale_at
-from .steps import (
-    Adaptive,
-    EveryNth,
-    NoiseLevels,
-    StepPosition,
-    Steps,
-    StepSelection,
-    as_steps,
-    schedule_position,
-)
+from .scheduler import Schedule, schedule_position
+from .selection import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps, StepSelection
+from .steps import as_steps
 
 __all__ = [
     "Adaptive",
+    "AllOf",
+    "AnyOf",
     "CosineScale",
     "EveryNth",
     "LinearScale",
     "NoiseLevels",
     "ScaleSchedule",
     "ScaleTable",
+    "Schedule",
     "StepPosition",
     "StepSelection",
     "Steps",

@@ -28,8 +28,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..settings.checks import number_or_nan
-from .steps import StepPosition
+from typing_extensions import override
+
+from ..settings.checks import number_or_nan, refusal
+from ..settings.conversion import set_field
+from .position import StepPosition
 
 
 class ScaleSchedule(ABC):
@@ -42,7 +45,7 @@ class ScaleSchedule(ABC):
     @property
     @abstractmethod
     def values(self) -> tuple[float, ...]:
-        """The numbers that it is made of."""
+        """The numbers in its text."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class _Ramp(ScaleSchedule):
         stop: The scale of the last step.
 
     Raises:
-        ValueError: If one is no guidance scale.
+        ValueError: If `start` or `stop` is no guidance scale.
     """
 
     name: ClassVar[str]
@@ -63,23 +66,23 @@ class _Ramp(ScaleSchedule):
     stop: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "start", check_scale(self.start, "start"))
-        object.__setattr__(self, "stop", check_scale(self.stop, "stop"))
+        set_field(self, "start", check_scale(self.start, "start"))
+        set_field(self, "stop", check_scale(self.stop, "stop"))
 
     @property
+    @override
     def values(self) -> tuple[float, ...]:
-        """See `ScaleSchedule.values`."""
         return self.start, self.stop
 
+    @override
     def at(self, position: StepPosition) -> float:
-        """See `ScaleSchedule.at`."""
         last = position.count - 1
-        way = self._way(position.index / last if last else 0.0)
-        return (1 - way) * self.start + way * self.stop
+        progress = self._progress(position.index / last if last else 0.0)
+        return (1 - progress) * self.start + progress * self.stop
 
     @abstractmethod
-    def _way(self, fraction: float) -> float:
-        """The part of the way from start to stop, from 0 at 0 to 1 at 1."""
+    def _progress(self, fraction: float) -> float:
+        """How far the scale has gone from start to stop, from 0 at 0 to 1 at 1."""
 
     def __str__(self) -> str:
         return f"{self.name}:{self.start!r}:{self.stop!r}"
@@ -91,7 +94,8 @@ class LinearScale(_Ramp):
 
     name = "linear"
 
-    def _way(self, fraction: float) -> float:
+    @override
+    def _progress(self, fraction: float) -> float:
         return fraction
 
 
@@ -101,7 +105,8 @@ class CosineScale(_Ramp):
 
     name = "cosine"
 
-    def _way(self, fraction: float) -> float:
+    @override
+    def _progress(self, fraction: float) -> float:
         return (1 - math.cos(math.pi * fraction)) / 2
 
 
@@ -113,7 +118,7 @@ class ScaleTable(ScaleSchedule):
         values: The scales; the i-th of N is for the steps of the i-th of N equal parts.
 
     Raises:
-        ValueError: If there is none, or one is no guidance scale.
+        ValueError: If no value is given, or one is no guidance scale.
     """
 
     table: tuple[float, ...]
@@ -121,15 +126,15 @@ class ScaleTable(ScaleSchedule):
     def __init__(self, *values: float) -> None:
         if not values:
             raise ValueError("a table of scales is empty; expected one or more numbers")
-        object.__setattr__(self, "table", tuple(check_scale(value, "value") for value in values))
+        set_field(self, "table", tuple(check_scale(value, "value") for value in values))
 
     @property
+    @override
     def values(self) -> tuple[float, ...]:
-        """See `ScaleSchedule.values`."""
         return self.table
 
+    @override
     def at(self, position: StepPosition) -> float:
-        """See `ScaleSchedule.at`."""
         return self.table[position.index * len(self.table) // position.count]
 
     def __repr__(self) -> str:
@@ -151,9 +156,10 @@ def check_scale(value: object, name: str = "scale") -> float:
     """
     number = number_or_nan(value)
     if not -1 <= number < math.inf:
-        raise ValueError(
+        raise refusal(
+            value,
             f"{name}={value!r} is not a guidance scale; expected a finite number >= -1 "
-            "(0 is no guidance, -1 the perturbed prediction alone; the paper uses 3)"
+            "(0 is no guidance, -1 the perturbed prediction alone; the paper uses 3)",
         )
     return number
 
@@ -172,13 +178,13 @@ def as_scale(value: float | ScaleSchedule | str) -> float | ScaleSchedule:
     try:
         if not numbers:
             return check_scale(float(kind))
-        found = [float(number) for number in numbers]
+        scales = [float(number) for number in numbers]
     except ValueError:
         raise ValueError(f"scale={value!r} is not a guidance scale; expected {_FORMS}") from None
-    if kind in _RAMPS and len(found) == 2:
-        return _RAMPS[kind](*found)
+    if kind in _RAMPS and len(scales) == 2:
+        return _RAMPS[kind](*scales)
     if kind == "table":
-        return ScaleTable(*found)
+        return ScaleTable(*scales)
     raise ValueError(f"scale={value!r} is not a guidance scale; expected {_FORMS}")
 
 

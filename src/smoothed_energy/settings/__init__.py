@@ -1,3 +1,3 @@
-"""Checks of settings and their forms as text."""
+"""Settings: checks of their values, conversion to one type, and their forms as text."""
 
 from __future__ import annotations
