@@ -54,7 +54,7 @@ def check_guidable(
     guidances: Sequence[Attachable],
     settings: GenerateSettings,
 ) -> None:
-    """Refuse guidance that does not fit the pipeline now, and not after the unguided images.
+    """Refuse guidance that does not fit the pipeline before the unguided images are drawn.
 
     Raises:
         ValueError: If it does not fit, or the pipeline has guidance of its own.

@@ -1,4 +1,4 @@
-"""The files of a run: what stands in their way is said before anything is drawn."""
+"""The files of a run: their paths, checks before anything is drawn, and how they are written."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _image_stem(settings: GenerateSettings) -> str:
 
 
 def check_output(settings: GenerateSettings, paths: OutputPaths) -> None:
-    """Refuse a folder that is none, and files that exist; nothing is created.
+    """Refuse a path that is not a folder, and files that exist; nothing is created.
 
     Raises:
         ValueError: If the folder is something else, or a file exists and is not to be replaced.

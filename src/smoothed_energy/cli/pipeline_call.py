@@ -92,7 +92,7 @@ def draw_batch(
         accepted: The names of its arguments.
         arguments: What `call_arguments` says.
         seeds: One for each image.
-        advance: Is told how many images, or parts of them, are done since it was last called.
+        advance: Is told how many more images are done; parts of an image count, too.
     """
     import torch
 

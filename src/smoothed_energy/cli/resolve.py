@@ -80,7 +80,7 @@ def _defaults(merged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_method_settings(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Options that stand in the text of ``--method`` as options, unless they are given, too."""
+    """The options, also those in the text of ``--method`` if they are not given by themselves."""
     if "method" not in chosen:
         return chosen
     name, settings = split_settings(chosen["method"])
@@ -95,7 +95,7 @@ def _method_name(settings: Mapping[str, Any]) -> str:
 def _with_method_defaults(
     merged: dict[str, Any], stored: Mapping[str, Any], chosen: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings with the method's own defaults, and None for those that it does not have.
+    """The settings with the method's own defaults, and None where the method has no such setting.
 
     The models' defaults are for SEG; other methods have their own, but for the steps.
 
