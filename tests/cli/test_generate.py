@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smoothed_energy.cli.settings import Settings, resolve_settings
+from smoothed_energy.cli.generate_settings import GenerateSettings
+from smoothed_energy.cli.resolve import resolve_settings
 from smoothed_energy.report import read_settings, save_image
 
 FAST = ("--num-inference-steps", 3)
@@ -114,15 +115,15 @@ class TestImages:
     def test_images_with_adaptive_steps_are_drawn_one_by_one(
         self, run, model, monkeypatch, options, sizes
     ):
-        from smoothed_energy.cli import generate
+        from smoothed_energy.cli import generation
 
-        draw, drawn = generate._draw, []
+        draw, drawn = generation.draw_batch, []
 
         def note(pipeline, accepted, arguments, seeds, advance):
             drawn.append(len(seeds))
             return draw(pipeline, accepted, arguments, seeds, advance)
 
-        monkeypatch.setattr(generate, "_draw", note)
+        monkeypatch.setattr(generation, "draw_batch", note)
         arguments = ("--model", model, "--count", 3, "--batch-size", 2, *options, *FAST)
         code, _, err = run("generate", *arguments)
         assert code == 0, err
@@ -226,14 +227,14 @@ class TestWarnings:
         assert len(lines) == 2
 
     def test_every_warning_comes_before_the_error_that_ends_the_run(self, run, model, monkeypatch):
-        from smoothed_energy.cli import generate
+        from smoothed_energy.cli import generation
 
         def warn(*arguments):
             warnings.warn("one\n  thing", UserWarning, stacklevel=1)
             warnings.warn("[another]", UserWarning, stacklevel=1)
             raise ValueError("it ends")
 
-        monkeypatch.setattr(generate, "_draw", warn)
+        monkeypatch.setattr(generation, "draw_batch", warn)
         before = warnings.showwarning
         code, _, err = run("generate", "--model", model, *FAST)
         assert code == 2
@@ -317,7 +318,7 @@ class TestFrom:
         assert err == "error: --from: the image has an unknown setting 'sharpness'\n"
 
     def test_every_setting_that_an_image_remembers_is_read_again(self):
-        remembered = Settings(
+        remembered = GenerateSettings(
             **{**vars(resolve_settings({}, {})), "size": (48, 24), "stack": ("pag",)},
         )
         controlled = replace(remembered, control="a.png", controlnet="canny")
@@ -423,12 +424,12 @@ class TestExistingFiles:
 class TestFolder:
     @pytest.fixture
     def never_draws(self, monkeypatch):
-        from smoothed_energy.cli import generate
+        from smoothed_energy.cli import generation
 
         def fail(*arguments):
             raise AssertionError("something was drawn")
 
-        monkeypatch.setattr(generate, "_draw", fail)
+        monkeypatch.setattr(generation, "draw_batch", fail)
 
     @pytest.fixture
     def refused(self, run, model, never_draws):
@@ -662,9 +663,9 @@ class TestMistakes:
         assert len(err.strip().splitlines()) == 1
 
     def test_an_interrupted_run_keeps_what_is_done_and_says_so(self, run, model, monkeypatch):
-        from smoothed_energy.cli import generate
+        from smoothed_energy.cli import generation
 
-        draw, calls = generate._draw, []
+        draw, calls = generation.draw_batch, []
 
         def draw_once(*arguments):
             if calls:
@@ -672,7 +673,7 @@ class TestMistakes:
             calls.append(arguments)
             return draw(*arguments)
 
-        monkeypatch.setattr(generate, "_draw", draw_once)
+        monkeypatch.setattr(generation, "draw_batch", draw_once)
         code, _, err = run("generate", "--model", model, "--count", 2, *FAST)
         assert code == 130
         assert err.strip().splitlines()[-1] == "stopped"

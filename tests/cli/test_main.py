@@ -57,3 +57,13 @@ def test_the_command_starts_without_torch_and_diffusers():
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     )
     assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--help"], ["generate", "--seed", "-1"]])
+def test_help_and_mistakes_are_told_without_torch_and_diffusers(arguments):
+    loaded = python(
+        "import sys; from smoothed_energy.cli import main; "
+        f"main({arguments!r}); "
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    )
+    assert loaded.strip().endswith("[]")

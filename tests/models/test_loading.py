@@ -88,13 +88,13 @@ def test_a_lone_checkpoint_is_refused_and_named(tmp_path):
 
 
 def test_safetensors_beside_pickled_weights_are_accepted(tmp_path):
-    from smoothed_energy.models.loading import _check_folder
+    from smoothed_energy.models.locations import check_folder
 
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "model.bin").write_bytes(b"")
     (tmp_path / "unet" / "model.safetensors").write_bytes(b"")
-    _check_folder(tmp_path)
+    check_folder(tmp_path)
 
 
 def test_a_folder_loads_with_the_dtype_that_is_asked_for(tmp_path):

@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .settings import Settings
+from .generate_settings import GenerateSettings
 
 
-def open_control(settings: Settings) -> Image.Image | None:
+def open_control(settings: GenerateSettings) -> Image.Image | None:
     """The picture of ``--control`` or ``--canny`` in RGB, None if there is neither.
 
     Raises:
@@ -30,7 +30,7 @@ def open_control(settings: Settings) -> Image.Image | None:
         raise ValueError(f"{option} {path}: not a picture that can be read ({error})") from None
 
 
-def own_size(pipeline: Any, settings: Settings) -> tuple[int, int]:
+def own_size(pipeline: Any, settings: GenerateSettings) -> tuple[int, int]:
     """Height and width of what will be drawn, in pixels."""
     if settings.size is not None:
         return settings.size

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .settings import DEFAULT_MODEL, parse_size
+from .generate_settings import DEFAULT_MODEL
+from .setting_kinds import parse_size
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings.hub import is_hub_id
-from .settings import Settings
+from .generate_settings import GenerateSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def open_pipeline(settings: Settings) -> Any:
+def open_pipeline(settings: GenerateSettings) -> Any:
     """The pipeline of a run, ready and quiet.
 
     Raises:
@@ -38,7 +38,7 @@ def open_pipeline(settings: Settings) -> Any:
 
 
 def open_shape(model: str) -> tuple[nn.Module, int]:
-    """A model's denoiser without weights, and how many pixels are behind one of its inputs' cells.
+    """A model's denoiser without weights, and how many pixels a side of one latent cell covers.
 
     Raises:
         ValueError: If there is no such model, or its denoiser is not of diffusers.
@@ -75,9 +75,9 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
 
 
 def _pixels_per_cell(vae: dict[str, Any]) -> int:
-    """How many pixels a side of the pictures are behind one cell of the latents.
+    """How many pixels a side of one latent cell covers.
 
-    Autoencoders tell it in different words: as a ratio (HunyuanVideo, Wan, LTX-Video, CogVideoX),
+    Autoencoders differ in how they tell it: as a ratio (HunyuanVideo, Wan, LTX-Video, CogVideoX),
     or by what halves the sides.
     """
     for name in ("spatial_compression_ratio", "scale_factor_spatial"):

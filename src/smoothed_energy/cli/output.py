@@ -1,28 +1,81 @@
-"""The files of a run: what stands in their way is said before anything is drawn."""
+"""The files of a run: their paths, checks before anything is drawn, and how they are written."""
 
 from __future__ import annotations
 
-__all__ = ["check_output", "make_folder", "write_images"]
+__all__ = ["OutputPaths", "check_output", "make_folder", "output_paths", "write_images"]
 
+import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .generate_settings import GenerateSettings
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-def check_output(folder: Path, paths: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse a folder that is none, and files that exist; nothing is created.
+@dataclass(frozen=True)
+class OutputPaths:
+    """Where a run writes its files.
+
+    Args:
+        images: The images, by seed and by whether they are guided.
+        edges: The edges that a ControlNet follows, None if they are not found by this program.
+        sheet: The images of a comparison on one sheet, None if it is not one.
+    """
+
+    images: Mapping[tuple[int, bool], Path]
+    edges: Path | None = None
+    sheet: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [*self.images.values(), *filter(None, (self.edges, self.sheet))]
+
+
+def output_paths(settings: GenerateSettings) -> OutputPaths:
+    """Where a run with these settings writes its files."""
+    stem = _image_stem(settings)
+    images: dict[tuple[int, bool], Path] = {}
+    for seed in settings.seeds:
+        if settings.compare:
+            images[seed, False] = settings.out / f"{stem}-seed{seed}-unguided.png"
+            images[seed, True] = settings.out / f"{stem}-seed{seed}-guided.png"
+        else:
+            images[seed, settings.is_guided] = settings.out / f"{stem}-seed{seed}.png"
+    return OutputPaths(
+        images,
+        edges=settings.out / f"{stem}-edges.png" if settings.canny else None,
+        sheet=settings.out / f"{stem}-compare.png" if settings.compare else None,
+    )
+
+
+def _image_stem(settings: GenerateSettings) -> str:
+    """How the files of a run begin: the prompt in a few words."""
+    words = re.findall(r"[^\W_]+", settings.prompt.lower())
+    stem = ""
+    for word in words:
+        if len(stem) + len(word) > 40:
+            break
+        stem = f"{stem}-{word}" if stem else word
+    return stem or ("prompt" if settings.prompt else "no-prompt")
+
+
+def check_output(settings: GenerateSettings, paths: OutputPaths) -> None:
+    """Refuse a path that is not a folder, and files that exist; nothing is created.
 
     Raises:
         ValueError: If the folder is something else, or a file exists and is not to be replaced.
     """
+    folder = settings.out
     try:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--out {folder} is a file; expected a folder, which may be new")
-        for path in () if overwrite else paths:
+        for path in () if settings.overwrite else paths.files:
             if path.exists():
                 raise ValueError(
                     f"{path} exists already; choose another --out, or --overwrite to replace it"

@@ -42,7 +42,7 @@ class ImageProgress:
         self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, images: float) -> None:
-        """Note that so many more images, or parts of them, are done."""
+        """Count more images as done; parts of an image count, too."""
         self._done += images
         self._bar.update(self._task, completed=self._done * self._steps, text=self._text())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Series", "contact_sheet"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
@@ -19,6 +19,8 @@ COLUMNS_MOST = 8
 MARGIN = 32
 GAP = 6
 BAND_GAP = 30
+LABEL_HEIGHT = 28  # over the images of a series
+TICK_HEIGHT = 20  # under the last series, for the labels of the columns
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def contact_sheet(
     across = _columns_across(len(columns))
     bands = [range(start, len(columns))[:across] for start in range(0, len(columns), across)]
 
-    title_font, text_font, small_font = _font(24), _font(15), _font(13)
+    title_font, text_font = _font(24), _font(15)
     width = max(
         2 * MARGIN + across * (cell[0] + GAP) - GAP,
         2 * MARGIN + 640,  # room for the text over a single small column
@@ -72,9 +74,8 @@ def contact_sheet(
     titles = _wrap(title, title_font, width - 2 * MARGIN)[:3]
     subtitles = _wrap(subtitle, text_font, width - 2 * MARGIN) if subtitle else []
 
-    label_height, tick_height = 28, 20
     head = MARGIN + 32 * len(titles) + 22 * len(subtitles) + 12
-    band = len(series) * (label_height + cell[1] + 6) + tick_height
+    band = len(series) * (LABEL_HEIGHT + cell[1] + 6) + TICK_HEIGHT
     height = head + len(bands) * band + (len(bands) - 1) * BAND_GAP + MARGIN - 10
 
     sheet = Image.new("RGB", (width, height), PAPER)
@@ -86,24 +87,44 @@ def contact_sheet(
     for line in subtitles:
         draw.text((MARGIN, y), line, fill=QUIET, font=text_font)
         y += 22
-
     for number, band_columns in enumerate(bands):
-        y = head + number * (band + BAND_GAP)
-        for row in series:
-            baseline = y + label_height - 9
-            draw.text((MARGIN, baseline), row.label, fill=INK, font=text_font, anchor="ls")
-            if row.detail:
-                x = MARGIN + draw.textlength(row.label, font=text_font) + 10
-                detail = _shorten(row.detail, small_font, width - MARGIN - x)
-                draw.text((x, baseline), detail, fill=QUIET, font=small_font, anchor="ls")
-            y += label_height
-            for place, column in enumerate(band_columns):
-                sheet.paste(_fit(row.images[column], cell), (MARGIN + place * (cell[0] + GAP), y))
-            y += cell[1] + 6
-        for place, column in enumerate(band_columns):
-            x = MARGIN + place * (cell[0] + GAP) + cell[0] / 2
-            draw.text((x, y + 12), columns[column], fill=QUIET, font=small_font, anchor="ms")
+        labels = {column: columns[column] for column in band_columns}
+        _draw_band(sheet, head + number * (band + BAND_GAP), series, labels, cell)
     return sheet
+
+
+def _draw_band(
+    sheet: Image.Image,
+    y: int,
+    series: Sequence[Series],
+    labels: Mapping[int, str],
+    cell: tuple[int, int],
+) -> None:
+    """Draw all series for some of the columns, with the columns' labels below.
+
+    Args:
+        sheet: The picture.
+        y: The upper edge in it.
+        series: All of them.
+        labels: The labels of the columns that are shown, by their numbers.
+        cell: Width and height of an image on the sheet.
+    """
+    draw = ImageDraw.Draw(sheet)
+    text_font, small_font = _font(15), _font(13)
+    for row in series:
+        baseline = y + LABEL_HEIGHT - 9
+        draw.text((MARGIN, baseline), row.label, fill=INK, font=text_font, anchor="ls")
+        if row.detail:
+            x = MARGIN + draw.textlength(row.label, font=text_font) + 10
+            detail = _shorten(row.detail, small_font, sheet.width - MARGIN - x)
+            draw.text((x, baseline), detail, fill=QUIET, font=small_font, anchor="ls")
+        y += LABEL_HEIGHT
+        for place, column in enumerate(labels):
+            sheet.paste(_fit(row.images[column], cell), (MARGIN + place * (cell[0] + GAP), y))
+        y += cell[1] + 6
+    for place, label in enumerate(labels.values()):
+        x = MARGIN + place * (cell[0] + GAP) + cell[0] / 2
+        draw.text((x, y + 12), label, fill=QUIET, font=small_font, anchor="ms")
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

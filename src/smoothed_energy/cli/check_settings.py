@@ -1,0 +1,49 @@
+"""Checks of settings of ``generate`` that their kind alone does not make."""
+
+from __future__ import annotations
+
+__all__ = ["LAST_SEED", "check_settings"]
+
+from .generate_settings import DTYPES, GenerateSettings
+
+#: The largest seed of torch's random generators.
+LAST_SEED = 2**64 - 1
+
+
+def check_settings(settings: GenerateSettings) -> None:
+    """Refuse values out of range, and settings that contradict each other.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if settings.seeds[-1] > LAST_SEED:
+        count = "" if settings.count == 1 else f" with --count {settings.count}"
+        raise ValueError(
+            f"--seed {settings.seed}{count}: expected seeds of at most {LAST_SEED} (2**64 - 1)"
+        )
+    if settings.dtype not in DTYPES:
+        raise ValueError(f"--dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")
+    # Pipelines do no CFG at scales up to 1; 0 is how distilled models are told so.
+    if not (settings.cfg == 0 or 1 <= settings.cfg < float("inf")):
+        raise ValueError(f"--cfg {settings.cfg:g}: expected a finite number >= 1 (1 or 0 is off)")
+    if settings.control and settings.canny:
+        raise ValueError(
+            f"--control {settings.control} and --canny {settings.canny}: there can be only one "
+            "picture to follow"
+        )
+    if settings.controlnet and not settings.is_controlled:
+        raise ValueError(
+            f"--controlnet {settings.controlnet} has nothing to follow; expected --control or "
+            "--canny"
+        )
+    if settings.is_controlled and not settings.controlnet:
+        raise ValueError(
+            f"no ControlNet comes with {settings.model}; expected --controlnet with a folder or a "
+            "hub id"
+        )
+    if not 0 <= settings.control_scale < float("inf"):
+        raise ValueError(f"--control-scale {settings.control_scale}: expected a finite number >= 0")
+    if settings.negative_prompt and settings.cfg <= 1:
+        raise ValueError(
+            f"--negative-prompt has no effect with --cfg {settings.cfg:g}; expected a --cfg above 1"
+        )

@@ -1,0 +1,125 @@
+"""From options, an image's memory and defaults to the settings of a run."""
+
+from __future__ import annotations
+
+__all__ = ["read_options", "resolve_settings"]
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..settings.text import join_settings, split_settings
+from .check_settings import check_settings
+from .generate_settings import CFG_WITHOUT_PROMPT, DEFAULT_MODEL, OPTIONS, GenerateSettings
+from .stored import check_stored
+
+#: Settings of a guidance that are options of their own.
+_OF_METHOD = tuple(name for name, option in OPTIONS.items() if option.is_of_method)
+
+
+def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the command line tells, None for those that were left out.
+
+    Args:
+        options: The options as Typer read them.
+
+    Raises:
+        ValueError: If one cannot be read.
+    """
+    return {
+        name: None if value is None else OPTIONS[name].kind.from_option(value)
+        for name, value in options.items()
+    }
+
+
+def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> GenerateSettings:
+    """What is given on the command line, else what an image remembers, else the defaults.
+
+    Args:
+        given: The settings of the command line; those that were left out are None.
+        stored: The settings of the image of ``--from``, or nothing.
+
+    Raises:
+        ValueError: If an image's settings are not those of this program, or contradict the given.
+    """
+    check_stored(stored)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = _with_method_settings(chosen)
+    if split_settings(chosen.get("method", ""))[0] not in ("", _method_name(stored)):
+        # What the image remembers was chosen for another method.
+        stored = {name: value for name, value in stored.items() if name not in _OF_METHOD}
+    merged = {**stored, **chosen}
+
+    for one, other in (("control", "canny"), ("canny", "control")):
+        if chosen.get(one) and not chosen.get(other):
+            merged.pop(other, None)  # another picture than the one that is remembered
+    if merged.get("controlnet") is None:
+        merged.pop("controlnet", None)
+    prompt = merged.get("prompt", "")
+    if bool(prompt) != bool(stored.get("prompt", "")) and "cfg" not in chosen:
+        merged.pop("cfg", None)  # a prompt came or went, and with it the use of CFG
+    if not prompt:
+        merged.setdefault("cfg", CFG_WITHOUT_PROMPT)
+    merged = {**_defaults(merged), **merged}
+    merged = _with_method_defaults(merged, stored, chosen)
+    values: dict[str, Any] = {
+        name: None if value is None else OPTIONS[name].kind.from_json(value)
+        for name, value in merged.items()
+    }
+    settings = GenerateSettings(**values)
+    check_settings(settings)
+    return settings
+
+
+def _defaults(merged: dict[str, Any]) -> dict[str, Any]:
+    """The default of each option, for the model and the pictures that were chosen."""
+    model = merged.get("model", DEFAULT_MODEL)
+    defaults = {name: option.default_for(model) for name, option in OPTIONS.items()}
+    if not (merged.get("control") or merged.get("canny")):
+        defaults["controlnet"] = None  # it would have nothing to follow
+    return defaults
+
+
+def _with_method_settings(chosen: dict[str, Any]) -> dict[str, Any]:
+    """The options, also those in the text of ``--method`` if they are not given by themselves."""
+    if "method" not in chosen:
+        return chosen
+    name, settings = split_settings(chosen["method"])
+    options = {key: settings.pop(key) for key in _OF_METHOD if key in settings}
+    return {**options, **chosen, "method": join_settings(name, settings)}
+
+
+def _method_name(settings: Mapping[str, Any]) -> str:
+    return split_settings(settings.get("method", "seg"))[0]
+
+
+def _with_method_defaults(
+    merged: dict[str, Any], stored: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings with the method's own defaults, and None where the method has no such setting.
+
+    The models' defaults are for SEG; other methods have their own, but for the steps.
+
+    Raises:
+        ValueError: If the method is unknown, or does not have a setting that was chosen.
+    """
+    name = _method_name(merged)
+    if name == "seg":
+        return merged
+    from ..methods import METHODS
+
+    if name not in METHODS:
+        raise ValueError(f"--method {name}: expected one of {', '.join(METHODS)}")
+    usual = METHODS[name]().to_dict()
+    found = dict(merged)
+    for option in _OF_METHOD:
+        if option in usual:
+            if option not in chosen and option not in stored and option != "steps":
+                found[option] = usual[option]
+        elif option in chosen:
+            raise ValueError(
+                f"--{option} {chosen[option]}: {name} has no such setting; it has "
+                + ", ".join(key for key in usual if key != "method")
+            )
+        else:
+            found[option] = None
+    return found
