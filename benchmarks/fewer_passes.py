@@ -29,8 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoothed_energy import GuidanceInterval, SmoothedEnergyGuidance
-from smoothed_energy import Guidance
+from smoothed_energy import Guidance, GuidanceInterval, SmoothedEnergyGuidance
 from smoothed_energy.models import load
 
 PROMPT = "a toon portrait of someone with spiky green hair wearing a red t-shirt"

@@ -13,9 +13,9 @@ from diffusers.models.attention_processor import (
 
 from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
-from smoothed_energy.intercept.compiled import eagerly as _eagerly
 from smoothed_energy.families.layer_selection import select_layers
 from smoothed_energy.intercept.attention import AttentionBackendError
+from smoothed_energy.intercept.compiled import eagerly as _eagerly
 from smoothed_energy.smoothing import as_smoothing
 
 GUIDANCE = SmoothedEnergyGuidance(blur="gaussian:1", layers=["down", "mid"])

@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
-from smoothed_energy.families.layer_selection import self_attention_layers
 from smoothed_energy.denoisers.image_tokens import GridError
+from smoothed_energy.families.layer_selection import self_attention_layers
 from smoothed_energy.families.unet_grid import layer_grid, token_grid, token_grids
 
 

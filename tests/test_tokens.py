@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoothed_energy import GaussianBlur
-from smoothed_energy.denoisers.image_tokens import ImageTokens, rows_in_order
-from smoothed_energy.denoisers.image_tokens import GridError
+from smoothed_energy.denoisers.image_tokens import GridError, ImageTokens, rows_in_order
 from smoothed_energy.guidance import AttentionCall
 from smoothed_energy.smoothing import BoxBlur, Compose, EMASmoothing
 

@@ -31,13 +31,13 @@ from smoothed_energy import (
     SmoothedEnergyGuidance,
     TokenPerturbationGuidance,
 )
+from smoothed_energy.denoisers.image_tokens import GridError
 from smoothed_energy.families import Arguments, family_of
 from smoothed_energy.families.layer_selection import (
     LayerError,
     select_layers,
     self_attention_layers,
 )
-from smoothed_energy.denoisers.image_tokens import GridError
 from smoothed_energy.methods.seg import BlurQueries
 from smoothed_energy.methods.tpg import ShuffleTokens
 

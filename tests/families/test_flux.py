@@ -10,9 +10,9 @@ from tiny_flux import CASES, MORE, POOLED, WIDTH, transformer
 from tiny_pipelines import noise
 
 from smoothed_energy import SkipLayerGuidance, SmoothedEnergyGuidance
+from smoothed_energy.denoisers.image_tokens import GridError
 from smoothed_energy.families import family_of
 from smoothed_energy.families.layer_selection import LayerError
-from smoothed_energy.denoisers.image_tokens import GridError
 
 BOTH = ("hidden_states", "encoder_hidden_states")
 LAYERS = tuple(CASES[0].images)

@@ -8,8 +8,8 @@ from comparison import assert_guided_as_by_brute_force, run_of
 from tiny_ltx import CASES, GRID, transformer
 
 from smoothed_energy import SmoothedEnergyGuidance
-from smoothed_energy.families import family_of
 from smoothed_energy.denoisers.image_tokens import GridError
+from smoothed_energy.families import family_of
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
 

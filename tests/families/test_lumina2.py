@@ -12,9 +12,9 @@ from tiny_lumina2 import ARGUMENTS, CASES, GRID, NEGATIVE_LENGTHS, WIDTH, images
 from tiny_pipelines import MARGIN, TOLERANCE, difference, noise
 
 from smoothed_energy import GaussianBlur, GuidanceInterval, SmoothedEnergyGuidance
+from smoothed_energy.denoisers.image_tokens import GridError
 from smoothed_energy.families import Arguments, family_of
 from smoothed_energy.families.layer_selection import select_layers
-from smoothed_energy.denoisers.image_tokens import GridError
 
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
 

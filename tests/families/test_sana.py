@@ -21,10 +21,10 @@ from smoothed_energy import (
     SmoothedEnergyGuidance,
     TokenPerturbationGuidance,
 )
-from smoothed_energy.methods.registry import WITHOUT_SOFTMAX
 from smoothed_energy.families.layer_selection import LayerError, self_attention_layers
 from smoothed_energy.guidance.perturbation import ValuesOnly
 from smoothed_energy.methods import METHODS
+from smoothed_energy.methods.registry import WITHOUT_SOFTMAX
 
 CASE = CASES[0]
 LAYER = next(iter(CASE.images))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from .generate_settings import GenerateSettings
 
 if TYPE_CHECKING:
-    from ..guidance.attachable import Attachable
+    from ..guidance import Guidance
 
 
-def guidances_of(settings: GenerateSettings) -> tuple[Attachable, ...]:
+def guidances_of(settings: GenerateSettings) -> tuple[Guidance, ...]:
     """The main guidance and those beside it.
 
     Raises:
@@ -35,7 +35,7 @@ def guidances_of(settings: GenerateSettings) -> tuple[Attachable, ...]:
     return (main, *map(guidance_from_text, settings.stack))
 
 
-def check_comparable(settings: GenerateSettings, guidances: Sequence[Attachable]) -> None:
+def check_comparable(settings: GenerateSettings, guidances: Sequence[Guidance]) -> None:
     """Refuse to compare without a guidance that acts.
 
     Raises:
@@ -51,7 +51,7 @@ def check_comparable(settings: GenerateSettings, guidances: Sequence[Attachable]
 def check_guidable(
     pipeline: Any,
     arguments: Mapping[str, Any],
-    guidances: Sequence[Attachable],
+    guidances: Sequence[Guidance],
     settings: GenerateSettings,
 ) -> None:
     """Refuse guidance that does not fit the pipeline before the unguided images are drawn.
@@ -72,7 +72,7 @@ def check_guidable(
 
 
 @contextmanager
-def attached(guidances: Sequence[Attachable], pipeline: Any) -> Iterator[None]:
+def attached(guidances: Sequence[Guidance], pipeline: Any) -> Iterator[None]:
     """A block in which guidances are attached to a pipeline."""
     with ExitStack() as stack:
         for guidance in guidances:
@@ -80,7 +80,7 @@ def attached(guidances: Sequence[Attachable], pipeline: Any) -> Iterator[None]:
         yield
 
 
-def images_at_once(settings: GenerateSettings, guidances: Sequence[Attachable]) -> int:
+def images_at_once(settings: GenerateSettings, guidances: Sequence[Guidance]) -> int:
     """How many images are drawn at once, such that an image does not depend on the others."""
     # Steps that look at predictions look at those of the whole batch.
     if any(guidance.needs_similarity for guidance in guidances):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 
-
 class GridError(ValueError):
     """A number of tokens that no level of the denoiser has, or sizes that make no grid."""
 

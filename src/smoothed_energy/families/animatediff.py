@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
-from ..denoisers.image_tokens import ImageTokens
+from ..denoisers.image_tokens import GridError, ImageTokens
 from .base import Arguments
 from .unet import UNet, in_transformers
-from ..denoisers.image_tokens import GridError
 from .unet_grid import token_grids
 
 _STARTS = ("down_blocks", "mid_block", "up_blocks")

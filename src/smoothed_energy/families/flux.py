@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import Packed, LatentLayout
+from ..denoisers.image_tokens import GridError
+from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
-from ..denoisers.image_tokens import GridError
 
 _BOTH = ("encoder_hidden_states", "hidden_states")
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..denoisers.latent_layout import Packed, LatentLayout
+from ..denoisers.image_tokens import GridError
+from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments
 from .transformer import Transformer
-from ..denoisers.image_tokens import GridError
 
 
 class LTXVideo(Transformer):

@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.image_tokens import ImageTokens
+from ..denoisers.image_tokens import GridError, ImageTokens
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
-from ..denoisers.image_tokens import GridError
 
 
 class Lumina2(Transformer):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import Packed, LatentLayout
+from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg

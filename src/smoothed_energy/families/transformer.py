@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
-from ..denoisers.image_tokens import ImageTokens
+from ..denoisers.image_tokens import GridError, ImageTokens
 from .base import Arguments, Family
-from ..denoisers.image_tokens import GridError
 
 
 class Transformer(Family):

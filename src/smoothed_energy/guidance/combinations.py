@@ -9,10 +9,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from ..denoisers.prediction import Predictions
 from ..settings.checks import check_unit
+from ..settings.conversion import set_field
 from .combine import Combination
 
 Extent = Literal["full", "partial"]
@@ -39,7 +39,7 @@ class Rescale(Combination):
     extent: Extent = "full"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "amount", check_unit("amount", self.amount))
+        set_field(self, "amount", check_unit("amount", self.amount))
         if self.extent not in get_args(Extent):
             raise ValueError(
                 f"extent={self.extent!r}: expected one of {', '.join(get_args(Extent))}"
@@ -77,7 +77,7 @@ class Projection(Combination):
     parallel: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parallel", check_unit("parallel", self.parallel))
+        set_field(self, "parallel", check_unit("parallel", self.parallel))
 
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
         """See `Combination.apply`."""

@@ -39,6 +39,7 @@ from ..schedule import (
     scale_at,
 )
 from ..settings.checks import check_choice, check_count
+from ..settings.conversion import set_field
 from .combine import Combination
 from .combine_text import as_combinations
 from .guidance import Guidance
@@ -78,11 +79,11 @@ class NegativeGuidance(Guidance):
     every: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", as_scale(self.scale))
-        object.__setattr__(self, "steps", as_steps(self.steps))
+        set_field(self, "scale", as_scale(self.scale))
+        set_field(self, "steps", as_steps(self.steps))
         check_choice("formulation", self.formulation, get_args(Formulation))
-        object.__setattr__(self, "combine", as_combinations(self.combine))
-        object.__setattr__(self, "every", check_count("every", self.every))
+        set_field(self, "combine", as_combinations(self.combine))
+        set_field(self, "every", check_count("every", self.every))
 
     @property
     @override
@@ -141,7 +142,7 @@ class LayerGuidance(NegativeGuidance):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.layers):
-            object.__setattr__(self, "layers", normalise_selection(self.layers))
+            set_field(self, "layers", normalise_selection(self.layers))
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
 from ..schedule import StepPosition
 from ..settings.checks import check_choice, check_count
+from ..settings.conversion import set_field
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class LoopStep(StepContext):
     def __post_init__(self) -> None:
         size, rescale_scale = self.conditional_rows, self.rescale_scale
         if size is not None:
-            object.__setattr__(self, "conditional_rows", check_count("conditional_rows", size))
+            set_field(self, "conditional_rows", check_count("conditional_rows", size))
         if rescale_scale is not None and (size is None or rescale_scale == 1):
             raise ValueError(
                 f"rescale_scale={rescale_scale!r} with conditional_rows={size!r}: expected CFG's "

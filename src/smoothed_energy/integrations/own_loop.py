@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["DenoiserSession", "denoiser_session"]
 
 from contextlib import ExitStack
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn

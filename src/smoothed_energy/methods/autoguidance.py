@@ -11,18 +11,21 @@ __all__ = ["Autoguidance"]
 
 import functools
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..denoisers.prediction import prediction_of
 from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.prediction import prediction_of
 from ..guidance.guidance import About
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
 from ..intercept.module_call import unwrap
+from ..models.loading import dtype_argument
+from ..settings.conversion import set_field
 from ..settings.hub import is_hub_id
 
 
@@ -78,7 +81,7 @@ class Autoguidance(NegativeGuidance):
         super().__post_init__()
         weak = cast(Any, self.weak)
         if isinstance(weak, Path):
-            object.__setattr__(self, "weak", str(weak))
+            set_field(self, "weak", str(weak))
         elif not isinstance(weak, (str, nn.Module)):
             raise TypeError(
                 f"weak={weak!r} is no denoiser; expected a module, a folder or a hub id"
@@ -156,5 +159,6 @@ def _check_path(weak: str) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _loaded(cls: type[nn.Module], path: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    weaker = cast(Any, cls).from_pretrained(path, torch_dtype=dtype, use_safetensors=True)
+    options = {dtype_argument(version("diffusers")): dtype, "use_safetensors": True}
+    weaker = cast(Any, cls).from_pretrained(path, **options)
     return cast(nn.Module, weaker.to(device).eval())

@@ -17,11 +17,12 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
+from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..guidance.guidance import SECOND_PASS, About
 from ..guidance.negative_guidance import LayerGuidance
-from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..schedule import StepPosition
 from ..settings.checks import check_choice, check_positive
+from ..settings.conversion import set_field
 
 Scheme = Literal["linear", "cosine", "exponential"]
 
@@ -52,8 +53,8 @@ class AnnealedTemperature:
 
     def __post_init__(self) -> None:
         check_choice("scheme", self.scheme, get_args(Scheme))
-        object.__setattr__(self, "start", check_positive("start", self.start))
-        object.__setattr__(self, "rate", check_positive("rate", self.rate))
+        set_field(self, "start", check_positive("start", self.start))
+        set_field(self, "rate", check_positive("rate", self.rate))
         if self.scheme != "exponential" and self.rate != 5.0:
             raise ValueError(
                 f"rate={self.rate!r} with scheme={self.scheme!r}: expected it with "
@@ -140,7 +141,7 @@ class EntropyRectifyingGuidance(LayerGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "temperature", as_temperature(self.temperature))
+        set_field(self, "temperature", as_temperature(self.temperature))
 
     @property
     def perturbation(self) -> TemperedAttention:

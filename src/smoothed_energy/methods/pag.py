@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..guidance.guidance import SECOND_PASS, About
 from ..guidance.negative_guidance import LayerGuidance
-from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..guidance.perturbation import ValuesOnly
 from ..schedule import StepPosition
 from ..settings.checks import number_or_nan
+from ..settings.conversion import set_field
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class PerturbedAttentionGuidance(LayerGuidance):
             raise ValueError(
                 f"adaptive_scale={self.adaptive_scale!r}: expected a finite number >= 0"
             )
-        object.__setattr__(self, "adaptive_scale", adaptive_scale)
+        set_field(self, "adaptive_scale", adaptive_scale)
 
     @property
     def perturbation(self) -> IdentityAttention:

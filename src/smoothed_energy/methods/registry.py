@@ -20,8 +20,8 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
-from ..guidance.guidance import Guidance
 from ..guidance.cfg_rules.interval import GuidanceInterval
+from ..guidance.guidance import Guidance
 from ..settings.text import join_settings, split_settings
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance

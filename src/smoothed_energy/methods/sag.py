@@ -28,6 +28,7 @@ from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
 from ..guidance.softmax import require_softmax
 from ..settings.checks import check_positive
+from ..settings.conversion import set_field
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
 
@@ -162,9 +163,9 @@ class SelfAttentionGuidance(NegativeGuidance):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not callable(self.layers):
-            object.__setattr__(self, "layers", normalise_selection(self.layers))
-        object.__setattr__(self, "blur", as_smoothing(self.blur))
-        object.__setattr__(self, "threshold", check_positive("threshold", self.threshold))
+            set_field(self, "layers", normalise_selection(self.layers))
+        set_field(self, "blur", as_smoothing(self.blur))
+        set_field(self, "threshold", check_positive("threshold", self.threshold))
 
     @property
     def is_uniform(self) -> bool:

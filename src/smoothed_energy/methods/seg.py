@@ -16,10 +16,11 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
+from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..guidance.guidance import SECOND_PASS, About
 from ..guidance.negative_guidance import LayerGuidance
-from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..settings.checks import check_choice
+from ..settings.conversion import set_field
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
 Side = Literal["query", "key"]
@@ -122,7 +123,7 @@ class SmoothedEnergyGuidance(LayerGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "blur", as_smoothing(self.blur))
+        set_field(self, "blur", as_smoothing(self.blur))
         check_choice("on", self.on, get_args(Side))
 
     @property

@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
 
-from ..families import family_of
 from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
+from ..families import family_of
 from ..guidance.guidance import SECOND_PASS, About
 from ..guidance.negative_guidance import LayerGuidance
 from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block

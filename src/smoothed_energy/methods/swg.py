@@ -22,6 +22,7 @@ from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
 from ..schedule import ScaleSchedule
 from ..settings.checks import check_count, number_or_nan
+from ..settings.conversion import set_field
 
 
 def windows(length: int, fraction: float, count: int, multiple: int = 1) -> list[slice]:
@@ -126,9 +127,9 @@ class SlidingWindowGuidance(NegativeGuidance):
             )
         if not isinstance(self.masked, (bool, float)) or self.masked not in (False, True):
             raise ValueError(f"masked={self.masked!r}: expected True or False")
-        object.__setattr__(self, "window", float(window))
-        object.__setattr__(self, "count", count)
-        object.__setattr__(self, "masked", bool(self.masked))
+        set_field(self, "window", float(window))
+        set_field(self, "count", count)
+        set_field(self, "masked", bool(self.masked))
 
     @property
     def is_off(self) -> bool:

@@ -17,13 +17,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..denoisers.image_tokens import rows_in_order
 from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.image_tokens import rows_in_order
 from ..families.layer_selection import LayerSelection
 from ..guidance.guidance import SECOND_PASS, About
 from ..guidance.negative_guidance import LayerGuidance
 from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block
 from ..settings.checks import check_count
+from ..settings.conversion import set_field
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class TokenPerturbationGuidance(LayerGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "seed", check_count("seed", self.seed, 0))
+        set_field(self, "seed", check_count("seed", self.seed, 0))
 
     @property
     def perturbation(self) -> ShuffleTokens:

@@ -16,6 +16,7 @@ from typing import ClassVar, cast
 from typing_extensions import override
 
 from ...schedule import StepPosition, Steps, StepSelection, as_steps
+from ...settings.conversion import set_field
 from ..guidance import About
 from .rule import CFGRule
 
@@ -56,7 +57,7 @@ class GuidanceInterval(CFGRule):
                 f"steps={str(steps)!r} depends on a perturbed prediction, and an interval of CFG "
                 "makes none; expected steps by fractions, noise levels or every n-th"
             )
-        object.__setattr__(self, "steps", steps)
+        set_field(self, "steps", steps)
 
     @property
     @override

@@ -14,10 +14,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from ...denoisers.prediction import Predictions
 from ...settings.checks import check_positive
+from ...settings.conversion import set_field
 from ...smoothing import GaussianBlur
 from ..combine import Combination
 
@@ -45,7 +45,7 @@ class SaliencyFusion(Combination):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigma", check_positive("sigma", self.sigma))
+        set_field(self, "sigma", check_positive("sigma", self.sigma))
 
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
         """See `Combination.apply`."""

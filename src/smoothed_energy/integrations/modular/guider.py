@@ -26,7 +26,7 @@ from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from .guider_step import GuiderStep
 from .preparation import Preparation
-from .step_batches import Batch, StepBatches
+from .step_batches import StepBatches
 
 
 class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has no types

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 __all__ = ["Batch", "StepBatches"]
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...denoisers.cfg_batch import BatchLayout, Formulation
 from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
@@ -98,9 +97,7 @@ class StepBatches:
 
     def is_perturbed(self, batch: Batch) -> bool:
         """Whether some guidance perturbs what a clean batch predicts."""
-        return any(
-            [other.perturbed_by and other.branch == batch.branch for other in self.batches]
-        )
+        return any([other.perturbed_by and other.branch == batch.branch for other in self.batches])
 
     def predict(self, batch: Batch, context: StepContext, scale: float, call: ModuleCall) -> Any:
         """The call for a clean batch, and the negatives of its prediction.
@@ -114,7 +111,9 @@ class StepBatches:
         Raises:
             RuntimeError: If the denoiser was called for it before.
         """
-        pending = [b.perturbed_by for b in self.batches if b.perturbed_by and b.branch == batch.branch]
+        pending = [
+            b.perturbed_by for b in self.batches if b.perturbed_by and b.branch == batch.branch
+        ]
         if any([member in self._outputs for member in pending]):
             raise RuntimeError(
                 "the denoiser was called twice for one batch; expected a block that calls it once "
@@ -124,9 +123,13 @@ class StepBatches:
             self._runner = PassRunner(call.module)
         # All rows of a batch have one condition.
         layout = BatchLayout(separate=True, cfg_scale=scale) if self.has_cfg else BatchLayout()
-        branches: tuple[Formulation, ...] = (batch.branch,) if self.has_cfg else (
-            "conditional",
-            "unconditional",
+        branches: tuple[Formulation, ...] = (
+            (batch.branch,)
+            if self.has_cfg
+            else (
+                "conditional",
+                "unconditional",
+            )
         )
         outcome = self._step.predict(self._runner, call, layout, context, branches)
         if compare_places([one for member in pending for one in member.combinations]):

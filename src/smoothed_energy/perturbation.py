@@ -1,0 +1,7 @@
+"""What a pass edits or observes inside the chosen layers; see `smoothed_energy.guidance`."""
+
+from __future__ import annotations
+
+from .guidance import AttentionCall, AttentionPerturbation, LayerCall, Perturbation, Probe
+
+__all__ = ["AttentionCall", "AttentionPerturbation", "LayerCall", "Perturbation", "Probe"]

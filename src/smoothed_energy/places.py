@@ -1,0 +1,7 @@
+"""How latents lie in a prediction; see `smoothed_energy.denoisers.latent_layout`."""
+
+from __future__ import annotations
+
+from .denoisers.latent_layout import ChannelsFirst, FramesFirst, LatentLayout, Packed
+
+__all__ = ["ChannelsFirst", "FramesFirst", "LatentLayout", "Packed"]
