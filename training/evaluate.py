@@ -64,7 +64,7 @@ class Configuration:
         layers: Layers, joined by ``+``.
         steps: When guidance is active.
         inference_steps: DDIM steps.
-        combine: How the correction is combined, in the text form of `smoothed_energy.guidance.combine`.
+        combine: How the correction is combined, as text; see `smoothed_energy.combination`.
     """
 
     sigma: float | None = None

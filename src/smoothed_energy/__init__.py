@@ -69,7 +69,7 @@ __all__ = [
 _HOME_OF = {
     "Attachment": "integrations.attachment",
     "GuidanceWarning": "engine.summary",
-    "RunSummary": "engine.step",
+    "RunSummary": "engine.summary",
     "Guidance": "guidance",
     "GuidanceInterval": "guidance",
     "EntropyRectifyingGuidance": "methods",

@@ -36,7 +36,8 @@ def command(
         table.add_column(name, overflow="fold")
     for name, cls in METHODS.items():
         about = cls.about
-        table.add_row(name, about.perturbs, about.cost, about.source, about.caveat)
+        caveat = about.caveat + ("; give it with --stack" if cls.limits_cfg else "")
+        table.add_row(name, about.perturbs, about.cost, about.source, caveat)
     console = Console()
     console = console if console.is_terminal else Console(width=240)
     console.print(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ChannelsFirst", "FramesFirst", "Packed", "LatentLayout"]
+__all__ = ["ChannelsFirst", "FramesFirst", "LatentLayout", "Packed"]
 
 import math
 from abc import ABC, abstractmethod

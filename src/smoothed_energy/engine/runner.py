@@ -21,13 +21,13 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import LatentLayout
-from ..denoisers.prediction import prediction_of
+from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
 from ..guidance.plan import NegativeContext, Plan
 from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled
 from ..intercept.module_call import ModuleCall, unwrap
-from ..intercept.patching import holding, patched
+from ..intercept.patching import Router, holding, patched
 from ..intercept.replay import Recorder, Stem
 from ..intercept.rows import Rows
 from ..schedule import StepPosition
@@ -142,7 +142,7 @@ class PassRunner:
             for plan in plans:
                 rows = layout.rows(plan.formulation, len(outcome.prediction))
                 site = PassSite(self.family, self.model, everything.arguments, rows, context)
-                run = ModuleCall.__call__
+                run: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
                     run = recorder.replay(stems[plan], rows).run
                 negative = _Negative(
@@ -165,7 +165,7 @@ class PassRunner:
                 "the denoiser is given a kv_cache, which a perturbed pass would change; "
                 "expected a run without one"
             )
-        if self.compiled and any([plan.probed for plan in plans]):
+        if self.compiled and [plan for plan in plans if plan.probed]:
             raise AttentionBackendError(
                 "a guidance that looks at the attention of the first pass can't see into a "
                 "compiled denoiser; use one that is not compiled, or another guidance"
@@ -235,7 +235,7 @@ class _Negative(NegativeContext):
 
     @property
     @override
-    def prediction_type(self) -> Any:
+    def prediction_type(self) -> PredictionKind:
         return self._pass.site.context.output_kind().prediction_type
 
     @override

@@ -46,7 +46,7 @@ class Combination(ABC):
 
 def compare_places(combinations: Iterable[Combination]) -> bool:
     """Whether one of them compares places of a prediction."""
-    return any([one.compares_places for one in combinations])
+    return any(one.compares_places for one in combinations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +102,11 @@ def total(
 
 
 def _combined(corrections: Sequence[Correction]) -> Tensor:
-    fused = [item for item in corrections if any([c.replaces_cfg for c in item.combinations])]
+    fused = [item for item in corrections if any(c.replaces_cfg for c in item.combinations)]
     if len(fused) < 2:
         return _sum([item.combined(item.combinations) for item in corrections])
     fusion = fused[0].combinations[-1]
-    if not fusion.replaces_cfg or any([item.combinations[-1] != fusion for item in fused]):
+    if not fusion.replaces_cfg or any(item.combinations[-1] != fusion for item in fused):
         texts = ", ".join([repr("+".join(map(str, item.combinations))) for item in fused])
         raise ValueError(
             f"combine={texts}: guidances that act together are fused with CFG once, as their sum; "

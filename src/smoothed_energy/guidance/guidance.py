@@ -16,7 +16,6 @@ from torch import nn
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..families.layer_selection import normalise_selection
 from .combine_text import combinations_text
-from .softmax import softmax_free
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -59,11 +58,6 @@ class Guidance(ABC):
     #: Whether the layers that it uses must compute softmax(QK^T)V.
     needs_softmax: ClassVar[bool] = True
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "method" in vars(cls) and not cls.needs_softmax and not cls.limits_cfg:
-            softmax_free.append(cls.method)
-
     @abstractmethod
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """The layers of `denoiser` that it uses, in the order in which they run.
@@ -99,7 +93,7 @@ class Guidance(ABC):
             RuntimeError: If an equal guidance is attached to it already.
         """
         # The one import from above: integrations know guidance, and users know this method.
-        from ..integrations.attach import attach  # noqa: PLC0415
+        from ..integrations.attach import attach
 
         return attach(self, target, replay=replay)
 

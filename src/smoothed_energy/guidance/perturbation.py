@@ -147,7 +147,7 @@ class Perturbation(ABC):
         if substitute is None:
             require_softmax(layers)
             return self
-        if all([layer.softmax for layer in layers]):
+        if all(layer.softmax for layer in layers):
             return self
         return _ByLayer({layer.name: self if layer.softmax else substitute for layer in layers})
 

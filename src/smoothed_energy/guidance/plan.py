@@ -27,14 +27,17 @@ class NegativeContext(ABC):
         sample: Its noisy latents.
         clean: The clean prediction of the same rows, without a learned variance.
         observed: What the probe of the plan kept of each layer in the clean pass, the same rows.
-        prediction_type: What the denoiser predicts; see `OutputKind`.
     """
 
     call: ModuleCall
     sample: Tensor
     clean: Tensor
     observed: Mapping[str, Tensor]
-    prediction_type: PredictionKind
+
+    @property
+    @abstractmethod
+    def prediction_type(self) -> PredictionKind:
+        """What the denoiser predicts; see `OutputKind`."""
 
     @abstractmethod
     def predict(self, call: ModuleCall) -> Tensor:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 
-#: The names of the methods that work whatever kind of attention a layer has.
+#: The names of the methods that work whatever kind of attention a layer has; they are registered
+#: in `smoothed_energy.methods`.
 softmax_free: list[str] = []
 
 

@@ -100,7 +100,7 @@ class DenoiserSession(Session):
         if rows == 1 or self._warned:
             return
         guided = [item.guidance for item in self.attachments if not item.guidance.limits_cfg]
-        if all([guidance.is_off for guidance in guided]):
+        if all(guidance.is_off for guidance in guided):
             return
         self._warned = True
         warn_caller(

@@ -123,13 +123,13 @@ def _native_twin(module: nn.Module) -> Callable[..., Any] | None:
     """The native processor to use in place of the module's own, or None to use its own."""
     processor = getattr(module, "processor", None)
     name = _NATIVE_TWINS.get(type(processor).__name__)
-    return None if name is None else _processor(type(processor), name)
+    return None if name is None else _processor(type(processor).__module__, name)
 
 
 @functools.lru_cache(maxsize=32)
-def _processor(beside: type, name: str) -> Callable[..., Any] | None:
-    """A processor of `diffusers` from the module of another one."""
-    cls = getattr(sys.modules[beside.__module__], name, None)
+def _processor(module: str, name: str) -> Callable[..., Any] | None:
+    """A processor of `diffusers` that is defined in a module, beside another one."""
+    cls = getattr(sys.modules[module], name, None)
     twin: Callable[..., Any] | None = None if cls is None else cls()
     return twin
 

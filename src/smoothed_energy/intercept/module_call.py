@@ -6,9 +6,9 @@ __all__ = ["ModuleCall", "parameter_names", "unwrap"]
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -21,9 +21,9 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=256)
-def parameter_names(cls: type[nn.Module]) -> tuple[str, ...]:
+def parameter_names(cls: Hashable) -> tuple[str, ...]:
     """The names of the parameters of a module class's forward function, `self` left out."""
-    return tuple(inspect.signature(cls.forward).parameters)[1:]
+    return tuple(inspect.signature(cast(Any, cls).forward).parameters)[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ModuleCall:
     @property
     def parameters(self) -> tuple[str, ...]:
         """The names of the forward function's parameters, in order."""
-        return parameter_names(type(unwrap(self.module)))
+        return parameter_names(cast(Hashable, type(unwrap(self.module))))
 
     def argument(self, name: str) -> Any:
         """An argument by its name, however it was passed; None if it was not given."""

@@ -118,25 +118,25 @@ def patched(modules: Iterable[nn.Module], routers: Routers) -> Iterator[None]:
                     users = 0
                     if patch is not None:
                         patch.live, users = False, patch.users
-                    patch = _patches[module] = _Patch(module, routers, users)
-                patch.users += 1
+                    _patches[module] = _Patch(module, routers, users)
+                _patches[module].users += 1
                 done.append(module)
         yield
     finally:
         with _lock:
             for module in reversed(done):
-                patch = _patches[module]
-                patch.users -= 1
-                if patch.users:
+                installed = _patches[module]
+                installed.users -= 1
+                if installed.users:
                     continue
                 del _patches[module]
-                patch.live = False
+                installed.live = False
                 # Offloading may have replaced the function; then the patch is gone already.
-                if vars(module).get(patch.attribute) is patch:
-                    if patch.previous is _MISSING:
-                        del vars(module)[patch.attribute]
+                if vars(module).get(installed.attribute) is installed:
+                    if installed.previous is _MISSING:
+                        del vars(module)[installed.attribute]
                     else:
-                        vars(module)[patch.attribute] = patch.previous
+                        vars(module)[installed.attribute] = installed.previous
 
 
 @functools.cache

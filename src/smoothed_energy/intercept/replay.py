@@ -222,10 +222,10 @@ def _rows_of(value: Any, rows: Rows) -> Any:
     if isinstance(value, Tensor):
         return rows.of(value) if rows.fit(value) else _NOT_RECORDED
     if isinstance(value, (list, tuple)):
-        if value and all([isinstance(item, (bool, int, float)) for item in value]):
+        if value and all(isinstance(item, (bool, int, float)) for item in value):
             return _NOT_RECORDED  # there may be one for each row
         items = [_rows_of(item, rows) for item in value]
-        if any([item is _NOT_RECORDED for item in items]):
+        if any(item is _NOT_RECORDED for item in items):
             return _NOT_RECORDED
         return type(value)(items)
     return value

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..guidance.cfg_rules.interval import GuidanceInterval
 from ..guidance.guidance import Guidance
+from ..guidance.softmax import softmax_free
 from ..settings.text import join_settings, split_settings
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
@@ -55,6 +56,7 @@ METHODS: Mapping[str, type[Guidance]] = MappingProxyType(
 WITHOUT_SOFTMAX = ", ".join(
     name for name, cls in METHODS.items() if not (cls.needs_softmax or cls.limits_cfg)
 )
+softmax_free.append(WITHOUT_SOFTMAX)
 
 
 def _method(name: object) -> type[Guidance]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 __all__ = ["SmoothedEnergyGuider"]
 
 import functools
-import math
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +18,10 @@ from typing import Any
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_noise_cfg
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ...engine.participant import Participant
-from ...engine.summary import warn_if_idle, warn_if_it_changes_nothing
+from ...engine.summary import warn_if_it_changes_nothing
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from .guider_step import GuiderStep
@@ -37,20 +37,15 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     where $s$ is $c$, or $u$ under `formulation="unconditional"`, and $\tilde s$ the same perturbed.
     Without CFG it is $c + \sum \gamma\,(c - \tilde c)$.
 
-    Guiders of `diffusers` are told the number of a step and its timestep, and no more. Noise levels
-    (`steps="sigma:0.5:5"`), estimates of the clean image (SAG), and fractions of the whole schedule
-    in image-to-image need the scheduler: set `guider.scheduler = pipe.scheduler`. Without it,
-    fractions are those of the steps that are run.
-
-    A guided step costs what it costs elsewhere: the second pass takes over what comes before the
-    first chosen layer.
+    Guiders of `diffusers` are told the number of a step and its timestep alone. Noise levels,
+    estimates of the clean image (SAG), and fractions of the whole schedule in image-to-image need
+    the scheduler: set `guider.scheduler = pipe.scheduler`.
 
     Args:
         guidance: What is perturbed, where and when: a text such as `"seg; scale=3; layers=mid"`, a
             dict, a guidance, or several of these.
         guidance_scale: CFG's $g$; 1 is no CFG (0 in the original formulation).
-        guidance_rescale: How far the result is rescaled by the statistics of $c$, in $[0, 1]$ (Lin
-            et al. 2023).
+        guidance_rescale: How far the result is rescaled by the statistics of $c$, in $[0, 1]$.
         use_original_formulation: Whether CFG is $c + g\,(c - u)$. The guidance enters alike.
         start: The fraction of the steps before the first with CFG.
         stop: The fraction of the steps up to the last with CFG.
@@ -90,9 +85,9 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self.use_original_formulation = use_original_formulation
         self.guidances = as_guidances(guidance)
         self.scheduler: Any = None
+        texts = [guidance_to_text(item) for item in self.guidances]
         for item in self.guidances:
             warn_if_it_changes_nothing(item)
-        texts = [guidance_to_text(item) for item in self.guidances]
         # `new` forgets what is listed as a default, and positional arguments are.
         self.register_to_config(
             guidance=texts[0] if len(texts) == 1 else texts, _use_default_values=[]
@@ -100,28 +95,20 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._preparation: Preparation | None = None
         self._begin()
 
-    # What a block calls, in this order.
-
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
-        """Where the next batches are in the schedule.
-
-        Args:
-            step: The number of the step, from 0; another run begins where it does not rise.
-            num_inference_steps: The number of steps.
-            timestep: The scheduler's timestep.
-        """
+        """Where the next batches are in the schedule; another run begins where `step` falls."""
         if self._step is None or step <= self._step:
             self._begin()
         super().set_state(step, num_inference_steps, timestep)
 
+    @override
     def prepare_inputs(self, data: Mapping[str, Any]) -> list[Any]:
-        """The batches of a step; see `BaseGuidance.prepare_inputs`."""
         return self._prepared(functools.partial(self._prepare_batch, data))
 
+    @override
     def prepare_inputs_from_block_state(
         self, data: Any, input_fields: Mapping[str, Any]
     ) -> list[Any]:
-        """The batches of a step; see `BaseGuidance.prepare_inputs_from_block_state`."""
         return self._prepared(
             functools.partial(self._prepare_batch_from_block_state, input_fields, data)
         )
@@ -134,31 +121,20 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             RuntimeError: If there is no next batch, or guidance is attached to the denoiser.
         """
         self._close()
-        batches = self._run.batches
-        if self._count_prepared >= len(batches):
-            raise RuntimeError(
-                f"the denoiser is prepared for batch {self._count_prepared + 1} of "
-                f"{len(batches)}; expected prepare_inputs, then prepare_models for each of "
-                "its batches"
-            )
+        batch = self._run.next(self._count_prepared)
         super().prepare_models(denoiser)
-        batch = batches[self._count_prepared - 1]
         if batch.perturbed_by is not None:
             handler = functools.partial(self._run.hand_out, batch)
         elif self._run.is_perturbed(batch):
-            handler = functools.partial(
-                self._run.predict, batch, GuiderStep(self, denoiser), self._cfg_scale
-            )
+            handler = functools.partial(self._run.predict, batch, GuiderStep(self, denoiser))
         else:
             return
-        self._preparation = Preparation(denoiser, handler)
         # If a block fails before it calls the denoiser, its batches are gone when it is.
-        state = self._state() if self._state is not None else None
-        if state is not None:
-            weakref.finalize(state, self._preparation.close).atexit = False
+        self._preparation = Preparation(denoiser, handler)
+        self._preparation.close_with(self._state and self._state())
 
+    @override
     def cleanup_models(self, denoiser: nn.Module) -> None:
-        """Leave the denoiser as it was."""
         self._close()
 
     def __call__(self, data: list[Any]) -> Any:
@@ -169,109 +145,54 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             ValueError: If these are not the batches of the step.
         """
         self._close()
-        names = [batch.name for batch in self._run.batches]
-        if [getattr(item, self._identifier_key) for item in data] != names:
-            raise ValueError(f"expected the predictions {', '.join(names)} of this step, in order")
-        self._run.check_given()
-        return self.forward(
-            **{getattr(item, self._identifier_key): item.noise_pred for item in data}
-        )
+        found = {getattr(item, self._identifier_key): item.noise_pred for item in data}
+        self._run.check(tuple(found))
+        return self.forward(**found)
 
     def forward(
         self, pred_cond: Tensor, pred_uncond: Tensor | None = None, **perturbed: Tensor
     ) -> Any:
-        """The guided prediction.
-
-        Args:
-            pred_cond: $c$, `(B, *)`.
-            pred_uncond: $u$; None at steps without CFG.
-            **perturbed: The perturbed predictions by the names of their batches.
-        """
+        """The guided prediction of $c$, $u$ at steps with CFG, and perturbed ones, `(B, *)`."""
         prediction = pred_cond
         if pred_uncond is not None:
             base = pred_cond if self.use_original_formulation else pred_uncond
             prediction = base + self.guidance_scale * (pred_cond - pred_uncond)
-        delta = self._run.correction(pred_cond, pred_uncond, self._cfg_scale, perturbed)
+        step = GuiderStep(self)
+        delta = self._run.correction(pred_cond, pred_uncond, step.cfg_scale, perturbed)
         if delta is not None:
             prediction = prediction + delta
         if self.guidance_rescale > 0:
             prediction = rescale_noise_cfg(prediction, pred_cond, self.guidance_rescale)
-        self._end_step()
+        self._run.finish(is_last=self._enabled and step.is_last)
         return GuiderOutput(pred=prediction, pred_cond=pred_cond, pred_uncond=pred_uncond)
-
-    # What a block asks.
 
     @property
     def is_conditional(self) -> bool:
         """Whether the batch for which the denoiser is prepared has the prompt."""
-        prepared = self._run.batches[: self._count_prepared]
-        return bool(prepared) and prepared[-1].branch == "conditional"
+        return self._count_prepared > 0 and self._run.next(self._count_prepared - 1).condition == 0
 
     @property
     def num_conditions(self) -> int:
         """How many prompts a run needs: 2 if it has a step with CFG, else 1.
 
-        It is not the number of batches of a step, and does not depend on the step: blocks ask it
-        before the first step of a run, when the state is that of the last run.
+        Blocks ask it before the first step of a run, when the state is that of the last run.
         """
-        return 2 if self._enabled and not self._cfg_is_neutral else 1
-
-    # Steps.
+        return 2 if self._enabled and GuiderStep(self).run_has_cfg else 1
 
     def _begin(self) -> None:
         """Forget what earlier steps were like: other images begin."""
         self._close()
         self._run = StepBatches([Participant(guidance) for guidance in self.guidances])
         self._state: weakref.ref[Any] | None = None
-        self._warned = False
 
     def _prepared(self, batch_of: Callable[[int, str], Any]) -> list[Any]:
         """The batches that this step needs, made by a function of condition and name."""
         self._close()
-        self._run.clear()
         self._count_prepared = 0
-        self._run.prepare(
-            GuiderStep(self),
-            enabled=self._enabled,
-            cfg=self._cfg_is_on,
-            cfg_in_run=not self._cfg_is_neutral,
-        )
-        prepared = [
-            batch_of(0 if batch.branch == "conditional" else 1, batch.name)
-            for batch in self._run.batches
-        ]
+        self._run.prepare(GuiderStep(self), enabled=self._enabled)
+        prepared = [batch_of(batch.condition, batch.name) for batch in self._run.batches]
         self._state = weakref.ref(prepared[0])
         return prepared
-
-    @property
-    def _cfg_scale(self) -> float:
-        # c + g (c - u) is u + (g + 1) (c - u).
-        return self.guidance_scale + (1 if self.use_original_formulation else 0)
-
-    @property
-    def _cfg_is_neutral(self) -> bool:
-        return math.isclose(self.guidance_scale, 0.0 if self.use_original_formulation else 1.0)
-
-    @property
-    def _cfg_is_on(self) -> bool:
-        """Whether this step has CFG if no rule turns it off."""
-        if not self._enabled or self._cfg_is_neutral:
-            return False
-        if self._step is None:
-            return True
-        # Schedulers of second order have more steps than they are asked for.
-        begun = self._step >= int(self._start * self._num_inference_steps)
-        return begun and (
-            self._stop == 1 or self._step < int(self._stop * self._num_inference_steps)
-        )
-
-    def _end_step(self) -> None:
-        """Forget what this step alone needs; after the last step, warn if nothing was guided."""
-        self._run.clear()
-        if self._enabled and not self._warned and GuiderStep(self).is_last:
-            self._warned = True
-            for guidance, done in zip(self.guidances, self._run.summaries(), strict=True):
-                warn_if_idle(guidance, done)
 
     def _close(self) -> None:
         if self._preparation is not None:

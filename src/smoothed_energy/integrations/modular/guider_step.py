@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["GuiderStep"]
 
+import math
 from typing import Any
 
 from torch import nn
@@ -26,6 +27,33 @@ class GuiderStep(StepContext):
 
     def __init__(self, guider: Any, denoiser: nn.Module | None = None) -> None:
         self._guider, self._denoiser = guider, denoiser
+
+    @property
+    def run_has_cfg(self) -> bool:
+        """Whether the run has CFG at some step."""
+        neutral = 0.0 if self._guider.use_original_formulation else 1.0
+        return not math.isclose(self._guider.guidance_scale, neutral)
+
+    @property
+    def has_cfg(self) -> bool:
+        """Whether this step has CFG if no rule turns it off."""
+        guider = self._guider
+        if not guider._enabled or not self.run_has_cfg:
+            return False
+        if guider._step is None:
+            return True
+        # Schedulers of second order have more steps than they are asked for.
+        first, end = (
+            int(part * guider._num_inference_steps) for part in (guider._start, guider._stop)
+        )
+        return bool(guider._step >= first and (guider._stop == 1 or guider._step < end))
+
+    @property
+    def cfg_scale(self) -> float:
+        """CFG's $g$: $c + g (c - u)$ is $u + (g + 1) (c - u)$."""
+        return float(self._guider.guidance_scale) + (
+            1 if self._guider.use_original_formulation else 0
+        )
 
     @override
     def position(self) -> StepPosition:

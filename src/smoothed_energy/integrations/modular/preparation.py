@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Preparation"]
 
+import weakref
 from typing import Any
 
 from torch import nn
@@ -58,6 +59,11 @@ class Preparation:
         except BaseException:
             self.close()
             raise
+
+    def close_with(self, owner: object | None) -> None:
+        """Close it when `owner` is gone, if not before."""
+        if owner is not None:
+            weakref.finalize(owner, self.close).atexit = False
 
     def close(self) -> None:
         """Leave the denoiser as it was; doing it again does nothing."""

@@ -14,14 +14,14 @@ from torch import Tensor
 from ...denoisers.cfg_batch import BatchLayout, Formulation
 from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ...denoisers.prediction import Predictions, with_prediction
-from ...engine.context import StepContext
 from ...engine.members import Members
 from ...engine.participant import Participant, ParticipantState
 from ...engine.runner import PassRunner
 from ...engine.step import GuidedStep
-from ...engine.summary import RunSummary
+from ...engine.summary import warn_if_idle
 from ...guidance.combine import compare_places
 from ...intercept.module_call import ModuleCall
+from .guider_step import GuiderStep
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Batch:
     name: str
     branch: Formulation
     perturbed_by: ParticipantState | None = None
+
+    @property
+    def condition(self) -> int:
+        """The index of its inputs: 0 with the prompt, 1 without."""
+        return 0 if self.branch == "conditional" else 1
 
 
 class StepBatches:
@@ -58,27 +63,28 @@ class StepBatches:
         self._latent_layout: LatentLayout = ChannelsFirst()
         self._outputs: dict[ParticipantState, Any] = {}
         self._given: set[ParticipantState] = set()
+        self._warned = False
 
-    def prepare(self, context: StepContext, *, enabled: bool, cfg: bool, cfg_in_run: bool) -> None:
+    def prepare(self, step: GuiderStep, *, enabled: bool) -> None:
         """Begin a step: find out which batches it needs.
 
         Args:
-            context: The step.
+            step: The step.
             enabled: Whether anything is guided.
-            cfg: Whether it has CFG if no rule turns it off.
-            cfg_in_run: Whether the run has CFG at all.
         """
-        limiting = self._members.without_cfg(self.participants, context) if cfg else []
+        self._outputs.clear()
+        self._given.clear()
+        limiting = self._members.without_cfg(self.participants, step) if step.has_cfg else []
         for participant in self.participants:
             member = self._members.of(participant)
             member.calls += 1
             if member in limiting:
                 member.calls_without_cfg += 1
-            elif member.rule is not None and cfg_in_run:
+            elif member.rule is not None and step.run_has_cfg:
                 member.guided_calls += 1
-        self._step = self._members.step(self.participants if enabled else (), context)
+        self._step = self._members.step(self.participants if enabled else (), step)
         self.batches = [Batch("pred_cond", "conditional")]
-        if cfg and not limiting:
+        if step.has_cfg and not limiting:
             self.batches.append(Batch("pred_uncond", "unconditional"))
         for number, participant in enumerate(self.participants):
             member = self._members.of(participant)
@@ -97,15 +103,14 @@ class StepBatches:
 
     def is_perturbed(self, batch: Batch) -> bool:
         """Whether some guidance perturbs what a clean batch predicts."""
-        return any([other.perturbed_by and other.branch == batch.branch for other in self.batches])
+        return any(other.perturbed_by and other.branch == batch.branch for other in self.batches)
 
-    def predict(self, batch: Batch, context: StepContext, scale: float, call: ModuleCall) -> Any:
+    def predict(self, batch: Batch, step: GuiderStep, call: ModuleCall) -> Any:
         """The call for a clean batch, and the negatives of its prediction.
 
         Args:
             batch: The batch.
-            context: The step.
-            scale: CFG's scale.
+            step: The step.
             call: The call of the denoiser.
 
         Raises:
@@ -114,7 +119,7 @@ class StepBatches:
         pending = [
             b.perturbed_by for b in self.batches if b.perturbed_by and b.branch == batch.branch
         ]
-        if any([member in self._outputs for member in pending]):
+        if any(member in self._outputs for member in pending):
             raise RuntimeError(
                 "the denoiser was called twice for one batch; expected a block that calls it once "
                 "for each"
@@ -122,7 +127,9 @@ class StepBatches:
         if self._runner is None or self._runner.denoiser is not call.module:
             self._runner = PassRunner(call.module)
         # All rows of a batch have one condition.
-        layout = BatchLayout(separate=True, cfg_scale=scale) if self.has_cfg else BatchLayout()
+        layout = (
+            BatchLayout(separate=True, cfg_scale=step.cfg_scale) if self.has_cfg else BatchLayout()
+        )
         branches: tuple[Formulation, ...] = (
             (batch.branch,)
             if self.has_cfg
@@ -131,7 +138,7 @@ class StepBatches:
                 "unconditional",
             )
         )
-        outcome = self._step.predict(self._runner, call, layout, context, branches)
+        outcome = self._step.predict(self._runner, call, layout, step, branches)
         if compare_places([one for member in pending for one in member.combinations]):
             # Steps without a second pass ask for it, too.
             self._latent_layout = outcome.latent_layout()
@@ -142,7 +149,7 @@ class StepBatches:
             self._outputs[member] = with_prediction(outcome.output, prediction)
         return outcome.output
 
-    def hand_out(self, batch: Batch) -> Any:
+    def hand_out(self, batch: Batch, call: ModuleCall) -> Any:
         """The call for a perturbed batch, whose prediction is known by now.
 
         Raises:
@@ -157,18 +164,37 @@ class StepBatches:
         self._given.add(member)
         return self._outputs.pop(member)
 
-    def check_given(self) -> None:
-        """Check that every perturbed batch was handed out.
+    def check(self, names: Sequence[str]) -> None:
+        """Check that these are the names of the step's predictions, all of them made.
 
         Raises:
-            RuntimeError: If one was not.
+            RuntimeError: If the denoiser was not called for a perturbed batch.
+            ValueError: If they are others.
         """
+        expected = [batch.name for batch in self.batches]
+        if list(names) != expected:
+            raise ValueError(
+                f"expected the predictions {', '.join(expected)} of this step, in order"
+            )
         for batch in self.batches:
             if batch.perturbed_by is not None and batch.perturbed_by not in self._given:
                 raise RuntimeError(
                     f"the denoiser's forward function was not called for {batch.name}, so the "
                     "result would be unguided; expected a block that calls the denoiser it prepares"
                 )
+
+    def next(self, count: int) -> Batch:
+        """The batch after the first `count`.
+
+        Raises:
+            RuntimeError: If there is none.
+        """
+        if count >= len(self.batches):
+            raise RuntimeError(
+                f"the denoiser is prepared for batch {count + 1} of {len(self.batches)}; expected "
+                "prepare_inputs, then prepare_models for each of its batches"
+            )
+        return self.batches[count]
 
     def correction(
         self, c: Tensor, u: Tensor | None, scale: float, perturbed: dict[str, Tensor]
@@ -194,11 +220,10 @@ class StepBatches:
             return None
         return self._step.combine(predictions, lambda: self._latent_layout)
 
-    def clear(self) -> None:
-        """Forget what one step alone needs."""
+    def finish(self, *, is_last: bool) -> None:
+        """Forget what one step alone needs; after the last one, warn if nothing was guided."""
         self._outputs.clear()
-        self._given.clear()
-
-    def summaries(self) -> list[RunSummary]:
-        """What each guidance did so far."""
-        return [self._members.of(participant).summary() for participant in self.participants]
+        if is_last and not self._warned:
+            self._warned = True
+            for participant in self.participants:
+                warn_if_idle(participant.guidance, self._members.of(participant).summary())
