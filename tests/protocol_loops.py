@@ -55,10 +55,11 @@ def passes_of(module):
         passes.hook.remove()
 
 
-def predict(x, step, text):
-    time = scheduler.timesteps[step]
+def predict(x, step, text, denoiser=None):
+    """One call of the denoiser."""
+    time, model = scheduler.timesteps[step], denoiser or unet()
     with torch.no_grad():
-        return unet()(x, time, encoder_hidden_states=text, return_dict=False)[0]
+        return model(x, time, encoder_hidden_states=text, return_dict=False)[0]
 
 
 @contextmanager
