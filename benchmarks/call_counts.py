@@ -241,6 +241,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, metavar="PATH", help="another checkout, or its src")
     parser.add_argument("--list", type=int, default=0, metavar="N", help="the N most called")
     parser.add_argument("--json", action="store_true", help="each function's calls, as JSON")
+    parser.add_argument("--quick", action="store_true", help="no difference: it is quick")
     options = parser.parse_args()
 
     with warnings.catch_warnings():

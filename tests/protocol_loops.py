@@ -32,11 +32,15 @@ class Loop:
 
 
 class Passes:
-    """The rows of all passes through a module at the end of a denoiser, which is never replayed."""
+    """The rows of passes through modules at the end of denoisers, which are never replayed."""
 
-    def __init__(self, module):
+    def __init__(self, *modules):
         self.rows = []
-        self.hook = module.register_forward_pre_hook(lambda _, args: self.rows.append(len(args[0])))
+        self.hooks = [module.register_forward_pre_hook(self.note) for module in modules]
+
+    def note(self, module, args):
+        """One pass."""
+        self.rows.append(len(args[0]))
 
     def taken(self):
         """Those since the last time."""
@@ -46,13 +50,14 @@ class Passes:
 
 
 @contextmanager
-def passes_of(module):
+def passes_of(*modules):
     """A block in which passes are counted."""
-    passes = Passes(module)
+    passes = Passes(*modules)
     try:
         yield passes
     finally:
-        passes.hook.remove()
+        for hook in passes.hooks:
+            hook.remove()
 
 
 def predict(x, step, text, denoiser=None):

@@ -5,25 +5,16 @@ have to give the guided prediction $D^\star$ of the formulas at every step, by a
 denoiser as are written down, which is also what they say of themselves.
 """
 
-import contextlib
 import copy
 import functools
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import pytest
 import torch
 from comparison import run_of
 from diffusers import FirstBlockCacheConfig, MagCacheConfig, UNet2DConditionModel
-from tiny_pipelines import (
-    MARGIN,
-    MID,
-    TOLERANCE,
-    difference,
-    new_unet,
-    noise,
-    unet,
-)
+from tiny_pipelines import MARGIN, MID, TOLERANCE, difference, new_unet, noise, unet
 from tiny_wan import CASES as WAN_CASES
 from tiny_wan import transformer, wan
 
@@ -80,7 +71,7 @@ def found(name, protocol):
 
 
 def effect(one, other):
-    """The greatest difference of two loops in any step."""
+    """The greatest difference of two loops."""
     return difference(torch.cat(one), torch.cat(other))
 
 
@@ -119,8 +110,8 @@ def test_the_denoiser_runs_as_often_and_with_as_many_rows_as_is_written_down(cas
 def test_attachments_say_what_they_did(case, protocol):
     setting, calls = CASES[case], COUNT if protocol == "one batch" else 2 * COUNT
     wanted = [
-        counts(calls, *numbers)
-        for numbers in zip(setting.guided, setting.reused, (0,) * 9, setting.layers, strict=False)
+        counts(calls, *numbers, layers=layers)
+        for *numbers, layers in zip(setting.guided, setting.reused, setting.layers, strict=True)
     ]
     if setting.interval:
         a_call = calls // COUNT
@@ -384,7 +375,7 @@ def test_a_call_that_fills_a_cache_of_keys_is_refused(protocol, monkeypatch):
 
     monkeypatch.setattr(UNet2DConditionModel, "forward", with_cache)
     call = functools.partial(unet(), sample(0), 500, TEXTS["c"], kv_cache=object())
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         if protocol == "guider":
             guider = guider_of([seg()])
             batches = prepared(guider)

@@ -28,7 +28,7 @@ from tiny_pipelines import (
     xl_mid_grids,
     xl_prompts,
 )
-from tiny_wan import CASES, wan
+from tiny_wan import CASES, transformer, wan
 
 from protocol_cases import ON_C, ON_U, PLAIN, counts
 from protocol_loops import passes_of
@@ -40,12 +40,19 @@ WAN = CASES[0]
 G = 5.0
 
 
+def denoisers_of(pipe):
+    """The denoisers of a pipeline, each with a module at its end."""
+    found = {"unet": "conv_out", "transformer": "proj_out", "transformer_2": "proj_out"}
+    denoisers = {getattr(pipe, name, None): end for name, end in found.items()}
+    return {one: getattr(one, end) for one, end in denoisers.items() if one is not None}
+
+
 @contextmanager
-def passes_of_steps(pipe, denoiser, end):
+def passes_of_steps(pipe):
     """A block in which the passes of each step of a run are written down."""
     steps, calls = [], []
-    step = pipe.scheduler.step
-    with passes_of(end) as passes:
+    step, denoisers = pipe.scheduler.step, denoisers_of(pipe)
+    with passes_of(*denoisers.values()) as passes:
 
         def begin(*args):
             if calls:
@@ -60,12 +67,13 @@ def passes_of_steps(pipe, denoiser, end):
             calls.clear()
             return step(*args, **kwargs)
 
-        hook = denoiser.register_forward_pre_hook(begin)
+        hooks = [denoiser.register_forward_pre_hook(begin) for denoiser in denoisers]
         pipe.scheduler.step = counted
         try:
             yield steps
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             del pipe.scheduler.step
 
 
@@ -129,7 +137,7 @@ def test_a_pipeline_of_one_batch_is_guided_as_by_hand(name):
     guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="mid", **settings)
     with (
         guidance.attach(pipe) as attachment,
-        passes_of_steps(pipe, pipe.unet, pipe.unet.conv_out) as steps,
+        passes_of_steps(pipe) as steps,
     ):
         assert_run(run(), wanted, plain)
     assert steps == passes_of_run(name, one_batch=True)
@@ -142,7 +150,7 @@ def test_a_guider_of_sdxl_is_guided_as_by_hand(name):
     _, _, wanted, plain = sdxl_by_hand(name)
     guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="mid", **settings)
     pipe = modular_xl(SmoothedEnergyGuider(guidance, guidance_scale=G))
-    with passes_of_steps(pipe, pipe.unet, pipe.unet.conv_out) as steps:
+    with passes_of_steps(pipe) as steps:
         assert_run(run_xl(pipe, prompts=xl_arguments(2), steps=4), wanted, plain)
     assert steps == passes_of_run(name, one_batch=False)
 
@@ -173,7 +181,7 @@ def test_a_pipeline_of_two_calls_is_guided_as_by_hand(name):
     guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers=list(WAN.images), **settings)
     with (
         guidance.attach(pipe) as attachment,
-        passes_of_steps(pipe, pipe.transformer, pipe.transformer.proj_out) as steps,
+        passes_of_steps(pipe) as steps,
     ):
         assert_run(run(), wanted, plain)
     assert steps == passes_of_run(name, one_batch=False)
@@ -198,7 +206,7 @@ def test_a_guider_of_wan_is_guided_as_by_hand(name):
     _, _, wanted, plain = wan_by_hand(name)
     guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers=list(WAN.images), **settings)
     pipe, prompts = modular_wan(guidance)
-    with passes_of_steps(pipe, pipe.transformer, pipe.transformer.proj_out) as steps:
+    with passes_of_steps(pipe) as steps:
         assert_run(run_modular(pipe, prompts, steps=4), wanted, plain)
     assert steps == passes_of_run(name, one_batch=False)
 
@@ -220,7 +228,7 @@ def test_an_interval_leaves_a_pipeline_of_one_batch_the_rows_with_the_prompt():
     with (
         SmoothedEnergyGuidance(blur="gaussian:1", layers="mid").attach(pipe) as attachment,
         INTERVAL.attach(pipe) as limit,
-        passes_of_steps(pipe, pipe.unet, pipe.unet.conv_out) as steps,
+        passes_of_steps(pipe) as steps,
     ):
         assert_run(run(), wanted, plain)
     assert steps == ["4+2"] * 2 + ["2+2"] * 2
@@ -232,7 +240,7 @@ def test_an_interval_leaves_a_guider_the_batch_with_the_prompt():
     _, _, wanted, plain = sdxl_in_an_interval()
     guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="mid")
     pipe = modular_xl(SmoothedEnergyGuider([guidance, INTERVAL], guidance_scale=G))
-    with passes_of_steps(pipe, pipe.unet, pipe.unet.conv_out) as steps:
+    with passes_of_steps(pipe) as steps:
         assert_run(run_xl(pipe, prompts=xl_arguments(2), steps=4), wanted, plain)
     # What is called second is the perturbed batch, and its prediction is known.
     assert steps == ["2+2|2"] * 2 + ["2+2|-"] * 2
@@ -247,9 +255,20 @@ def test_an_interval_leaves_a_pipeline_of_two_calls_the_one_with_the_prompt():
     with (
         guidance.attach(pipe) as attachment,
         INTERVAL.attach(pipe) as limit,
-        passes_of_steps(pipe, pipe.transformer, pipe.transformer.proj_out) as steps,
+        passes_of_steps(pipe) as steps,
     ):
         assert_run(run(), wanted, plain)
     assert steps == ["2+2|2"] * 2 + ["2+2|-"] * 2
     assert attachment.last_run == counts(8, 4, layers=WAN.images)
     assert limit.last_run == counts(8, 4, without_cfg=4, layers=())
+
+
+def test_where_cfg_has_a_scale_of_one_the_call_without_the_prompt_is_not_guided():
+    denoisers = {"transformer": transformer(0, 4), "transformer_2": transformer(3, 4)}
+    pipe = wan(**denoisers, boundary_ratio=0.875)
+    guidance = SmoothedEnergyGuidance(layers=list(WAN.images), formulation="unconditional")
+    run = run_of(pipe, WAN, cfg=True, guidance_scale_2=1.0, num_inference_steps=4)
+    with guidance.attach(pipe) as attachment, passes_of_steps(pipe) as steps:
+        run()
+    assert steps == ["2|2+2"] * 2 + ["2+2|2"] * 2
+    assert attachment.last_run == counts(8, 4, layers=WAN.images)
