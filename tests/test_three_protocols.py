@@ -45,9 +45,6 @@ from smoothed_energy import (
 WAN = WAN_CASES[0]
 OTHER = new_unet()
 CACHED = {"two calls": "1+1+1", "guider": "1+1+1"}
-# Where one protocol does what another one forgets.
-two_engines = pytest.mark.xfail(strict=True, reason="two engines")
-
 # Without CFG nobody makes two calls.
 PAIRS = [
     (case, protocol)
@@ -191,9 +188,7 @@ def test_a_schedule_that_begins_again_forgets_that_guidance_ended(protocol):
 SMALLER = {"one batch": ["4+2", "4", "2+1", "2"], "apart": ["2+2|2", "2|2", "1+1|1", "1|1"]}
 
 
-@pytest.mark.parametrize(
-    "protocol", ["one batch", "two calls", pytest.param("guider", marks=two_engines)]
-)
+@pytest.mark.parametrize("protocol", ["one batch", "two calls", "guider"])
 def test_a_batch_of_another_size_is_not_corrected_with_a_kept_difference(protocol):
     loop = PROTOCOLS[protocol]([seg(every=9)], steps=range(4), rows=[2, 2, 1, 1])
     assert loop.passes == SMALLER.get(protocol, SMALLER["apart"])
@@ -210,7 +205,6 @@ def test_a_pipeline_keeps_differences_for_each_of_two_denoisers():
     assert (attachment.last_run.guided_calls, attachment.last_run.reused_calls) == (2, 2)
 
 
-@two_engines
 def test_a_guider_keeps_differences_for_each_of_two_denoisers():
     guider, ran = guider_of([seg(every=9)]), []
     for step, denoiser in enumerate([unet(), unet(), OTHER, OTHER]):
@@ -318,9 +312,7 @@ def guided_by(protocol, denoiser):
             yield attachment
 
 
-@pytest.mark.parametrize(
-    "protocol", ["one batch", "two calls", pytest.param("guider", marks=two_engines)]
-)
+@pytest.mark.parametrize("protocol", ["one batch", "two calls", "guider"])
 @pytest.mark.parametrize("enabled", [False, True], ids=["disabled", "enabled"])
 def test_a_cache_that_is_changed_in_mid_run_is_refused(protocol, enabled):
     denoiser = copy.deepcopy(transformer())
@@ -361,8 +353,8 @@ def test_a_cache_that_guidance_does_not_know_is_refused(protocol):
 @pytest.mark.parametrize(
     "protocol",
     [
-        pytest.param("one batch", marks=two_engines),
-        pytest.param("two calls", marks=two_engines),
+        "one batch",
+        "two calls",
         "guider",
     ],
 )

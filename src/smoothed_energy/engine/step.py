@@ -12,10 +12,8 @@ from __future__ import annotations
 __all__ = ["GuidedStep"]
 
 import functools
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Hashable
 
-import torch
 from torch import Tensor
 
 from ..denoisers.cfg_batch import BatchLayout, Formulation
@@ -45,29 +43,6 @@ class GuidedStep:
         self.scales = scales
         self.differences: dict[ParticipantState, Tensor] = {}
         self.conditional: Outcome | None = None
-        # What differences were made from that this step has made.
-        self._made_from: dict[ParticipantState, tuple[Formulation, torch.Size]] = {}
-
-    def reuse(
-        self, member: ParticipantState, branch: Formulation, shape: torch.Size | None = None
-    ) -> bool:
-        """Use the difference of an earlier step again, if that is to be done.
-
-        Args:
-            member: Whose difference it is.
-            branch: Which prediction it is of.
-            shape: The shape of that prediction; None if it is not known yet.
-        """
-        made_from: Any = (branch, shape)
-        if shape is None and member.history.made_from is not None:
-            # `combine` compares the shapes when they are known.
-            _, known = member.history.made_from
-            made_from = (branch, known)
-        if not member.history.holds(made_from):
-            return False
-        self.differences[member] = member.history.use()
-        member.reused_calls += 1
-        return True
 
     def predict(
         self,
@@ -88,25 +63,29 @@ class GuidedStep:
         """
         runner.caches.check()
         shape = runner.sample(call).shape
-        fresh: list[ParticipantState] = []
+        fresh: dict[ParticipantState, Hashable] = {}
         for member in self.scales:
             formulation = member.plan_in(runner).formulation
-            if formulation not in branches or member in self.differences:
+            if formulation not in branches:
                 continue
             rows = layout.rows(formulation, shape[0])
             # Without CFG there is one prediction, and both formulations mean it.
             branch = formulation if layout.has_cfg else "conditional"
-            made_from = branch, torch.Size((rows.stop - rows.start, *shape[1:]))
-            if not self.reuse(member, *made_from):
-                fresh.append(member)
-                self._made_from[member] = made_from
+            made_from: Hashable = (runner, branch, rows.stop - rows.start, shape[1:])
+            if member.history.holds(made_from):
+                self.differences[member] = member.history.use()
+                member.reused_calls += 1
+            else:
+                fresh[member] = made_from
         outcome = runner.run(call, [member.plan_in(runner) for member in fresh], layout, context)
-        for member in fresh:
+        for member, source in fresh.items():
             plan = member.plan_in(runner)
+            difference = outcome.differences[plan]
             member.guided_calls += 1
             member.layers |= outcome.reached[plan]
+            member.history.keep(difference, source)
             member.history.note(functools.partial(outcome.similarity, plan))
-            self.differences[member] = outcome.differences[plan]
+            self.differences[member] = difference
         return outcome
 
     def combine(
@@ -119,22 +98,10 @@ class GuidedStep:
         Args:
             predictions: What the step predicted, for the prediction that a guidance perturbs.
             latent_layout: How a prediction lies; asked only if that matters.
-
-        Raises:
-            RuntimeError: If a difference of an earlier step is of another shape.
         """
         corrections = []
         for member, scale in self.scales.items():
-            difference = self.differences[member]
-            guidance = member.history.guidance
-            found = predictions(guidance.formulation)
-            if difference.shape != found.clean.shape:
-                raise RuntimeError(
-                    f"{guidance!r} uses a difference of predictions again, of "
-                    f"shape {tuple(difference.shape)}, and this step predicts "
-                    f"{tuple(found.clean.shape)}; expected pictures of one size in a run"
-                )
-            if member in self._made_from:
-                member.history.keep(difference, self._made_from[member])
-            corrections.append(Correction(scale * difference, member.combinations, found))
+            delta = scale * self.differences[member]
+            found = predictions(member.history.guidance.formulation)
+            corrections.append(Correction(delta, member.combinations, found))
         return total(corrections, latent_layout)

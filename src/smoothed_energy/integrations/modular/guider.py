@@ -85,7 +85,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self.use_original_formulation = use_original_formulation
         self.guidances = as_guidances(guidance)
         self.scheduler: Any = None
-        texts = [guidance_to_text(item) for item in self.guidances]
+        texts = list(map(guidance_to_text, self.guidances))
         for item in self.guidances:
             warn_if_it_changes_nothing(item)
         # `new` forgets what is listed as a default, and positional arguments are.
@@ -129,7 +129,6 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             handler = functools.partial(self._run.predict, batch, GuiderStep(self, denoiser))
         else:
             return
-        # If a block fails before it calls the denoiser, its batches are gone when it is.
         self._preparation = Preparation(denoiser, handler)
         self._preparation.close_with(self._state and self._state())
 

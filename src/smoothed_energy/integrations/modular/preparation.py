@@ -61,7 +61,10 @@ class Preparation:
             raise
 
     def close_with(self, owner: object | None) -> None:
-        """Close it when `owner` is gone, if not before."""
+        """Close it when `owner` is gone, if not before.
+
+        A block that fails before it calls the denoiser leaves its batches, and they go with it.
+        """
         if owner is not None:
             weakref.finalize(owner, self.close).atexit = False
 

@@ -48,7 +48,8 @@ class StepBatches:
     """The batches of a run's steps: clean ones, and one for each negative prediction.
 
     A negative is predicted while the denoiser is called for the batch that it perturbs, and handed
-    out when it is called for its own.
+    out when it is called for its own. So it is where a difference is used again: whether that can
+    be done shows only then, since batches are made before the denoiser is known.
 
     Args:
         participants: The guidances.
@@ -88,7 +89,7 @@ class StepBatches:
             self.batches.append(Batch("pred_uncond", "unconditional"))
         for number, participant in enumerate(self.participants):
             member = self._members.of(participant)
-            if member in self._step.scales and not self._step.reuse(member, self._branch(member)):
+            if member in self._step.scales:
                 name = f"pred_perturbed_{number}"
                 self.batches.append(Batch(name, self._branch(member), member))
 
