@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..intercept.rows import Rows
+from ..intercept.module_call import Rows
 from .prediction import Predictions
 
 Formulation = Literal["conditional", "unconditional"]

@@ -33,8 +33,6 @@ class CacheStates:
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
-        self._denoiser = denoiser
-        self._config = getattr(denoiser, "_cache_config", None)
         self._cached: set[nn.Module] = set()
         hooks: list[Any] = []
         for module in denoiser.modules():
@@ -68,26 +66,12 @@ class CacheStates:
         """Forget everything that was seen in `of`."""
         self._states.clear()
 
-    def check(self) -> None:
-        """Check that the caches are those that this object was made for.
-
-        Raises:
-            RuntimeError: If they were enabled or disabled since.
-        """
-        if getattr(self._denoiser, "_cache_config", None) is not self._config:
-            raise RuntimeError(
-                f"the cache of this {type(self._denoiser).__name__} was changed while guidance "
-                "acted on it; detach the guidance, and attach it again"
-            )
-
     def check_plan(self, plan: Plan) -> None:
         """Check that a plan comes out right beside the caches, with states of its own.
 
         Raises:
             RuntimeError: If there are caches with which it would not.
         """
-        if not self.exist:
-            return
         unknown = [name for name in self._names if name not in _KNOWN]
         if unknown:
             raise RuntimeError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 __all__ = ["Participant", "ParticipantState"]
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -15,21 +16,34 @@ from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import Plan
 from .history import History
-from .runner import PassRunner
+from .passes import PassRunner
 from .summary import RunSummary
 
 
-@dataclass(frozen=True, eq=False)
 class Participant:
-    """A guidance that takes part in a run.
+    """A guidance that takes part in runs.
 
     Args:
         guidance: The guidance.
         replay: Whether its perturbed passes take over what they can from the clean one.
     """
 
-    guidance: Guidance
-    replay: bool = True
+    def __init__(self, guidance: Guidance, replay: bool = True) -> None:
+        self.guidance = guidance
+        self.replay = replay
+        self._plans: WeakKeyDictionary[nn.Module, Plan] = WeakKeyDictionary()
+
+    def plan_for(self, denoiser: nn.Module) -> Plan:
+        """What the guidance does in a denoiser: found out once, and again if modules were replaced.
+
+        Raises:
+            LayerError: If the denoiser has no such layers.
+        """
+        guidance = cast(NegativeGuidance, self.guidance)
+        plan = self._plans.get(denoiser)
+        if plan is None or not {*plan.edits, *plan.probed}.issubset(denoiser.modules()):
+            plan = self._plans[denoiser] = guidance.plan(denoiser, replay=self.replay)
+        return plan
 
 
 class ParticipantState:
@@ -41,7 +55,10 @@ class ParticipantState:
     Attributes:
         rule: Its rule for CFG, if it has one; otherwise it makes a correction.
         history: What it remembers of earlier steps, if it makes a correction.
+        formulation: Which prediction it perturbs.
         combinations: What changes its correction before it is added.
+        plan: What it does in the denoiser, once it was planned.
+        planned_for: Runs the passes of the denoiser that it was planned for.
         calls: How often the denoiser was called.
         guided_calls: How many of these calls were guided.
         reused_calls: How many of these calls used an earlier difference of predictions.
@@ -56,33 +73,33 @@ class ParticipantState:
         self.rule = guidance if isinstance(guidance, CFGRule) else None
         if isinstance(guidance, NegativeGuidance):
             self.history = History(guidance)
+            self.formulation = guidance.formulation
             self.combinations = cast("tuple[Combination, ...]", guidance.combine)
         self.calls = self.guided_calls = self.reused_calls = self.calls_without_cfg = 0
         self.layers: set[str] = set()
-        self._runner: PassRunner | None = None
-        self._plan: Plan | None = None
+        self.plan = Plan()
+        self.planned_for: PassRunner | None = None
         self._names: dict[str, nn.Module] = {}
 
     def plan_in(self, runner: PassRunner) -> Plan:
-        """What the guidance does in a denoiser, found out when it is first needed.
+        """Plan what the guidance does in a denoiser.
 
         Raises:
             LayerError: If the denoiser has no such layers.
             RuntimeError: If the denoiser has caches with which the guidance would come out wrong.
         """
-        if self._plan is None or self._runner is not runner:
-            plan = self.history.guidance.plan(runner.denoiser, replay=self.participant.replay)
+        plan = self.participant.plan_for(runner.denoiser)
+        if runner.caches.exist:
             runner.caches.check_plan(plan)
-            if runner.caches.exist:
-                # A replayed block would be one that the cache never saw.
-                plan = replace(plan, replay=False)
-            self._plan, self._runner, self._names = plan, runner, {}
-        return self._plan
+            # A replayed block would be one that the cache never saw.
+            plan = replace(plan, replay=False)
+        self.plan, self.planned_for, self._names = plan, runner, {}
+        return plan
 
     def find_layers_again(self) -> None:
         """Plan anew when it is next needed, if modules of the plan were replaced since."""
-        plan, runner = self._plan, self._runner
-        if plan is None or runner is None:
+        plan, runner = self.plan, self.planned_for
+        if runner is None:
             return
         modules = {*plan.edits, *plan.probed}
         if not self._names:
@@ -96,7 +113,7 @@ class ParticipantState:
             there = []
         if there.count(True) < len(modules):
             runner.forget(plan)
-            self._plan = None
+            self.planned_for = None
 
     def summary(self) -> RunSummary:
         """What it did so far."""

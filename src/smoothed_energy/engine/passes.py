@@ -1,33 +1,43 @@
-"""One run of a denoiser, and what its modules do in it.
+r"""The passes of a denoiser at a guided step, and what they predict.
 
-At a guided step the denoiser runs as it is, and again for each negative prediction. All of these
-are one kind of pass: what a module does in it is edited, observed, recorded or replayed.
+The denoiser runs as it is and gives the clean prediction $s$; then the rows that need it run again
+with some modules edited, or something else makes a negative prediction, and give $\tilde s$. All of
+these runs are one kind of pass: what a module does in it is edited, observed, recorded or replayed.
 """
 
 from __future__ import annotations
 
-__all__ = ["PASS", "Pass", "PassSite"]
+__all__ = ["Outcome", "Pass", "PassRunner", "PassSite"]
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens
-from ..families import Arguments, Family
+from ..denoisers.latent_layout import LatentLayout
+from ..denoisers.prediction import PredictionKind, prediction_of
+from ..families import Arguments, Family, family_of
 from ..guidance.perturbation import LayerCall
-from ..guidance.plan import Plan
-from ..intercept.module_call import ModuleCall
-from ..intercept.patching import Router, Routers
-from ..intercept.rows import Rows
+from ..guidance.plan import NegativeContext, Plan
+from ..intercept.attention import AttentionBackendError
+from ..intercept.compiled import eagerly, is_compiled
+from ..intercept.module_call import ModuleCall, Rows, unwrap
+from ..intercept.patching import Router, Routers, holding, patched
+from ..intercept.replay import Recorder, Stem
 from ..schedule import StepPosition
+from .caches import CacheStates
 from .context import StepContext
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
-PASS = Routers("smoothed_energy_pass")
+_PASS = Routers("smoothed_energy_pass")
 
 
 class PassSite:
@@ -118,3 +128,252 @@ class Pass:
         assert plan.probe is not None
         output, self.observed[plan][layer] = plan.probe.run(LayerCall(layer, call, self.site))
         return output
+
+
+@dataclass(frozen=True)
+class Outcome:
+    r"""What one call of a denoiser gave; nothing is corrected yet.
+
+    Args:
+        output: What the denoiser returned.
+        prediction: All rows of the clean prediction, with a learned variance.
+        channels: How many channels of it are a prediction; the rest is a learned variance.
+        latent_layout: How the prediction lies; asked only if that matters.
+        clean: For each plan, $s$.
+        differences: For each plan, $s - \tilde s$.
+        reached: For each plan, the names of the layers that were edited or observed.
+    """
+
+    output: Any
+    prediction: Tensor
+    channels: int
+    latent_layout: Callable[[], LatentLayout]
+    clean: dict[Plan, Tensor] = field(default_factory=dict)
+    differences: dict[Plan, Tensor] = field(default_factory=dict)
+    reached: dict[Plan, set[str]] = field(default_factory=dict)
+
+    def similarity(self, plan: Plan) -> float:
+        """The cosine of the clean and the perturbed prediction, of the least similar sample."""
+        clean = self.clean[plan].float().flatten(1)
+        perturbed = clean - self.differences[plan].float().flatten(1)
+        return float(torch.nn.functional.cosine_similarity(clean, perturbed).min())
+
+
+class PassRunner:
+    """Runs the passes of one denoiser.
+
+    Args:
+        denoiser: A `diffusers` denoiser, compiled or not.
+
+    Attributes:
+        model: The denoiser, not compiled.
+        family: Its family.
+        compiled: Whether it, or something in it, is compiled.
+        caches: The caches of `diffusers` in it.
+    """
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self.denoiser = denoiser
+        self.model = unwrap(denoiser)
+        self.family: Family = family_of(denoiser)
+        self.compiled = is_compiled(denoiser)
+        self.caches = CacheStates(self.model)
+        self._stems: dict[Plan, Stem] = {}
+        self._cache_config = getattr(self.model, "_cache_config", None)
+
+    def check_caches(self) -> None:
+        """Check that the denoiser's caches are those that it had at first.
+
+        Raises:
+            RuntimeError: If they were enabled or disabled since.
+        """
+        if getattr(self.model, "_cache_config", None) is not self._cache_config:
+            raise RuntimeError(
+                f"the cache of this {type(self.model).__name__} was changed while guidance "
+                "acted on it; detach the guidance, and attach it again"
+            )
+
+    def sample(self, call: ModuleCall) -> Tensor:
+        """The latents of a call of the denoiser."""
+        found: Tensor = call.argument(self.family.sample)
+        return found
+
+    def take_rows(self, call: ModuleCall, rows: Rows) -> ModuleCall:
+        """The same call for some rows of its batch."""
+        if rows.is_all:
+            return call
+        return call.with_named(self.family.take_rows(call.named(), rows))
+
+    def forget(self, plan: Plan) -> None:
+        """Forget what is kept of a plan that is used no more."""
+        self._stems.pop(plan, None)
+
+    def run(
+        self, call: ModuleCall, plans: Sequence[Plan], layout: BatchLayout, context: StepContext
+    ) -> Outcome:
+        """One call of the denoiser, and the negative predictions of some plans for it.
+
+        Args:
+            call: The call.
+            plans: The plans.
+            layout: The meaning of the rows of its batch.
+            context: The step.
+
+        Raises:
+            AttentionBackendError: If a plan observes what a compiled denoiser does not show.
+            RuntimeError: If the call fills a cache of keys and values.
+        """
+        # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so what follows
+        # needs its own.
+        kept = call.copied()
+        if not plans:
+            return self._outcome(kept, call(), context)
+        self._check(call, plans)
+        stems = {} if self.compiled else {plan: self._stem(plan) for plan in plans if plan.replay}
+        recorder = Recorder(list(stems.values())) if stems else None
+        batch = len(self.sample(kept))
+        everything = PassSite(
+            self.family, self.model, Arguments(kept.argument), Rows(0, batch, batch), context
+        )
+        clean_pass = Pass(
+            everything,
+            watched=[plan for plan in plans if plan.probed],
+            run=ModuleCall.__call__ if recorder is None else recorder.run,
+        )
+        with patched(() if self.compiled else self._patched_by(plans, stems.values()), _PASS):
+            with holding(_PASS.current, clean_pass.handle):
+                output = call()
+            outcome = self._outcome(kept, output, context)
+            for plan in plans:
+                rows = layout.rows(plan.formulation, len(outcome.prediction))
+                site = PassSite(self.family, self.model, everything.arguments, rows, context)
+                run: Router = ModuleCall.__call__
+                if recorder is not None and plan in stems:
+                    run = recorder.replay(stems[plan], rows).run
+                negative = _Negative(
+                    self, plan, self.take_rows(kept, rows), Pass(site, edited=plan, run=run)
+                )
+                negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
+                observed = clean_pass.observed.get(plan, {})
+                negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
+                if plan.negative is None:
+                    predicted = negative.predict(negative.call)
+                else:
+                    predicted = plan.negative(negative)
+                outcome.clean[plan] = negative.clean
+                outcome.differences[plan] = negative.clean - predicted[:, : outcome.channels]
+                outcome.reached[plan] = negative.reached | set(observed)
+        if recorder is not None:
+            recorder.learn()
+        return outcome
+
+    def _check(self, call: ModuleCall, plans: Sequence[Plan]) -> None:
+        if call.kwargs.get("kv_cache") is not None:
+            raise RuntimeError(
+                "the denoiser is given a kv_cache, which a perturbed pass would change; "
+                "expected a run without one"
+            )
+        if self.compiled and [plan for plan in plans if plan.probed]:
+            raise AttentionBackendError(
+                "a guidance that looks at the attention of the first pass can't see into a "
+                "compiled denoiser; use one that is not compiled, or another guidance"
+            )
+
+    def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
+        prediction = prediction_of(output)
+        channels = prediction.shape[1]
+        of_latents = self.sample(call).shape[1]
+        if channels == 2 * of_latents and (
+            self.family.learned_variance or context.output_kind().learned_variance
+        ):
+            channels = of_latents
+        latent_layout = functools.partial(
+            self.family.latent_layout, self.model, Arguments(call.argument)
+        )
+        return Outcome(output, prediction, channels, latent_layout)
+
+    def _stem(self, plan: Plan) -> Stem:
+        if plan not in self._stems:
+            self._stems[plan] = Stem(self.model, plan.edits)
+        return self._stems[plan]
+
+    def _patched_by(self, plans: Sequence[Plan], stems: Collection[Stem]) -> set[nn.Module]:
+        """The modules whose calls some pass decides about."""
+        modules: set[nn.Module] = set()
+        for plan in plans:
+            modules.update(plan.edits, plan.probed)
+        for stem in stems:
+            modules |= stem.modules
+        return modules
+
+    @contextmanager
+    def perturbed(self, plan: Plan, number: int) -> Iterator[None]:
+        """A block in which the denoiser may run with the modules of a plan edited.
+
+        Args:
+            plan: The plan.
+            number: Which of its passes at this step it is.
+        """
+        # A compiled first pass must not trace the patches, so they are there only now.
+        patches = patched(plan.edits if self.compiled else (), _PASS)
+        eager = eagerly() if self.compiled else nullcontext()
+        states = self.caches.of((plan, number)) if self.caches.exist else nullcontext()
+        with patches, eager, states:
+            yield
+
+
+class _Negative(NegativeContext):
+    """What the negative prediction of a plan is made from, in one call of a denoiser."""
+
+    def __init__(
+        self, runner: PassRunner, plan: Plan, call: ModuleCall, perturbed_pass: Pass
+    ) -> None:
+        self.call = call
+        if runner.model is not runner.denoiser:
+            self.call = call.with_forward(runner.model.forward)
+        self.sample = runner.sample(call)
+        self.observed: Mapping[str, Tensor] = {}
+        self._runner, self._plan, self._pass = runner, plan, perturbed_pass
+        self._passes = 0
+
+    @property
+    def reached(self) -> set[str]:
+        """The names of the layers that were edited."""
+        return self._pass.reached
+
+    @property
+    @override
+    def prediction_type(self) -> PredictionKind:
+        return self._pass.site.context.output_kind().prediction_type
+
+    @override
+    def predict(self, call: ModuleCall) -> Tensor:
+        self._passes += 1
+        with (
+            self._runner.perturbed(self._plan, self._passes),
+            holding(_PASS.current, self._pass.handle),
+        ):
+            # Lists of arguments may be consumed, and there may be another pass.
+            return prediction_of(call.copied()())
+
+    @override
+    def of_sample(self, sample: Tensor) -> Tensor:
+        return self.predict(self.call.replace(self._runner.family.sample, sample))
+
+    @override
+    def image_tokens(self, layer: str, count: int) -> ImageTokens:
+        return self._pass.site.image_tokens(layer, count)
+
+    @override
+    def position(self) -> StepPosition:
+        return self._pass.site.position()
+
+    @property
+    @override
+    def tied_to_size(self) -> tuple[str, ...]:
+        return self._runner.family.tied(self._pass.site.arguments)
+
+    @property
+    @override
+    def multiple(self) -> int:
+        return self._runner.family.multiple(self._runner.model)

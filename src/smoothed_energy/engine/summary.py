@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["GuidanceWarning", "RunSummary", "warn_if_idle", "warn_if_it_changes_nothing"]
+__all__ = ["GuidanceWarning", "RunSummary", "warn_if_idle"]
 
 from dataclasses import dataclass
 
 from ..guidance.guidance import Guidance
-from ..guidance.negative_guidance import LayerGuidance, NegativeGuidance
+from ..guidance.negative_guidance import NegativeGuidance
 from ..settings.warning_place import warn_caller
 
 
@@ -42,20 +42,6 @@ class RunSummary:
 
 class GuidanceWarning(UserWarning):
     """A run that was to be guided was not, or not as it may have been meant."""
-
-
-def warn_if_it_changes_nothing(guidance: Guidance) -> None:
-    """Warn of a perturbation that is none, a blur of one token for instance, unless it is off."""
-    if (
-        isinstance(guidance, LayerGuidance)
-        and guidance.perturbation.is_identity
-        and guidance.scale != 0
-    ):
-        warn_caller(
-            f"{guidance!r} changes nothing, since its perturbation is none; expected other "
-            "settings, or scale=0 to turn it off",
-            GuidanceWarning,
-        )
 
 
 def warn_if_idle(guidance: Guidance, done: RunSummary | None) -> None:

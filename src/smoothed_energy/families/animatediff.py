@@ -11,7 +11,7 @@ from torch import nn
 from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
 from ..denoisers.image_tokens import GridError, ImageTokens
 from .base import Arguments
-from .unet import UNet, in_transformers
+from .unet import UNet, attention_class, in_transformers
 from .unet_grid import token_grids
 
 _STARTS = ("down_blocks", "mid_block", "up_blocks")
@@ -50,13 +50,17 @@ class AnimateDiff(UNet):
                     "split inference (enable_free_noise_split_inference) calls layers with a part "
                     "of the batch, whose rows can't be told then; expected a pipeline without it"
                 )
-            if _MOTION in name and super().is_layer(name, module):
+            if (
+                _MOTION in name
+                and isinstance(module, attention_class())
+                and super().is_layer(name, module)
+            ):
                 motion.append((name.replace("._orig_mod", ""), module))
         motion.sort(key=lambda item: _place(item[0]))
         found = [*super().layers(denoiser), *in_transformers("motion", "t", motion)]
         return tuple(sorted(found, key=lambda layer: _place(layer.name)))
 
-    def is_layer(self, name: str, module: nn.Module) -> bool:
+    def is_layer(self, name: str, module: Any) -> bool:
         """See `UNet.is_layer`; those over time are counted apart."""
         return _MOTION not in name and super().is_layer(name, module)
 

@@ -19,7 +19,7 @@ from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, take_rows
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
-from ..intercept.rows import Rows
+from ..intercept.module_call import Rows
 from ..schedule import StepPosition
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the

@@ -115,8 +115,8 @@ def select_layers(denoiser: nn.Module, selection: LayerSelection) -> tuple[SelfA
     else:
         chosen = set()
         for term in _terms(selection):
-            chosen.update(layer.name for layer in _matches(layers, term))
-    return tuple(layer for layer in layers if layer.name in chosen)
+            chosen.update([layer.name for layer in _matches(layers, term)])
+    return tuple([layer for layer in layers if layer.name in chosen])
 
 
 def normalise_selection(selection: LayerSelection) -> str:
@@ -150,7 +150,7 @@ def _terms(selection: str | Sequence[str]) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise LayerError(f"layers: {text!r} is not text; expected {KINDS}")
-        terms.extend(term.strip() for term in text.split(","))
+        terms.extend([term.strip() for term in text.split(",")])
     if not any(terms):
         raise LayerError(f"layers={selection!r} is empty; expected {KINDS}")
     if not all(terms):

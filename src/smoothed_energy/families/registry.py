@@ -40,7 +40,7 @@ def families() -> tuple[Family, ...]:
 
 def known_parts() -> tuple[str, ...]:
     """The words that select layers, of all families."""
-    return tuple(dict.fromkeys(part for family in families() for part in family.parts))
+    return tuple(dict.fromkeys([part for family in families() for part in family.parts]))
 
 
 def family_of(denoiser: nn.Module) -> Family:

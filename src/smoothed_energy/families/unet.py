@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["UNet"]
 
+import functools
 from typing import Any, ClassVar, cast
 
 import torch
@@ -39,24 +40,23 @@ class UNet(Family):
         the gated attention of GLIGEN, whose queries are not only image tokens.
         """
         found: dict[str, list[tuple[str, nn.Module]]] = {part: [] for part in PARTS}
+        attention = attention_class()
         for name, module in denoiser.named_modules():
-            if self.is_layer(name, module):
+            if isinstance(module, attention) and self.is_layer(name, module):
                 # A compiled block adds a component to the names of what is inside it.
-                plain = ".".join(piece for piece in name.split(".") if piece != "_orig_mod")
+                plain = name.replace("._orig_mod", "").replace("_orig_mod.", "")
                 part = _PART_OF_NAME.get(plain.partition(".")[0])
                 if part is not None:
                     found[part].append((plain, module))
-        return tuple(
-            layer for part in PARTS for layer in in_transformers(part, part[0], found[part])
-        )
+        layers: list[SelfAttentionLayer] = []
+        for part in PARTS:
+            layers.extend(in_transformers(part, part[0], found[part]))
+        return tuple(layers)
 
-    def is_layer(self, name: str, module: nn.Module) -> bool:
-        """Whether a module is one of the layers."""
-        from diffusers.models.attention_processor import Attention
-
+    def is_layer(self, name: str, module: Any) -> bool:
+        """Whether an attention module is one of the layers."""
         return (
-            isinstance(module, Attention)
-            and not module.is_cross_attention
+            not module.is_cross_attention
             and getattr(module, "added_kv_proj_dim", None) is None
             and ".fuser." not in name
         )
@@ -100,6 +100,15 @@ class UNet(Family):
         given = torch.as_tensor(value).double().to(levels.device).flatten()[0]
         found: Tensor = torch.as_tensor(scheduler.timesteps)[(levels - given).abs().argmin()]
         return found
+
+
+@functools.cache
+def attention_class() -> type[nn.Module]:
+    """The class of attention modules in U-Nets."""
+    # A U-Net of diffusers has imported it.
+    from diffusers.models.attention_processor import Attention
+
+    return cast(type[nn.Module], Attention)
 
 
 def in_transformers(

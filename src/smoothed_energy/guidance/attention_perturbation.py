@@ -101,6 +101,8 @@ class AttentionPerturbation(Perturbation):
 
     @override
     def run(self, call: LayerCall) -> Any:
+        site = call.site
+
         def attend(
             query: Tensor,
             key: Tensor,
@@ -111,15 +113,15 @@ class AttentionPerturbation(Perturbation):
             if key.shape[-2] != query.shape[-2]:
                 # The same module may attend to something else, too: an IP-Adapter's picture.
                 return native(query, key, value, **options)
-            image = call.image_tokens(call.name, query.shape[-2])
+            image = site.image_tokens(call.name, query.shape[-2])
             if isinstance(image.start, int):
-                return self._attend((query, key, value), options, native, image, call.position)
+                return self._attend((query, key, value), options, native, image, site.position)
             batch = query.shape[0]
             parts = []
             for rows, found in image.by_start(batch):
                 tensors = query[rows], key[rows], value[rows]
                 given = _of_samples(options, rows, batch)
-                parts.append((rows, self._attend(tensors, given, native, found, call.position)))
+                parts.append((rows, self._attend(tensors, given, native, found, site.position)))
             return rows_in_order(parts)
 
         return attend_with(attend, call.call, call.name)

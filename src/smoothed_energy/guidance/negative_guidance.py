@@ -36,7 +36,6 @@ from ..schedule import (
     StepSelection,
     as_scale,
     as_steps,
-    scale_at,
 )
 from ..settings.checks import check_choice, check_count
 from ..settings.conversion import set_field
@@ -104,7 +103,8 @@ class NegativeGuidance(Guidance):
         """The scale of the step at `position`: 0 where it is not guided."""
         if not cast(StepSelection, self.steps).active(position):
             return 0.0
-        return scale_at(cast("float | ScaleSchedule", self.scale), position)
+        scale = cast("float | ScaleSchedule", self.scale)
+        return scale.at(position) if isinstance(scale, ScaleSchedule) else scale
 
     @override
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
@@ -152,7 +152,7 @@ class LayerGuidance(NegativeGuidance):
     @property
     @override
     def is_off(self) -> bool:
-        return super().is_off or self.perturbation.is_identity
+        return self.scale == 0 or self.perturbation.is_identity
 
     @override
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:

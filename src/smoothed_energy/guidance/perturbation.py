@@ -141,13 +141,13 @@ class Perturbation(ABC):
         Raises:
             LayerError: If one of them has no softmax(QK^T), and it needs that.
         """
+        if not [layer for layer in layers if not layer.softmax]:
+            return self
         substitute = self.without_softmax
         if substitute is self:
             return self
         if substitute is None:
             require_softmax(layers)
-            return self
-        if all(layer.softmax for layer in layers):
             return self
         return _ByLayer({layer.name: self if layer.softmax else substitute for layer in layers})
 

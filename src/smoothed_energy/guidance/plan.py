@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Negative", "NegativeContext", "Plan", "perturbed_prediction"]
+__all__ = ["Negative", "NegativeContext", "Plan"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -70,11 +70,6 @@ class NegativeContext(ABC):
 Negative: TypeAlias = Callable[[NegativeContext], Tensor]
 
 
-def perturbed_prediction(context: NegativeContext) -> Tensor:
-    """The usual negative: the denoiser on the same input, perturbed."""
-    return context.predict(context.call)
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
     r"""What one guidance does in one denoiser.
@@ -84,7 +79,8 @@ class Plan:
         perturbation: What the perturbed pass edits in the modules, if there are any.
         edits: The modules that are edited, and the layer that each belongs to.
         replay: Whether the perturbed pass takes over what was computed before the first of them.
-        negative: How the prediction is made that guidance moves away from.
+        negative: How the prediction is made that guidance moves away from; by default the denoiser
+            makes it on the same input, with its modules edited.
         probe: What is observed in the clean pass, if anything.
         probed: The modules that are observed, and the layer that each belongs to.
     """
@@ -93,6 +89,6 @@ class Plan:
     perturbation: Perturbation | None = None
     edits: Mapping[nn.Module, str] = field(default_factory=dict)
     replay: bool = False
-    negative: Negative = perturbed_prediction
+    negative: Negative | None = None
     probe: Probe | None = None
     probed: Mapping[nn.Module, str] = field(default_factory=dict)

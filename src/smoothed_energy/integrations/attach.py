@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Attachment", "attach"]
+__all__ = ["Attachment", "attach", "warn_if_it_changes_nothing"]
 
 from typing import Any
 
 from torch import nn
 
-from ..engine.summary import warn_if_it_changes_nothing
+from ..engine.participant import Participant
+from ..engine.summary import GuidanceWarning
 from ..guidance.guidance import Guidance
+from ..guidance.negative_guidance import LayerGuidance, NegativeGuidance
+from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
 from .own_loop import denoiser_session
 from .pipeline import pipeline_session
@@ -20,8 +23,10 @@ def attach(guidance: Guidance, target: Any, *, replay: bool = True) -> Attachmen
     """Attach a guidance to a pipeline or a denoiser; see `Guidance.attach`."""
     warn_if_it_changes_nothing(guidance)
     bare = isinstance(target, nn.Module)
+    participant = Participant(guidance, replay)
     for denoiser in (target,) if bare else find_denoisers(target):
-        guidance.select(denoiser)  # layers exist, or it says so now
+        if isinstance(guidance, NegativeGuidance):
+            participant.plan_for(denoiser)  # layers exist, or it says so now
     session: Session = denoiser_session(target) if bare else pipeline_session(target)
     for other in session.attachments:
         if other.guidance == guidance:
@@ -29,6 +34,20 @@ def attach(guidance: Guidance, target: Any, *, replay: bool = True) -> Attachmen
                 f"{guidance!r} is attached to this {session.target_name} already; "
                 "detach it first, or raise its scale to guide more"
             )
-    attachment = Attachment(guidance, session, replay=replay)
+    attachment = Attachment(participant, session)
     session.add(attachment)
     return attachment
+
+
+def warn_if_it_changes_nothing(guidance: Guidance) -> None:
+    """Warn of a perturbation that is none, a blur of one token for instance, unless it is off."""
+    if (
+        isinstance(guidance, LayerGuidance)
+        and guidance.perturbation.is_identity
+        and guidance.scale != 0
+    ):
+        warn_caller(
+            f"{guidance!r} changes nothing, since its perturbation is none; expected other "
+            "settings, or scale=0 to turn it off",
+            GuidanceWarning,
+        )

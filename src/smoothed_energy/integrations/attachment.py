@@ -83,8 +83,8 @@ class Attachment:
             since it was attached to a bare denoiser.
     """
 
-    def __init__(self, guidance: Guidance, session: Session, *, replay: bool) -> None:
-        self.participant = Participant(guidance, replay)
+    def __init__(self, participant: Participant, session: Session) -> None:
+        self.participant = participant
         self.last_run: RunSummary | None = None
         self._session = session
 

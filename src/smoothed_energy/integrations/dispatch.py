@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["DENOISER", "has_own_guidance", "route_to_run"]
+__all__ = ["DENOISER", "has_own_guidance", "route_elsewhere"]
 
-from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
 from ..intercept.module_call import ModuleCall
-from ..intercept.patching import Router, Routers
+from ..intercept.patching import Routers
 
 #: Who decides about the calls of a denoiser: the pipeline that runs in this thread, or the session
 #: of the denoiser itself, whose router is `DENOISER.own[denoiser]`.
@@ -22,19 +21,7 @@ def has_own_guidance(denoiser: nn.Module) -> bool:
     return denoiser in DENOISER.own
 
 
-def route_to_run(denoisers: Collection[nn.Module], router: Router) -> Router:
-    """A router for a thread in which a run calls some denoisers.
-
-    Args:
-        denoisers: The denoisers of the run. Calls of others belong to their own sessions, if they
-            have any.
-        router: Decides about the calls of the run.
-    """
-
-    def route(call: ModuleCall) -> Any:
-        if call.module in denoisers:
-            return router(call)
-        own = DENOISER.own.get(call.module)
-        return call() if own is None else own(call)
-
-    return route
+def route_elsewhere(call: ModuleCall) -> Any:
+    """A call of a denoiser outside the runs of this thread: its own session's, or nobody's."""
+    own = DENOISER.own.get(call.module)
+    return call() if own is None else own(call)

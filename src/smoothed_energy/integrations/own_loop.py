@@ -14,7 +14,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
-from ..engine.run import GuidedRun
+from ..engine.step import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import patched

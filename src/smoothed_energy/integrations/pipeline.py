@@ -23,14 +23,15 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
-from ..engine.run import GuidedRun
+from ..engine.step import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
+from ..families import Family
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
 from ..schedule import StepPosition
 from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
-from .dispatch import DENOISER, has_own_guidance, route_to_run
+from .dispatch import DENOISER, has_own_guidance, route_elsewhere
 from .pipeline_facts import (
     batch_layout,
     find_denoisers,
@@ -48,22 +49,27 @@ class _PipelineStep(StepContext):
         pipeline: The pipeline.
         arguments: The arguments of its `__call__`.
         call: The call of the denoiser.
+        family: The family of the denoiser.
     """
 
-    def __init__(self, pipeline: Any, arguments: Mapping[str, Any], call: ModuleCall) -> None:
-        self.pipeline, self.arguments, self.call = pipeline, arguments, call
+    def __init__(
+        self, pipeline: Any, arguments: Mapping[str, Any], call: ModuleCall, family: Family
+    ) -> None:
+        self.pipeline, self.arguments, self.call, self.family = pipeline, arguments, call, family
         self._position: StepPosition | None = None
 
     @override
     def position(self) -> StepPosition:
         if self._position is None:
             timestep = self.call.argument("timestep")
-            self._position = step_position(self.pipeline, self.call.module, timestep)
+            self._position = step_position(self.pipeline, self.call.module, timestep, self.family)
         return self._position
 
     @override
     def layout(self, rows: int) -> BatchLayout:
-        return batch_layout(self.pipeline, self.call.module, self.arguments, self.position)
+        return batch_layout(
+            self.pipeline, self.call.module, self.arguments, self.position, self.family
+        )
 
     @override
     def output_kind(self) -> OutputKind:
@@ -118,12 +124,14 @@ class _PipelineSession(Session):
                     )
             run = GuidedRun(*denoisers)
 
-            def call_in_run(call: ModuleCall) -> Any:
-                context = _PipelineStep(self.pipeline, arguments, call)
-                return run.call(call, self.participants, context)
+            def route(call: ModuleCall) -> Any:
+                state = run.states.get(call.module)
+                if state is None:
+                    return route_elsewhere(call)
+                context = _PipelineStep(self.pipeline, arguments, call, state.runner.family)
+                return state.call(call, self.participants, context)
 
-            router = route_to_run(denoisers, call_in_run)
-            with patched(denoisers, DENOISER), holding(DENOISER.current, router):
+            with patched(denoisers, DENOISER), holding(DENOISER.current, route):
                 yield
         finally:
             self._running.release()

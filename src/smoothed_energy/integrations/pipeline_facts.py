@@ -19,7 +19,7 @@ from torch import nn
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
-from ..families import family_of
+from ..families import Family, family_of
 from ..schedule import StepPosition, schedule_position
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
@@ -33,8 +33,8 @@ def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
         TypeError: If it has none.
     """
     for names in _DENOISERS:
-        found = (getattr(pipeline, name, None) for name in names)
-        denoisers = tuple(dict.fromkeys(item for item in found if isinstance(item, nn.Module)))
+        found = [getattr(pipeline, name, None) for name in names]
+        denoisers = tuple(dict.fromkeys([item for item in found if isinstance(item, nn.Module)]))
         if denoisers:
             return denoisers
     raise TypeError(
@@ -57,6 +57,7 @@ def batch_layout(
     denoiser: nn.Module,
     arguments: Mapping[str, Any],
     position: Callable[[], StepPosition],
+    family: Family | None = None,
 ) -> BatchLayout:
     """The rows of the denoiser's batch, as the pipeline uses them at this moment.
 
@@ -68,6 +69,7 @@ def batch_layout(
         arguments: The arguments of its `__call__`, for pipelines that don't keep them. A family
             that needs them as they were given asks for the setting `"arguments"`.
         position: Where in its schedule it is.
+        family: The family of the denoiser, if it is known.
     """
 
     def setting(name: str, default: Any) -> Any:
@@ -76,16 +78,19 @@ def batch_layout(
         value = getattr(pipeline, name, None)
         return arguments.get(name, default) if value is None else value
 
-    return family_of(denoiser).layout(denoiser, setting, position)
+    return (family or family_of(denoiser)).layout(denoiser, setting, position)
 
 
-def step_position(pipeline: Any, denoiser: nn.Module, timestep: Any) -> StepPosition:
+def step_position(
+    pipeline: Any, denoiser: nn.Module, timestep: Any, family: Family | None = None
+) -> StepPosition:
     """Where in its schedule a pipeline is.
 
     Args:
         pipeline: The running pipeline.
         denoiser: The denoiser that it calls.
         timestep: What the denoiser is told.
+        family: The family of the denoiser, if it is known.
 
     Raises:
         ValueError: If that is not in the schedule.
@@ -93,13 +98,14 @@ def step_position(pipeline: Any, denoiser: nn.Module, timestep: Any) -> StepPosi
     # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
     current = getattr(pipeline, "_current_timestep", None)
     if current is None:
-        current = family_of(denoiser).timestep(denoiser, timestep, pipeline.scheduler)
+        family = family or family_of(denoiser)
+        current = family.timestep(denoiser, timestep, pipeline.scheduler)
     return schedule_position(pipeline.scheduler, current)
 
 
 def _is_kind_of(pipeline: Any, part: str) -> bool:
     """Whether its class, or one that it is derived from, has a name with `part` in it."""
-    return any(part in cls.__name__ for cls in type(pipeline).__mro__)
+    return part in " ".join([cls.__name__ for cls in type(pipeline).__mro__])
 
 
 def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .module_call import ModuleCall
-from .rows import Rows
+from .module_call import ModuleCall, Rows
 
 _NOT_RECORDED = object()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["Autoguidance"]
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,10 +34,10 @@ from ..settings.hub import is_hub_id
 class _Weaker:
     """The prediction of another denoiser for the same input."""
 
-    denoiser: nn.Module
+    find: Callable[[], nn.Module]
 
     def __call__(self, second: NegativeContext) -> Tensor:
-        output = self.denoiser(*second.call.args, **second.call.kwargs)
+        output = self.find()(*second.call.args, **second.call.kwargs)
         return prediction_of(output)[:, : second.clean.shape[1]]
 
 
@@ -103,9 +104,8 @@ class Autoguidance(NegativeGuidance):
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """See `Guidance.plan`; nothing of the stronger denoiser is replayed."""
         self.select(denoiser)
-        return self._plan(
-            negative=_Weaker(self._weaker(unwrap(denoiser))),
-        )
+        find = functools.partial(self._weaker, unwrap(denoiser))
+        return self._plan(negative=_Weaker(find))
 
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """No layers; but it is time to say if there is no weaker denoiser.

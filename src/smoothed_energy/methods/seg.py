@@ -11,7 +11,7 @@ __all__ = ["BlurKeys", "BlurQueries", "SmoothedEnergyGuidance"]
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -24,9 +24,6 @@ from ..settings.conversion import set_field
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
 Side = Literal["query", "key"]
-
-# Large enough that no kernel degenerates for lack of neighbours.
-_ANY_GRID = (8, 8, 8)
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class BlurQueries(AttentionPerturbation):
     @property
     def is_identity(self) -> bool:
         """Whether the operator is the identity (sigma = 0)."""
-        return self.smoothing.is_identity(_ANY_GRID)
+        return self.smoothing.changes_nothing
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class BlurKeys(AttentionPerturbation):
     @property
     def is_identity(self) -> bool:
         """Whether the operator is the identity (sigma = 0)."""
-        return self.smoothing.is_identity(_ANY_GRID)
+        return self.smoothing.changes_nothing
 
 
 @dataclass(frozen=True)
@@ -129,5 +126,5 @@ class SmoothedEnergyGuidance(LayerGuidance):
     @property
     def perturbation(self) -> BlurQueries | BlurKeys:
         """Attention with blurred queries or keys."""
-        blur = as_smoothing(self.blur)
+        blur = cast(Smoothing, self.blur)
         return BlurQueries(blur) if self.on == "query" else BlurKeys(blur)

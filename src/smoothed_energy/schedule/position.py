@@ -35,8 +35,9 @@ class StepPosition:
     similarity: float | None = None
 
     def __post_init__(self) -> None:
-        set_field(self, "index", check_count("index", self.index, 0))
-        set_field(self, "count", check_count("count", self.count, 0))
+        if type(self.index) is not int or type(self.count) is not int or self.index < 0:
+            set_field(self, "index", check_count("index", self.index, 0))
+            set_field(self, "count", check_count("count", self.count, 0))
         if self.index >= self.count:
             raise ValueError(
                 f"a step's index must lie in [0, count); got {self.index} of {self.count}"

@@ -66,9 +66,11 @@ class Schedule:
             raise ValueError(f"{self._owner} has no timesteps yet; call set_timesteps on it first")
         self._times = numbers_of(timesteps)
         self._levels = _distinct(self._times)
-        self._indices = {level: index for index, level in enumerate(self._levels)}
-        self._noise = scheduled_noise(scheduler, self._times)
+        noise = scheduled_noise(scheduler, self._times)
         self._positions: dict[float, StepPosition] = {}
+        for index, level in enumerate(self._levels):
+            sigma = noise.at(self._times.index(level))
+            self._positions[level] = StepPosition(index, len(self._levels), sigma, level)
 
     def is_of(self, scheduler: Any) -> bool:
         """Whether a scheduler still has the lists, unchanged, that this was read from.
@@ -99,27 +101,13 @@ class Schedule:
         """
         wanted = _one_value(timestep)
         known = self._positions.get(wanted)
-        if known is not None:
-            return known
-        index = self._indices.get(wanted)
-        return self._at(self._nearest(wanted) if index is None else index)
+        return self._positions[self._nearest(wanted)] if known is None else known
 
-    def _at(self, index: int) -> StepPosition:
-        """The position of a noise level, made at the first use."""
-        level = self._levels[index]
-        position = self._positions.get(level)
-        if position is None:
-            sigma = self._noise.at(self._times.index(level))
-            position = StepPosition(index, len(self._levels), sigma, timestep=level)
-            self._positions[level] = position
-        return position
-
-    def _nearest(self, wanted: float) -> int:
-        """The index of the noise level that a timestep was rounded from."""
+    def _nearest(self, wanted: float) -> float:
+        """The noise level that a timestep was rounded from."""
         distances = [abs(level - wanted) for level in self._levels]
         distance = min(distances)
-        index = distances.index(distance)
-        nearest = self._levels[index]
+        nearest = self._levels[distances.index(distance)]
         gap = min([abs(level - nearest) for level in self._levels if level != nearest], default=0.0)
         # Half the gap, or what rounding to bfloat16 (8 bits) can do to the nearest.
         if not distance <= max(gap / 2, abs(nearest) * 2**-8):
@@ -128,7 +116,7 @@ class Schedule:
                 f"{len(self._levels)} timesteps go from {self._levels[0]:g} to "
                 f"{self._levels[-1]:g}"
             )
-        return index
+        return nearest
 
 
 _SCHEDULES: WeakKeyDictionary[Any, Schedule] = WeakKeyDictionary()

@@ -74,6 +74,12 @@ class Smoothing(abc.ABC):
     def is_identity(self, grid: tuple[int, ...]) -> bool:
         """Whether the operator leaves the tokens of this grid as they are."""
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether it leaves the tokens of every grid as they are."""
+        # A grid on which no kernel degenerates for lack of neighbours.
+        return self.is_identity((8, 8, 8))
+
     @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """The operator as JSON-ready values, `"kind"` first; infinity as the text `"inf"`."""

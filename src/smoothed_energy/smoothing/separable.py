@@ -160,6 +160,13 @@ class GaussianBlur(Separable):
             frames == 1 or self.temporal_sigma == math.inf
         )
 
+    @property
+    @override
+    def changes_nothing(self) -> bool:
+        # The reference's kernels have ceil(6 sigma) taps, made odd.
+        spatial = self.kernel_size == 1 or (self.kernel_size is None and 6 * self.sigma <= 1)
+        return (spatial or self.sigma == 0) and 6 * (self.temporal_sigma or 0.0) <= 1
+
     @override
     def apply(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         if self.sigma < math.inf:

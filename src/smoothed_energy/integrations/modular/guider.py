@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ...engine.participant import Participant
-from ...engine.summary import warn_if_it_changes_nothing
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
+from ..attach import warn_if_it_changes_nothing
 from .guider_step import GuiderStep
 from .preparation import Preparation
 from .step_batches import StepBatches

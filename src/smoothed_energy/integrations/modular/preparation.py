@@ -11,7 +11,7 @@ from torch import nn
 
 from ...intercept.module_call import ModuleCall
 from ...intercept.patching import Router, patched
-from ..dispatch import DENOISER, has_own_guidance, route_to_run
+from ..dispatch import DENOISER, has_own_guidance, route_elsewhere
 
 
 class Preparation:
@@ -39,7 +39,7 @@ class Preparation:
         previous = DENOISER.current.get()
         stale = isinstance(previous, Preparation) and previous.is_closed
         self._previous = None if stale else previous
-        self._route = route_to_run((denoiser,), handler)
+        self._denoiser = denoiser
         DENOISER.current.set(self)
 
     @property
@@ -52,10 +52,11 @@ class Preparation:
         if self._handler is None:
             # It was closed in another thread, which can't change this one's context.
             DENOISER.current.set(None)
-            own = DENOISER.own.get(call.module)
-            return call() if own is None else own(call)
+            return route_elsewhere(call)
+        if call.module is not self._denoiser:
+            return route_elsewhere(call)
         try:
-            return self._route(call)
+            return self._handler(call)
         except BaseException:
             self.close()
             raise

@@ -14,10 +14,9 @@ from torch import Tensor
 from ...denoisers.cfg_batch import BatchLayout, Formulation
 from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ...denoisers.prediction import Predictions, with_prediction
-from ...engine.members import Members
 from ...engine.participant import Participant, ParticipantState
-from ...engine.runner import PassRunner
-from ...engine.step import GuidedStep
+from ...engine.passes import PassRunner
+from ...engine.step import GuidedStep, Members
 from ...engine.summary import warn_if_idle
 from ...guidance.combine import compare_places
 from ...intercept.module_call import ModuleCall
@@ -100,7 +99,7 @@ class StepBatches:
 
     def _branch(self, member: ParticipantState) -> Formulation:
         """The branch of the batch that a guidance perturbs at this step."""
-        return member.history.guidance.formulation if self.has_cfg else "conditional"
+        return member.formulation if self.has_cfg else "conditional"
 
     def is_perturbed(self, batch: Batch) -> bool:
         """Whether some guidance perturbs what a clean batch predicts."""
