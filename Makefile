@@ -35,10 +35,11 @@ demo: $(INSTALLED) ## Draw with the embedded model, unguided against guided, int
 test: $(INSTALLED) ## Run the tests; ARGS="-k grid" and the like go to pytest.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 $(ARGS)
 
-lint: $(INSTALLED) ## Check style and types.
+lint: $(INSTALLED) ## Check style, types and the floors of the package.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(INSTALLED) ## Put the code into the project's format.
 	$(BIN)/ruff check --fix-only .

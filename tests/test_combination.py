@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoothed_energy.denoisers.prediction import Predictions
-from smoothed_energy.guidance.cfg_rules.saliency_fusion import SaliencyFusion
 from smoothed_energy.guidance.combinations import Projection, Rescale
 from smoothed_energy.guidance.combine import Correction, total
 from smoothed_energy.guidance.combine_text import as_combinations, combinations_text
+from smoothed_energy.guidance.saliency_fusion import SaliencyFusion
 
 units = st.floats(0, 1)
 combinations = st.one_of(

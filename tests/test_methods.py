@@ -14,8 +14,8 @@ from smoothed_energy import (
     guidance_from_dict,
     guidance_from_text,
 )
-from smoothed_energy.guidance.cfg_rules.saliency_fusion import SaliencyFusion
 from smoothed_energy.guidance.combinations import Projection, Rescale
+from smoothed_energy.guidance.saliency_fusion import SaliencyFusion
 from smoothed_energy.methods import METHODS, guidance_to_text
 from smoothed_energy.methods.erg import AnnealedTemperature
 from smoothed_energy.schedule.scales import CosineScale, LinearScale, ScaleTable

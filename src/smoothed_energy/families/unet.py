@@ -105,7 +105,7 @@ class UNet(Family):
 @functools.cache
 def attention_class() -> type[nn.Module]:
     """The class of attention modules in U-Nets."""
-    # A U-Net of diffusers has imported it.
+    # A U-Net of diffusers has imported it; this package need not.
     from diffusers.models.attention_processor import Attention
 
     return cast(type[nn.Module], Attention)

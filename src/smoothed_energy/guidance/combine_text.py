@@ -15,9 +15,9 @@ __all__ = ["as_combinations", "combinations_text"]
 import re
 from collections.abc import Sequence
 
-from .cfg_rules.saliency_fusion import SaliencyFusion
 from .combinations import Projection, Rescale
 from .combine import Combination
+from .saliency_fusion import SaliencyFusion
 
 # The + between two combinations, not the one in 1e+20.
 _PLUS = re.compile(r"(?<![\d.]e)\+", re.IGNORECASE)

@@ -93,7 +93,7 @@ class Guidance(ABC):
             RuntimeError: If an equal guidance is attached to it already.
         """
         # The one import from above: integrations know guidance, and users know this method.
-        from ..integrations.attach import attach
+        from ..integrations.attach import attach  # noqa: PLC0415
 
         return attach(self, target, replay=replay)
 

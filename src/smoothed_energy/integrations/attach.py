@@ -15,8 +15,7 @@ from ..guidance.negative_guidance import LayerGuidance, NegativeGuidance
 from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
 from .own_loop import denoiser_session
-from .pipeline import pipeline_session
-from .pipeline_facts import find_denoisers
+from .pipeline import find_denoisers, pipeline_session
 
 
 def attach(guidance: Guidance, target: Any, *, replay: bool = True) -> Attachment:

@@ -114,7 +114,7 @@ class Attachment:
         if warns:
             self._session.warn_if_idle(self)
 
-    def step(
+    def step(  # noqa: PLR0913 - what a loop may say of a step
         self,
         index: int,
         count: int,

@@ -9,7 +9,7 @@ step's callback calls does not belong to the run.)
 
 from __future__ import annotations
 
-__all__ = ["pipeline_session"]
+__all__ = ["find_denoiser", "find_denoisers", "pipeline_session"]
 
 import functools
 import inspect
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
@@ -34,12 +35,40 @@ from .attachment import Attachment, Session
 from .dispatch import DENOISER, has_own_guidance, route_elsewhere
 from .pipeline_facts import (
     batch_layout,
-    find_denoisers,
     has_learned_variance,
     prediction_type,
     refuse_own_guidance,
     step_position,
 )
+
+# Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
+_DENOISERS = (("unet",), ("transformer", "transformer_2"))
+
+
+def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
+    """The denoisers of a `diffusers` pipeline: one, or one for each part of the schedule.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    for names in _DENOISERS:
+        found = [getattr(pipeline, name, None) for name in names]
+        denoisers = tuple(dict.fromkeys([item for item in found if isinstance(item, nn.Module)]))
+        if denoisers:
+            return denoisers
+    raise TypeError(
+        f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
+        f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
+    )
+
+
+def find_denoiser(pipeline: Any) -> nn.Module:
+    """The denoiser of a `diffusers` pipeline, the first if it has several.
+
+    Raises:
+        TypeError: If it has none.
+    """
+    return find_denoisers(pipeline)[0]
 
 
 class _PipelineStep(StepContext):
@@ -210,7 +239,10 @@ def _outside_of_run(callback: Any) -> Any:
     Those of diffusers' classes stay what they are: pipelines look at their class.
     """
     # A running pipeline has imported these; this package need not.
-    from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+    from diffusers.callbacks import (
+        MultiPipelineCallbacks,
+        PipelineCallback,
+    )
 
     if not callable(callback) or isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
         return callback

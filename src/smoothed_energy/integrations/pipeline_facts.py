@@ -4,8 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "batch_layout",
-    "find_denoiser",
-    "find_denoisers",
     "has_learned_variance",
     "prediction_type",
     "refuse_own_guidance",
@@ -21,35 +19,6 @@ from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
 from ..families import Family, family_of
 from ..schedule import StepPosition, schedule_position
-
-# Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
-_DENOISERS = (("unet",), ("transformer", "transformer_2"))
-
-
-def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
-    """The denoisers of a `diffusers` pipeline: one, or one for each part of the schedule.
-
-    Raises:
-        TypeError: If it has none.
-    """
-    for names in _DENOISERS:
-        found = [getattr(pipeline, name, None) for name in names]
-        denoisers = tuple(dict.fromkeys([item for item in found if isinstance(item, nn.Module)]))
-        if denoisers:
-            return denoisers
-    raise TypeError(
-        f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
-        f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
-    )
-
-
-def find_denoiser(pipeline: Any) -> nn.Module:
-    """The denoiser of a `diffusers` pipeline, the first if it has several.
-
-    Raises:
-        TypeError: If it has none.
-    """
-    return find_denoisers(pipeline)[0]
 
 
 def batch_layout(

@@ -219,12 +219,19 @@ def _kept(value: Any, versions: list[tuple[Tensor, int]], copies: dict[int, Tens
 def _rows_of(value: Any, rows: Rows) -> Any:
     """Rows of nested outputs, or `_NOT_RECORDED` if some part is not batched."""
     if isinstance(value, Tensor):
-        return rows.of(value) if rows.fit(value) else _NOT_RECORDED
-    if isinstance(value, (list, tuple)):
-        if value and all(isinstance(item, (bool, int, float)) for item in value):
-            return _NOT_RECORDED  # there may be one for each row
-        items = [_rows_of(item, rows) for item in value]
-        if any(item is _NOT_RECORDED for item in items):
+        if value.ndim == 0 or value.shape[0] % rows.batch:
             return _NOT_RECORDED
-        return type(value)(items)
-    return value
+        return rows.of(value)
+    if not isinstance(value, (list, tuple)):
+        return value
+    items = []
+    for item in value:
+        found = item
+        if isinstance(item, (Tensor, list, tuple)):
+            found = _rows_of(item, rows)
+        elif isinstance(item, (bool, int, float)):
+            found = _NOT_RECORDED  # there may be one number for each row
+        if found is _NOT_RECORDED:
+            return _NOT_RECORDED
+        items.append(found)
+    return type(value)(items)

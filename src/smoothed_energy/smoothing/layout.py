@@ -35,7 +35,7 @@ def check_grid(grid: tuple[int, ...]) -> tuple[int, ...]:
     Raises:
         ValueError: Unless they are two or three positive ones.
     """
-    sizes = tuple(operator.index(size) for size in grid)
+    sizes = tuple([operator.index(size) for size in grid])
     if len(sizes) not in (2, 3) or min(sizes) < 1:
         raise ValueError(f"a grid is (H, W) or (F, H, W), of positive sizes; got {tuple(grid)!r}")
     return sizes

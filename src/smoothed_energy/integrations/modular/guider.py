@@ -69,7 +69,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     _input_predictions = ["pred_cond", "pred_uncond"]  # noqa: RUF012 - diffusers wants a list
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the settings of a guider
         self,
         guidance: str | Mapping[str, Any] | Guidance | Sequence[Any] = "seg",
         guidance_scale: float = 7.5,

@@ -15,11 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...denoisers.prediction import Predictions
-from ...settings.checks import check_positive
-from ...settings.conversion import set_field
-from ...smoothing import GaussianBlur
-from ..combine import Combination
+from ..denoisers.prediction import Predictions
+from ..settings.checks import check_positive
+from ..settings.conversion import set_field
+from ..smoothing import GaussianBlur
+from .combine import Combination
 
 
 @dataclass(frozen=True)
