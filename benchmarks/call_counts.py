@@ -5,10 +5,10 @@ r"""How much of the package takes part in a step: its files, functions and calls
     python benchmarks/call_counts.py --before OTHER_CHECKOUT      # beside those of other code
 
 `sys.setprofile` reports each call of a Python function; those whose code lies in the package's
-folder are counted. A function is a name in a file (`Run.call` in `run.py`), and a comprehension or
-a generator is one, too: each value that a generator gives is a call. Functions that are made from
-text, as the `__init__` of a dataclass, have no file and don't count. A step is one call of the
-denoiser by its pipeline, from entry to return.
+folder are counted. A function is a name in a file (`GuidedRun.call` in `step.py`), and a
+comprehension or a generator is one, too: each value that a generator gives is a call. Functions
+that are made from text, as the `__init__` of a dataclass, have no file and don't count. A step is
+one call of the denoiser by its pipeline, from entry to return.
 
 The setting: an SDXL pipeline of 32 x 32 pictures with random weights, Euler's scheduler, CFG 5,
 three steps, `SmoothedEnergyGuidance(blur="gaussian:10", layers="mid", steps="0:0.5")`. Two steps

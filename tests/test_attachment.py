@@ -318,7 +318,7 @@ def test_a_guided_run_does_not_warn(pipe):
 
 
 def test_rescaled_guidance_is_exact_in_both_ways_the_pipeline_uses_the_halves(pipe):
-    # guidance_rescale needs an unmodified conditional prediction; see rows.py.
+    # guidance_rescale needs an unmodified conditional prediction; see `denoisers.cfg_batch`.
     seen = []
     pipe.unet.register_forward_hook(lambda _, args, out: seen.append(out[0]))
     plain = SmoothedEnergyGuidance(scale=0)

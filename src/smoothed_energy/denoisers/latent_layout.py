@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class LatentLayout(ABC):
@@ -33,12 +34,12 @@ class LatentLayout(ABC):
 class ChannelsFirst(LatentLayout):
     """`(B, C, H, W)` or `(B, C, F, H, W)`, as it is."""
 
+    @override
     def unpack(self, prediction: Tensor) -> Tensor:
-        """See `LatentLayout.unpack`."""
         return prediction
 
+    @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        """See `LatentLayout.pack`."""
         return unpacked
 
 
@@ -46,12 +47,12 @@ class ChannelsFirst(LatentLayout):
 class FramesFirst(LatentLayout):
     """`(B, F, C, H, W)`."""
 
+    @override
     def unpack(self, prediction: Tensor) -> Tensor:
-        """See `LatentLayout.unpack`."""
         return prediction.transpose(1, 2)
 
+    @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        """See `LatentLayout.pack`."""
         return unpacked.transpose(1, 2)
 
 
@@ -69,8 +70,8 @@ class Packed(LatentLayout):
     grid: tuple[int, ...]
     patch: tuple[int, ...]
 
+    @override
     def unpack(self, prediction: Tensor) -> Tensor:
-        """See `LatentLayout.unpack`."""
         axes = len(self.grid)
         batch, _, width = prediction.shape
         channels = width // math.prod(self.patch)
@@ -81,8 +82,8 @@ class Packed(LatentLayout):
         sizes = [count * size for count, size in zip(self.grid, self.patch, strict=True)]
         return apart.permute(0, 1 + axes, *pairs).reshape(batch, channels, *sizes)
 
+    @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        """See `LatentLayout.pack`."""
         axes = len(self.grid)
         sides = [side for pair in zip(self.grid, self.patch, strict=True) for side in pair]
         apart = unpacked.reshape(*unpacked.shape[:2], *sides)

@@ -7,6 +7,7 @@ __all__ = ["AnimateDiff"]
 from typing import Any, ClassVar
 
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
 from ..denoisers.image_tokens import GridError, ImageTokens
@@ -37,8 +38,9 @@ class AnimateDiff(UNet):
         }
     )
 
+    @override
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """See `Family.layers`.
+        """Its layers within frames, and those over time.
 
         Raises:
             LayerError: If the denoiser is split into calls with a few frames or places.
@@ -60,14 +62,15 @@ class AnimateDiff(UNet):
         found = [*super().layers(denoiser), *in_transformers("motion", "t", motion)]
         return tuple(sorted(found, key=lambda layer: _place(layer.name)))
 
+    @override
     def is_layer(self, name: str, module: Any) -> bool:
-        """See `UNet.is_layer`; those over time are counted apart."""
+        """Layers over time are counted apart."""
         return _MOTION not in name and super().is_layer(name, module)
 
+    @override
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
-        """See `Family.tokens`."""
         shape = argument(self.sample).shape
         grid = _grid(denoiser, layer, shape)
         if _MOTION not in layer:
@@ -83,10 +86,10 @@ class AnimateDiff(UNet):
             )
         return found
 
+    @override
     def layer_grid(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
-        """See `Family.layer_grid`."""
         frames = latents[0] if len(latents) == 3 else 1
         return (frames, *_grid(denoiser, layer.name, (1, 1, *latents)))
 

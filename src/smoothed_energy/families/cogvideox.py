@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.latent_layout import FramesFirst, LatentLayout
@@ -29,18 +30,19 @@ class CogVideoX(Transformer):
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb", "ofs"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb",)
 
+    @override
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
-        """See `Transformer.grid`."""
         _, frames, _, height, width = argument(self.sample).shape
         sizes = zip((frames, height, width), self.patch(denoiser), strict=True)
         return tuple(size // part for size, part in sizes)
 
+    @override
     def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        """See `Family.latent_layout`."""
         return FramesFirst()
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`; with `use_dynamic_cfg` the scale follows the timestep."""
+        """With `use_dynamic_cfg` the scale follows the timestep."""
         # The scale of the call decides about the batch; the pipeline overwrites its own, and in
         # dynamic CFG only after the denoiser's call.
         given = setting("arguments", {})["guidance_scale"]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError
@@ -42,12 +43,14 @@ class Flux(Transformer):
         "controlnet_single_block_samples",
     )
 
+    @override
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`; the pipeline makes the patches."""
+        """The pipeline makes the patches."""
         return (2, 2)
 
+    @override
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
-        """See `Transformer.grid`.
+        """The grid of the first picture, read from the positions of the tokens.
 
         Raises:
             GridError: If the image is one of several pictures, and not the first.
@@ -65,10 +68,10 @@ class Flux(Transformer):
             )
         return (count // width, width)
 
+    @override
     def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        """See `Family.latent_layout`."""
         return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")

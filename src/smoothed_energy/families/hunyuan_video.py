@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Setting, Step
@@ -29,6 +30,6 @@ class HunyuanVideo(Transformer):
     text: ClassVar[Any] = "after"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds", "negative_pooled_prompt_embeds")

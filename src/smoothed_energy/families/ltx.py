@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..denoisers.image_tokens import GridError
 from ..denoisers.latent_layout import LatentLayout, Packed
@@ -26,8 +27,9 @@ class LTXVideo(Transformer):
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
 
+    @override
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
-        """See `Transformer.grid`.
+        """The grid of the tokens, read from their coordinates if these are given.
 
         Raises:
             GridError: If the tokens are given by coordinates that form no grid.
@@ -44,6 +46,6 @@ class LTXVideo(Transformer):
             )
         return tuple(len(axis) for axis in axes)
 
+    @override
     def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        """See `Family.latent_layout`."""
         return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError, ImageTokens
@@ -26,10 +27,10 @@ class Lumina2(Transformer):
     stacks: ClassVar[Mapping[str, str]] = {"n": "noise_refiner", "b": "layers"}
     reversed_flow: ClassVar[bool] = True
 
+    @override
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
-        """See `Family.tokens`."""
         if layer.startswith("noise_refiner"):
             return super().tokens(denoiser, argument, layer, count)
         lengths = argument.once(_prompt_lengths, denoiser)
@@ -41,8 +42,9 @@ class Lumina2(Transformer):
             )
         return ImageTokens(argument.once(self.grid, denoiser), lengths)
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`; after a part of the steps there is no CFG."""
+        """After a part of the steps there is no CFG."""
         layout = super().layout(denoiser, setting, step)
         if layout.groups == 1:
             return layout
@@ -51,10 +53,10 @@ class Lumina2(Transformer):
             return BatchLayout()
         return BatchLayout(separate=True, cfg_scale=layout.cfg_scale)
 
+    @override
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
     ) -> Tensor | float:
-        """See `Family.timestep`."""
         return (1 - value) * float(scheduler.config.num_train_timesteps)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.latent_layout import LatentLayout, Packed
@@ -32,8 +33,8 @@ class QwenImage(Transformer):
     }
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
 
+    @override
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
-        """See `Transformer.grid`."""
         config: Any = denoiser.config
         pictures = argument("img_shapes")[0]
         if not isinstance(pictures, list):  # one for each row, where there are no others
@@ -43,12 +44,12 @@ class QwenImage(Transformer):
             frames *= len(pictures) - 1
         return (frames, *sides) if frames > 1 else tuple(sides)
 
+    @override
     def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        """See `Family.latent_layout`."""
         grid = argument.once(self.grid, denoiser)
         patch = self.patch(denoiser)
         return Packed(grid, (*[1] * (len(grid) - len(patch)), *patch))
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`."""
         return true_cfg(setting, "negative_prompt_embeds")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
@@ -29,20 +30,22 @@ class Sana(Transformer):
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
 
+    @override
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """See `Family.layers`."""
         return tuple(replace(layer, softmax=False) for layer in super().layers(denoiser))
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`; there is no CFG where the scale is an input."""
+        """There is no CFG where the scale is an input."""
         if _is_distilled(denoiser):
             return BatchLayout()
         return super().layout(denoiser, setting, step)
 
+    @override
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
     ) -> Tensor | float:
-        """See `Family.timestep`; Sprint's pipelines give sin t / (sin t + cos t)."""
+        """Sprint's pipelines give sin t / (sin t + cos t)."""
         if _is_distilled(denoiser):
             fraction = torch.as_tensor(value)
             return torch.atan2(fraction, 1 - fraction)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.image_tokens import GridError, ImageTokens
@@ -52,8 +53,8 @@ class Transformer(Family):
             return int(latents.shape[1])
         return math.prod(argument.once(self.grid, denoiser))
 
+    @override
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """See `Family.layers`."""
         blocks = [
             (letter, number, f"{name}.{number}", block)
             for letter, name in self.stacks.items()
@@ -82,10 +83,10 @@ class Transformer(Family):
                 position += 1
         return tuple(found)
 
+    @override
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
-        """See `Family.tokens`."""
         grid = argument.once(self.grid, denoiser)
         length = self.length(denoiser, argument)
         text = count - length
@@ -96,10 +97,10 @@ class Transformer(Family):
             )
         return ImageTokens(grid, text if self.text == "before" else 0)
 
+    @override
     def layer_grid(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
-        """See `Family.layer_grid`."""
         patch = self.patch(denoiser)
         if len(latents) < len(patch):
             latents = (*[1] * (len(patch) - len(latents)), *latents)
@@ -111,14 +112,14 @@ class Transformer(Family):
             )
         return tuple(size // part for size, part in zip(latents, patch, strict=True))
 
+    @override
     def multiple(self, denoiser: nn.Module) -> int:
-        """See `Family.multiple`."""
         return math.lcm(*self.patch(denoiser)[-2:])
 
+    @override
     def outputs(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
     ) -> tuple[str, ...]:
-        """See `Family.outputs`."""
         if module is denoiser.get_submodule(layer.name.rpartition(".")[0]):
             return self.returns.get(layer.letter, ("hidden_states",))
         if module is layer.module and self.text is not None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
@@ -32,12 +33,12 @@ class UNet(Family):
         "down_intrablock_additional_residuals",
     )
 
+    @override
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """See `Family.layers`.
+        """The layers whose queries, keys and values come from the image tokens alone.
 
-        A layer counts if its keys and values come from the image tokens alone. Cross-attention does
-        not count, neither does attention with text keys appended (DeepFloyd IF, Kandinsky 2), nor
-        the gated attention of GLIGEN, whose queries are not only image tokens.
+        Not among them: cross-attention, attention with text keys appended (DeepFloyd IF, Kandinsky
+        2), and the gated attention of GLIGEN, whose queries are not only image tokens.
         """
         found: dict[str, list[tuple[str, nn.Module]]] = {part: [] for part in PARTS}
         attention = attention_class()
@@ -61,24 +62,26 @@ class UNet(Family):
             and ".fuser." not in name
         )
 
+    @override
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
-        """See `Family.tokens`."""
         return ImageTokens(token_grid(denoiser, argument(self.sample).shape, count))
 
+    @override
     def layer_grid(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
-        """See `Family.layer_grid`."""
         return layer_grid(denoiser, layer, (1, 1, *latents))
 
+    @override
     def multiple(self, denoiser: nn.Module) -> int:
-        """See `Family.multiple`: every halving must be one."""
+        """The size at every stage is half of the one before, without a remainder."""
         return int(2 ** (len(token_grids(denoiser, (1, 1, 1, 1))) - 1))
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`; InstructPix2Pix stacks `[text, image, nothing]`."""
+        """InstructPix2Pix stacks `[text, image, nothing]`."""
         layout = super().layout(denoiser, setting, step)
         image_scale = setting("image_guidance_scale", None)
         if layout.groups == 1 or image_scale is None:
@@ -87,10 +90,11 @@ class UNet(Family):
             return BatchLayout()
         return BatchLayout(3, conditional=0, unconditional=2, rescale_scale=layout.rescale_scale)
 
+    @override
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
     ) -> Tensor | float:
-        """See `Family.timestep`; the latent upscaler is told a quarter of the noise level's log."""
+        """The latent upscaler is told a quarter of the noise level's log."""
         config: Any = denoiser.config
         fourier = config.get("time_embedding_type") == "fourier"
         if not fourier or "cross_attention_dim" not in config:

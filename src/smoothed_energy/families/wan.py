@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Arguments, Setting, Step
@@ -22,17 +23,19 @@ class Wan(Transformer):
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
 
+    @override
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        """See `Transformer.patch`."""
         config: Any = denoiser.config
         return tuple(config.patch_size)
 
+    @override
     def tied(self, argument: Arguments) -> tuple[str, ...]:
-        """See `Family.tied`; Wan 2.2 5B is told a time for every token."""
+        """Wan 2.2 5B is told a time for every token."""
         return ("timestep",) if argument("timestep").ndim > 1 else ()
 
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """See `Family.layout`; Wan 2.2 has another scale below a boundary."""
+        """Wan 2.2 has another scale below a boundary."""
         if super().layout(denoiser, setting, step).groups == 1:
             return BatchLayout()
         # The pipelines multiply by the arguments of the call, whatever a callback changed.

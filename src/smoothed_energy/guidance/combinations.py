@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..denoisers.prediction import Predictions
 from ..settings.checks import check_unit
@@ -45,8 +46,8 @@ class Rescale(Combination):
                 f"extent={self.extent!r}: expected one of {', '.join(get_args(Extent))}"
             )
 
+    @override
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
-        """See `Combination.apply`."""
         base = predictions.combined if self.extent == "full" else predictions.conditional
         dims = tuple(range(1, delta.ndim))
         wanted = predictions.conditional.float().std(dim=dims, keepdim=True)
@@ -79,8 +80,8 @@ class Projection(Combination):
     def __post_init__(self) -> None:
         set_field(self, "parallel", check_unit("parallel", self.parallel))
 
+    @override
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
-        """See `Combination.apply`."""
         flat, onto = delta.double().flatten(1), predictions.clean.double().flatten(1)
         onto = torch.nn.functional.normalize(onto, dim=1)
         along = (flat * onto).sum(dim=1, keepdim=True) * onto

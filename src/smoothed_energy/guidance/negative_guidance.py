@@ -56,13 +56,13 @@ class NegativeGuidance(Guidance):
         scale: $\gamma \ge -1$, the factor of the difference of predictions. 0 is no guidance.
             Without CFG, -1 samples from the perturbed prediction alone: it shows what the
             perturbation breaks, which is what guidance moves away from. A schedule, or its text,
-            changes it over the steps; see `smoothed_energy.scales`.
-        steps: The denoising steps that are guided; see `smoothed_energy.steps`.
+            changes it over the steps; see `smoothed_energy.schedule.scales`.
+        steps: The denoising steps that are guided; see `smoothed_energy.schedule.steps`.
         formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
             does; `"unconditional"` the one without, as equation 10 of the paper does. Without CFG
             there is one prediction and no difference.
         combine: How the correction is combined with the prediction; see
-            `smoothed_energy.combination`. By default it is added.
+            `smoothed_energy.guidance.combine_text`. By default it is added.
         every: Of the guided steps, the first and every n-th after it has a second pass; in between
             the last difference of predictions is used again.
 
@@ -133,7 +133,8 @@ class LayerGuidance(NegativeGuidance):
     r"""Guidance away from a prediction in which some layers compute something else.
 
     Args:
-        layers: The self-attention layers that are perturbed; see `smoothed_energy.layers`.
+        layers: The self-attention layers that are perturbed; see
+            `smoothed_energy.families.layer_selection`.
     """
 
     _: KW_ONLY

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..denoisers.prediction import Predictions
 from ..settings.checks import check_positive
@@ -47,8 +48,8 @@ class SaliencyFusion(Combination):
     def __post_init__(self) -> None:
         set_field(self, "sigma", check_positive("sigma", self.sigma))
 
+    @override
     def apply(self, delta: Tensor, predictions: Predictions) -> Tensor:
-        """See `Combination.apply`."""
         if delta.ndim < 4:
             raise ValueError(
                 f"combine={self} compares places of a prediction, (B, C, H, W) or (B, C, F, H, W), "

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.prediction import prediction_of
@@ -88,8 +89,9 @@ class Autoguidance(NegativeGuidance):
                 f"weak={weak!r} is no denoiser; expected a module, a folder or a hub id"
             )
 
+    @override
     def to_dict(self) -> dict[str, Any]:
-        """See `Guidance.to_dict`.
+        """The settings; a folder or a hub id stands for the weaker denoiser.
 
         Raises:
             ValueError: If `weak` is a module.
@@ -101,14 +103,16 @@ class Autoguidance(NegativeGuidance):
             )
         return super().to_dict()
 
+    @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        """See `Guidance.plan`; nothing of the stronger denoiser is replayed."""
+        """Another denoiser predicts, so nothing is replayed."""
         self.select(denoiser)
         find = functools.partial(self._weaker, unwrap(denoiser))
         return self._plan(negative=_Weaker(find))
 
+    @override
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """No layers; but it is time to say if there is no weaker denoiser.
+        """No layers, but a missing weaker denoiser is refused here, before any run.
 
         Raises:
             ValueError: If `weak` was not given, or is a path where there is no denoiser.

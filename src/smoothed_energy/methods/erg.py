@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
+from typing_extensions import override
 
 from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..guidance.guidance import SECOND_PASS, About
@@ -86,14 +87,15 @@ class TemperedAttention(AttentionPerturbation):
 
     temperature: float | AnnealedTemperature
 
+    @override
     def attend(self, call: AttentionCall) -> Tensor:
-        """See `AttentionPerturbation.attend`."""
         temperature = self.temperature
         if isinstance(temperature, AnnealedTemperature):
             temperature = temperature.at(call.position())
         return call.with_query(call.query / temperature)()
 
     @property
+    @override
     def is_identity(self) -> bool:
         """Whether the temperature stays 1."""
         temperature = self.temperature
@@ -144,6 +146,7 @@ class EntropyRectifyingGuidance(LayerGuidance):
         set_field(self, "temperature", as_temperature(self.temperature))
 
     @property
+    @override
     def perturbation(self) -> TemperedAttention:
         """Attention of another temperature."""
         return TemperedAttention(as_temperature(self.temperature))

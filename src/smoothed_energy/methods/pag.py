@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..guidance.guidance import SECOND_PASS, About
@@ -32,8 +33,8 @@ class IdentityAttention(AttentionPerturbation):
     Where image and text attend together, an image token still attends to the text.
     """
 
+    @override
     def attend(self, call: AttentionCall) -> Tensor:
-        """See `AttentionPerturbation.attend`."""
         image = call.image.slice
         own = call.value[..., image, :]
         if own.shape[-2] == call.value.shape[-2]:
@@ -51,8 +52,9 @@ class IdentityAttention(AttentionPerturbation):
         return weights[..., :1] * own + weights[..., 1:] @ text_values
 
     @property
+    @override
     def without_softmax(self) -> ValuesOnly:
-        """See `Perturbation.without_softmax`: the identity is one map of all."""
+        """Each token attends to itself alone, which needs no softmax."""
         return ValuesOnly()
 
 
@@ -118,17 +120,18 @@ class PerturbedAttentionGuidance(LayerGuidance):
         set_field(self, "adaptive_scale", adaptive_scale)
 
     @property
+    @override
     def perturbation(self) -> IdentityAttention:
         """Attention of every token to itself."""
         return IdentityAttention()
 
     @property
+    @override
     def is_uniform(self) -> bool:
-        """See `Guidance.is_uniform`."""
         return super().is_uniform and not self.adaptive_scale
 
+    @override
     def scale_at(self, position: StepPosition) -> float:
-        """See `Guidance.scale_at`."""
         scale = super().scale_at(position)
         if not self.adaptive_scale or not scale:
             return scale

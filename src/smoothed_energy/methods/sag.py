@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import Formulation
@@ -168,18 +169,20 @@ class SelfAttentionGuidance(NegativeGuidance):
         set_field(self, "threshold", check_positive("threshold", self.threshold))
 
     @property
+    @override
     def is_uniform(self) -> bool:
-        """See `Guidance.is_uniform`: every step has its own noise level."""
+        """Every step has its own noise level."""
         return False
 
+    @override
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """See `Guidance.select`."""
         layers = select_layers(denoiser, self.layers)
         require_softmax(layers)
         return layers
 
+    @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        """See `Guidance.plan`; the second pass has another input, so nothing is replayed."""
+        """The second pass has another input, so nothing is replayed."""
         return self._plan(
             negative=_Degraded(as_smoothing(self.blur), self.threshold),
             probe=ReceivedAttention(),

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation
 from ..guidance.guidance import SECOND_PASS, About
@@ -39,8 +40,8 @@ class BlurQueries(AttentionPerturbation):
 
     smoothing: Smoothing
 
+    @override
     def attend(self, call: AttentionCall) -> Tensor:
-        """See `AttentionPerturbation.attend`."""
         if call.makes_uniform(self.smoothing):
             # All smoothed queries of a head are equal, so one is enough: O(T d), not O(T^2 d).
             attended = call.with_query(call.query.mean(dim=-2, keepdim=True))()
@@ -48,6 +49,7 @@ class BlurQueries(AttentionPerturbation):
         return call.with_query(call.smoothed(call.query, self.smoothing))()
 
     @property
+    @override
     def is_identity(self) -> bool:
         """Whether the operator is the identity (sigma = 0)."""
         return self.smoothing.changes_nothing
@@ -65,14 +67,15 @@ class BlurKeys(AttentionPerturbation):
 
     smoothing: Smoothing
 
+    @override
     def attend(self, call: AttentionCall) -> Tensor:
-        """See `AttentionPerturbation.attend`."""
         where = call.image.slice
         before, image, after = call.key.tensor_split((where.start, where.stop), dim=-2)
         blurred = call.smoothed(image, self.smoothing)
         return call.with_key(torch.cat([before, blurred, after], dim=-2))()
 
     @property
+    @override
     def is_identity(self) -> bool:
         """Whether the operator is the identity (sigma = 0)."""
         return self.smoothing.changes_nothing
@@ -124,6 +127,7 @@ class SmoothedEnergyGuidance(LayerGuidance):
         check_choice("on", self.on, get_args(Side))
 
     @property
+    @override
     def perturbation(self) -> BlurQueries | BlurKeys:
         """Attention with blurred queries or keys."""
         blur = cast(Smoothing, self.blur)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ..families import family_of
@@ -37,10 +38,11 @@ class SkipModules(Perturbation):
 
     skip: Skipped
 
+    @override
     def modules(
         self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
     ) -> Mapping[nn.Module, str]:
-        """See `Perturbation.modules`.
+        """What is skipped, of each block around a layer.
 
         Raises:
             LayerError: If a layer is in no transformer block.
@@ -61,8 +63,8 @@ class SkipModules(Perturbation):
             )
         return found
 
+    @override
     def run(self, call: LayerCall) -> Any:
-        """See `Perturbation.run`."""
         return call.untouched()
 
 
@@ -104,6 +106,7 @@ class SkipLayerGuidance(LayerGuidance):
         check_choice("skip", self.skip, get_args(Skipped))
 
     @property
+    @override
     def perturbation(self) -> SkipModules:
         """Skipped modules."""
         return SkipModules(self.skip)

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..guidance.guidance import About
 from ..guidance.negative_guidance import NegativeGuidance
@@ -132,12 +133,13 @@ class SlidingWindowGuidance(NegativeGuidance):
         set_field(self, "masked", bool(self.masked))
 
     @property
+    @override
     def is_off(self) -> bool:
-        """See `Guidance.is_off`."""
         return super().is_off or self.window == 1
 
+    @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        """See `Guidance.plan`; every window is another input, so nothing is replayed."""
+        """Every window is another input, so nothing is replayed."""
         return self._plan(
             negative=_ThroughWindows(self.window, self.count, self.masked),
         )

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.image_tokens import rows_in_order
@@ -40,10 +41,11 @@ class ShuffleTokens(Perturbation):
 
     seed: int
 
+    @override
     def modules(
         self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
     ) -> Mapping[nn.Module, str]:
-        """See `Perturbation.modules`.
+        """The transformer blocks around the layers.
 
         Raises:
             LayerError: If a layer is in no transformer block.
@@ -56,8 +58,8 @@ class ShuffleTokens(Perturbation):
         generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
         return torch.randperm(count, generator=generator)
 
+    @override
     def run(self, call: LayerCall) -> Any:
-        """See `Perturbation.run`."""
         tokens: Tensor = call.input()
         parts = []
         for rows, image in call.image_tokens(call.name, tokens.shape[1]).by_start(len(tokens)):
@@ -110,11 +112,13 @@ class TokenPerturbationGuidance(LayerGuidance):
         set_field(self, "seed", check_count("seed", self.seed, 0))
 
     @property
+    @override
     def perturbation(self) -> ShuffleTokens:
         """Shuffled tokens."""
         return ShuffleTokens(self.seed)
 
     @property
+    @override
     def is_uniform(self) -> bool:
-        """See `Guidance.is_uniform`: every step has its own permutations."""
+        """Every step has its own permutations."""
         return False

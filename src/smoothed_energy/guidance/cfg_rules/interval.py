@@ -30,7 +30,7 @@ class GuidanceInterval(CFGRule):
 
     Args:
         steps: The steps with CFG: noise levels such as `"sigma:0.3:5"`, the paper's way, or any
-            other selection; see `smoothed_energy.steps`.
+            other selection; see `smoothed_energy.schedule.steps`.
 
     Raises:
         ValueError: If the steps are not understood, or depend on a perturbed prediction.
