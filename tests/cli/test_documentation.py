@@ -86,13 +86,13 @@ def test_the_table_of_methods_is_that_of_the_code():
         assert f"| {' | '.join(of_readme)} |" in README
 
 
-def test_the_examples_of_the_page_of_methods_run(unet):
+def test_the_examples_of_the_page_of_methods_run(unet, registries):
     blocks = re.findall(r"```python\n(.*?)```", METHODS_PAGE, re.DOTALL)
     assert len(blocks) == 2
     found = {}
     for block in blocks:
         exec(block, found)
-    with found["MeanGuidance"](layers="mid").attach(unet) as attachment, torch.no_grad():
+    with found["MeanValueGuidance"](layers="mid").attach(unet) as attachment, torch.no_grad():
         unet(**unet_inputs())
     assert attachment.last_run.guided_calls == 1
 

@@ -1,5 +1,7 @@
 """A family that a user registers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from brute_force_attention import Image, explicit_attention
@@ -7,9 +9,8 @@ from tiny_pipelines import difference
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-import smoothed_energy.families.registry as registry
-from smoothed_energy import SmoothedEnergyGuidance
-from smoothed_energy.families import Family, Transformer, families, family_of, register
+from smoothed_energy import SmoothedEnergyGuidance, guidance_from_text
+from smoothed_energy.families import Family, families, family_of, register
 from smoothed_energy.families.layer_selection import LayerError, select_layers
 
 
@@ -52,21 +53,29 @@ class Denoiser(nn.Module):
         return (tokens[:, 2:].mT.reshape(image.shape),)
 
 
+#: All that a user writes.
+FILE = """
+from smoothed_energy.families import Transformer, register
+
+
 class MyFamily(Transformer):
     name = "mine"
     denoisers = ("Denoiser",)
     sample = "image"
-    stacks = {"x": "layers"}  # noqa: RUF012
+    stacks = {"x": "layers"}
     text = "before"
 
     def patch(self, denoiser):
         return (1, 1)
 
 
+registered = register(MyFamily())
+"""
+
+
 @pytest.fixture
-def mine(monkeypatch):
-    monkeypatch.setattr(registry, "_families", dict(registry._families))
-    return register(MyFamily())
+def mine(own_file):
+    return own_file(FILE).registered
 
 
 def test_guidance_works_for_a_registered_family(mine, monkeypatch):
@@ -97,15 +106,49 @@ def test_guidance_works_for_a_registered_family(mine, monkeypatch):
     assert difference(clean, expected) > 1e-3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seg; blur=gaussian:1; on=key",
+        *("pag", "erg", "tpg", "slg; skip=block", "swg; masked=False"),
+        "seg; blur=gaussian:1; combine=fuse",
+    ],
+)
+def test_every_method_works_for_a_registered_family(mine, text):
+    torch.manual_seed(3)
+    denoiser, image = Denoiser(), torch.randn(2, 8, 4, 6)
+    (clean,) = denoiser(image, 0)
+    guidance = guidance_from_text(text)
+    if hasattr(guidance, "layers"):
+        guidance = replace(guidance, layers="x1")
+    with guidance.attach(denoiser) as attachment:
+        attachment.step(0, 1, conditional_rows=1, cfg_scale=3.0)
+        (guided,) = denoiser(image, 0)
+    assert attachment.last_run.guided_calls == 1
+    assert difference(clean, guided) > 1e-3
+    assert torch.equal(denoiser(image, 0)[0], clean)
+
+
+def test_a_registered_family_is_named_among_the_supported(mine):
+    with pytest.raises(LayerError, match=r"known for a Linear; supported.*, Denoiser;"):
+        family_of(nn.Linear(1, 1))
+
+
+def test_the_older_name_of_latent_layout_still_works(own_file):
+    older = "    def places(self, denoiser, argument):\n        return None\n\n\nregistered"
+    mine = own_file(FILE.replace("\nregistered", older)).registered
+    assert mine.latent_layout(None, None) is None
+
+
 def test_the_grid_is_asked_once_for_all_layers_of_a_call(mine, monkeypatch):
     asked = []
-    grid = MyFamily.grid
+    grid = type(mine).grid
 
     def counted(self, denoiser, argument):
         asked.append(argument("image").shape)
         return grid(self, denoiser, argument)
 
-    monkeypatch.setattr(MyFamily, "grid", counted)
+    monkeypatch.setattr(type(mine), "grid", counted)
     denoiser = Denoiser()
     guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="x0-x2", scale=2.0)
     with guidance.attach(denoiser) as attachment:
@@ -121,13 +164,13 @@ def test_an_unknown_denoiser_is_refused_with_a_list_of_known_ones():
         family_of(Denoiser())
 
 
-def test_only_families_can_be_registered():
+def test_only_families_can_be_registered(mine):
     with pytest.raises(TypeError, match="not a Family"):
-        register(MyFamily)
+        register(type(mine))
 
 
 def test_a_family_of_the_same_name_takes_the_place_of_the_first(mine):
-    again = register(MyFamily())
+    again = register(type(mine)())
     assert family_of(Denoiser()) is again
     assert [family.name for family in families()].count("mine") == 1
 

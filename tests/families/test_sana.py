@@ -23,8 +23,8 @@ from smoothed_energy import (
 )
 from smoothed_energy.families.layer_selection import LayerError, self_attention_layers
 from smoothed_energy.guidance.perturbation import ValuesOnly
+from smoothed_energy.guidance.softmax import softmax_free
 from smoothed_energy.methods import METHODS
-from smoothed_energy.methods.registry import WITHOUT_SOFTMAX
 
 CASE = CASES[0]
 LAYER = next(iter(CASE.images))
@@ -131,7 +131,7 @@ def test_the_methods_that_are_named_work():
         SlidingWindowGuidance(scale=3.0),
         Autoguidance(weak=weaker),
     ]
-    assert [guidance.method for guidance in guidances] == WITHOUT_SOFTMAX.split(", ")
+    assert [guidance.method for guidance in guidances] == softmax_free
     others = {"seg", "sag", "erg", "interval"}
     assert set(METHODS) == {guidance.method for guidance in guidances} | others
     pipe = CASE.pipeline()

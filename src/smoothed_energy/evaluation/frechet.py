@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "frechet_distance", "moments"]
+from .metric import Metric
+
+__all__ = ["FRECHET", "Moments", "frechet_distance", "moments"]
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,11 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     )
     # Rounding can leave a tiny negative number between equal distributions.
     return max(float(distance), 0.0)
+
+
+def _compare(samples: Tensor, real: Tensor) -> float:
+    return frechet_distance(moments(samples), moments(real))
+
+
+#: The distance of samples to real images. It falls with the number of either: see `Moments.count`.
+FRECHET = Metric("frechet", _compare, better="lower", least=2)

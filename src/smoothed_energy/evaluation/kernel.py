@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["kernel_distance"]
+from .metric import Metric
+
+__all__ = ["KERNEL", "kernel_distance"]
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> float:
@@ -34,3 +36,7 @@ def kernel_distance(first: Tensor, second: Tensor) -> float:
     within_x = (xx.sum() - torch.trace(xx)) / (n * (n - 1))
     within_y = (yy.sum() - torch.trace(yy)) / (m * (m - 1))
     return float(within_x + within_y - 2 * kernel(x, y).mean())
+
+
+#: The distance of samples to real images.
+KERNEL = Metric("kernel", kernel_distance, better="lower", least=2)

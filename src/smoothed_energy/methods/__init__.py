@@ -11,6 +11,7 @@ from .registry import (
     guidance_from_dict,
     guidance_from_text,
     guidance_to_text,
+    register,
 )
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
@@ -32,4 +33,5 @@ __all__ = [
     "guidance_from_dict",
     "guidance_from_text",
     "guidance_to_text",
+    "register",
 ]

@@ -1,4 +1,4 @@
-"""All methods by name, and guidance from settings and from text.
+"""The methods by name, and guidance from settings and from text.
 
 A text is a method's name and its settings, separated by semicolons:
 `"seg; blur=gaussian:10; scale=3; layers=d0,mid"`.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 __all__ = [
     "METHODS",
-    "WITHOUT_SOFTMAX",
     "as_guidances",
     "guidance_from_dict",
     "guidance_from_text",
     "guidance_to_text",
+    "register",
 ]
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from ..guidance.cfg_rules.interval import GuidanceInterval
 from ..guidance.guidance import Guidance
@@ -33,30 +34,95 @@ from .slg import SkipLayerGuidance
 from .swg import SlidingWindowGuidance
 from .tpg import TokenPerturbationGuidance
 
-#: Method names to classes.
-METHODS: Mapping[str, type[Guidance]] = MappingProxyType(
-    {
-        cls.method: cls
-        for cls in (
-            SmoothedEnergyGuidance,
-            PerturbedAttentionGuidance,
-            SelfAttentionGuidance,
-            EntropyRectifyingGuidance,
-            SkipLayerGuidance,
-            TokenPerturbationGuidance,
-            SlidingWindowGuidance,
-            Autoguidance,
-            GuidanceInterval,
+_AnyGuidance = TypeVar("_AnyGuidance", bound=Guidance)
+
+_methods: dict[str, type[Guidance]] = {}
+
+#: Method names to classes: a view of those that are registered.
+METHODS: Mapping[str, type[Guidance]] = MappingProxyType(_methods)
+
+# What the text form of a guidance can carry.
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*")
+
+
+def register(cls: type[_AnyGuidance]) -> type[_AnyGuidance]:
+    """Make a method known by its name: in texts, saved settings, guiders and the command line.
+
+    Args:
+        cls: The class of its guidance, with `method`, `about`, and a default for every setting. A
+            class that was defined again, as when a notebook's cell runs twice, takes the place of
+            its earlier self.
+
+    Returns:
+        The class, so that this can decorate it.
+
+    Raises:
+        TypeError: If it is no such class.
+        ValueError: If another class has the name, or it can't stand in a text.
+    """
+    _check_class(cls)
+    name = cls.method
+    other = _methods.get(name)
+    if other is not None and _full_name(other) != _full_name(cls):
+        raise ValueError(
+            f"{_full_name(cls)} and {_full_name(other)} are both called method={name!r}; expected "
+            "a name of its own"
         )
-    }
-)
+    _methods[name] = cls
+    needs_no_softmax = not (cls.needs_softmax or cls.limits_cfg)
+    if needs_no_softmax and name not in softmax_free:
+        softmax_free.append(name)
+    return cls
 
 
-#: Methods that work whatever kind of attention a layer has.
-WITHOUT_SOFTMAX = ", ".join(
-    name for name, cls in METHODS.items() if not (cls.needs_softmax or cls.limits_cfg)
-)
-softmax_free.append(WITHOUT_SOFTMAX)
+def _check_class(cls: object) -> None:
+    """Check that a class can be registered.
+
+    Raises:
+        TypeError: If it is no guidance whose instances can be made without arguments.
+        ValueError: If its name can't stand in a text.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Guidance)):
+        raise TypeError(f"{cls!r} is not a guidance; expected a subclass of Guidance")
+    missing = [name for name in ("method", "about") if not hasattr(cls, name)]
+    missing += sorted(cls.__abstractmethods__)
+    if missing:
+        raise TypeError(
+            f"{_full_name(cls)} is not complete; expected a class that defines {', '.join(missing)}"
+        )
+    needed = [
+        field.name
+        for field in fields(cls)
+        if field.init and field.default is MISSING and field.default_factory is MISSING
+    ]
+    if needed:
+        raise TypeError(
+            f"{_full_name(cls)} has no default for {', '.join(needed)}; expected one for every "
+            "setting, since texts leave them out"
+        )
+    if not isinstance(cls.method, str) or not _NAME.fullmatch(cls.method):
+        raise ValueError(
+            f"{_full_name(cls)} has method={cls.method!r}; expected letters, digits, - and _"
+        )
+
+
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+# In the order in which they are listed.
+for _cls in (
+    SmoothedEnergyGuidance,
+    PerturbedAttentionGuidance,
+    SelfAttentionGuidance,
+    EntropyRectifyingGuidance,
+    SkipLayerGuidance,
+    TokenPerturbationGuidance,
+    SlidingWindowGuidance,
+    Autoguidance,
+    GuidanceInterval,
+):
+    register(_cls)
 
 
 def _method(name: object) -> type[Guidance]:

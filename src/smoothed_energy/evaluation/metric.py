@@ -1,0 +1,76 @@
+"""Numbers that compare two sets of features, by name."""
+
+from __future__ import annotations
+
+__all__ = ["METRICS", "Better", "Metric", "register_metric"]
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+#: Which of two values is that of the better samples.
+Better: TypeAlias = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that compares samples to real images, by the features of both.
+
+    Args:
+        name: Its name. It says nothing of the network that made the features or of the size that
+            images had for it: values compare only where those are the same.
+        compare: The number for features `(N, D)` of samples and `(M, D)` of real images.
+        better: Whether better samples have a lower or a higher number.
+        least: How many samples, and how many real images, it needs.
+    """
+
+    name: str
+    compare: Callable[[Tensor, Tensor], float]
+    better: Better = "lower"
+    least: int = 2
+
+    def __call__(self, samples: Tensor, real: Tensor) -> float:
+        """The number for features `(N, D)` of samples and `(M, D)` of real images.
+
+        Raises:
+            ValueError: If there are too few of either, or features of two kinds.
+        """
+        for features in (samples, real):
+            if features.ndim != 2 or len(features) < self.least:
+                raise ValueError(
+                    f"{self.name}: features have shape {tuple(features.shape)}; expected "
+                    f"(N >= {self.least}, D)"
+                )
+        if samples.shape[1] != real.shape[1]:
+            raise ValueError(
+                f"{self.name}: {samples.shape[1]} features of samples can't be compared with "
+                f"{real.shape[1]} of real images"
+            )
+        return self.compare(samples, real)
+
+
+_metrics: dict[str, Metric] = {}
+
+#: Names to metrics: a view of those that are registered.
+METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Make a metric known by its name.
+
+    Returns:
+        The metric.
+
+    Raises:
+        TypeError: If it is not a `Metric`.
+        ValueError: If another metric has the name.
+    """
+    if not isinstance(metric, Metric):
+        raise TypeError(f"{metric!r} is not a Metric; expected an instance of it")
+    other = _metrics.setdefault(metric.name, metric)
+    if other != metric:
+        raise ValueError(f"{metric} and {other} have the same name; expected a name of its own")
+    return metric
