@@ -241,5 +241,7 @@ def test_a_metric_is_one_file(own_file):
     assert values == {"likeness": 1 * 4 + 2 * 2}
     with pytest.raises(ValueError, match=r"likeness.*\(0, 2\).*N >= 1"):
         metric(samples[:0], real)
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(ValueError, match=r"another\.likeness and own_file\.likeness.*'likeness'"):
         own_file(METRIC, "another")
+    again = own_file(METRIC).LIKENESS
+    assert METRICS["likeness"] is again

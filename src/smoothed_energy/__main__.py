@@ -1,4 +1,4 @@
-"""`python -m smoothed_energy` is the command line."""
+"""The command line as ``python -m smoothed_energy``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a pass edits or observes inside the chosen layers; see `smoothed_energy.guidance`."""
+"""An older path of `smoothed_energy.guidance`: perturbations, probes and their calls."""
 
 from __future__ import annotations
 

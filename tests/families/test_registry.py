@@ -68,6 +68,9 @@ class MyFamily(Transformer):
     def patch(self, denoiser):
         return (1, 1)
 
+    def outputs(self, denoiser, layer, module):
+        return ("hidden_states",)
+
 
 registered = register(MyFamily())
 """
@@ -110,7 +113,7 @@ def test_guidance_works_for_a_registered_family(mine, monkeypatch):
     "text",
     [
         "seg; blur=gaussian:1; on=key",
-        *("pag", "erg", "tpg", "slg; skip=block", "swg; masked=False"),
+        *("pag", "erg", "tpg", "slg; skip=block", "slg; skip=attention", "swg; masked=False"),
         "seg; blur=gaussian:1; combine=fuse",
     ],
 )

@@ -1,4 +1,4 @@
-"""``python -m smoothed_energy.cli``."""
+"""The command line as ``python -m smoothed_energy.cli``."""
 
 import sys
 

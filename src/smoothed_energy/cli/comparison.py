@@ -1,4 +1,4 @@
-"""The sheet of a comparison."""
+"""The sheet of a comparison: the same seeds without guidance and with it."""
 
 from __future__ import annotations
 

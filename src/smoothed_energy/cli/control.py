@@ -1,4 +1,4 @@
-"""The picture that a ControlNet follows."""
+"""The picture that a ControlNet follows: edges as they are given, or found in a photo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of a pipeline's call."""
+"""The arguments of a pipeline's call, made from the settings of ``generate``."""
 
 from __future__ import annotations
 

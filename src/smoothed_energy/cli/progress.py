@@ -1,4 +1,4 @@
-"""A progress bar over images times steps."""
+"""A progress bar over the denoising steps of all images."""
 
 from __future__ import annotations
 

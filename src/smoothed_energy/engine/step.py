@@ -1,4 +1,4 @@
-r"""The step engine: what happens at the calls of a run's denoisers.
+r"""Guided steps and runs: the calls of denoisers, and the corrections of what they predict.
 
 A step has two phases. `predict` collects what the denoiser predicts: $c$, $u$ and the negatives,
 in one call with the batch `[u, c]`, in two calls, or in one call for each. `combine` makes the

@@ -1,4 +1,4 @@
-"""Numbers that compare two sets of features, by name."""
+"""Metrics by name: numbers that compare two sets of features."""
 
 from __future__ import annotations
 
@@ -61,6 +61,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(_metrics)
 def register_metric(metric: Metric) -> Metric:
     """Make a metric known by its name.
 
+    Args:
+        metric: The metric. If its function was defined again, as when a notebook's cell runs twice,
+            it takes the place of its earlier self.
+
     Returns:
         The metric.
 
@@ -70,7 +74,18 @@ def register_metric(metric: Metric) -> Metric:
     """
     if not isinstance(metric, Metric):
         raise TypeError(f"{metric!r} is not a Metric; expected an instance of it")
-    other = _metrics.setdefault(metric.name, metric)
-    if other != metric:
-        raise ValueError(f"{metric} and {other} have the same name; expected a name of its own")
+    other = _metrics.get(metric.name)
+    if other is not None and _origin(other) != _origin(metric):
+        raise ValueError(
+            f"{_origin(metric)} and {_origin(other)} are both the metric {metric.name!r}; expected "
+            "a name of its own"
+        )
+    _metrics[metric.name] = metric
     return metric
+
+
+def _origin(metric: Metric) -> str:
+    """Where the function of a metric is defined."""
+    compare = metric.compare
+    name = getattr(compare, "__qualname__", None)
+    return repr(compare) if name is None else f"{compare.__module__}.{name}"

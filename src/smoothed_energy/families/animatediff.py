@@ -1,4 +1,4 @@
-"""AnimateDiff: a U-Net of pictures, with motion modules between its frames."""
+"""The family of AnimateDiff: a U-Net of pictures, with motion modules between its frames."""
 
 from __future__ import annotations
 

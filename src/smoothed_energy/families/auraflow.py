@@ -1,4 +1,4 @@
-"""AuraFlow."""
+"""The family of AuraFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""What guidance must know of a kind of denoiser, and nothing else knows.
+r"""The base class of families: what guidance must know of a kind of denoiser.
 
 A family answers four questions: which modules are self-attention over image tokens, where in a
 sequence the image's tokens are and what grid they form, which rows of a batch (or which calls) are

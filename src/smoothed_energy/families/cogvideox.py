@@ -1,4 +1,4 @@
-"""CogVideoX 1.0 and 1.5."""
+"""The family of CogVideoX 1.0 and 1.5, whose latents have frames before channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flux."""
+"""The family of Flux, whose pipelines pack the latents into tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HunyuanDiT."""
+"""The family of HunyuanDiT."""
 
 from __future__ import annotations
 

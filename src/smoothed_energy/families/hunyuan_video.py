@@ -1,4 +1,4 @@
-"""HunyuanVideo."""
+"""The family of HunyuanVideo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LTX-Video."""
+"""The family of LTX-Video, whose pipelines pack the latents into tokens."""
 
 from __future__ import annotations
 

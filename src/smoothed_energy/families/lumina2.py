@@ -1,4 +1,4 @@
-"""Lumina-Image 2.0."""
+"""The family of Lumina-Image 2.0, whose prompts may have different lengths in one batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PixArt-alpha and PixArt-Sigma."""
+"""The family of PixArt-alpha and PixArt-Sigma."""
 
 from __future__ import annotations
 

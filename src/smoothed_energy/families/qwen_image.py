@@ -1,4 +1,4 @@
-"""Qwen-Image."""
+"""The family of Qwen-Image: pictures, edited ones, and layers as frames."""
 
 from __future__ import annotations
 

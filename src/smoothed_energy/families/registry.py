@@ -1,4 +1,4 @@
-"""The families that are known, and which of them a denoiser belongs to."""
+"""The registered families, and which of them a denoiser belongs to."""
 
 from __future__ import annotations
 

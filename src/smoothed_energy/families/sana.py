@@ -1,4 +1,4 @@
-"""Sana."""
+"""The family of Sana and Sana-Sprint, whose attention is linear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5."""
+"""The family of Stable Diffusion 3 and 3.5."""
 
 from __future__ import annotations
 

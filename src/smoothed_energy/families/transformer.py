@@ -1,4 +1,4 @@
-"""What diffusion transformers have in common: stacks of blocks over patches of the latents."""
+"""The base class of families of transformers: stacks of blocks over patches of the latents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance in two calls, for denoisers that are told a guidance scale as well."""
+"""True classifier-free guidance: two calls of denoisers that take a guidance scale as an input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""U-Nets: Stable Diffusion 1 and 2, SDXL, Kolors, and those without text."""
+"""The family of U-Nets: Stable Diffusion 1 and 2, SDXL, Kolors, and those without text."""
 
 from __future__ import annotations
 

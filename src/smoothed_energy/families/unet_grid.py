@@ -1,4 +1,4 @@
-"""Where the image tokens are: the H x W grid behind a row of T tokens.
+"""Grids of tokens in a U-Net: the H x W behind a row of T of them.
 
 A U-Net flattens feature maps to tokens in row-major order, and a layer sees only how many there
 are. The grid follows from the size of the denoiser's input, since every level of the path down

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2."""
+"""The family of Wan 2.1 and 2.2."""
 
 from __future__ import annotations
 

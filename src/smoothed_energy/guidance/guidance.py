@@ -1,4 +1,4 @@
-"""What can be attached to a pipeline: a value with settings that are written and read back."""
+"""The base class of guidance: a value with settings, which can be attached to a pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""What a pass edits or observes inside the chosen layers.
+r"""Perturbations and probes: what a pass edits or observes inside the chosen layers.
 
 A perturbation makes $\tilde s$, the prediction that guidance moves away from, out of the denoiser
 that makes $s$. It is told what a layer is about to compute and says what is computed instead; it

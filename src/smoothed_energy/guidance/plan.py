@@ -1,4 +1,4 @@
-"""What a guidance does in one denoiser."""
+"""Plans: what one guidance does in one denoiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attaching guidance to whatever can be guided."""
+"""How guidance is attached to whatever can be guided: pipelines, or bare denoisers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes a call of a patched denoiser to the run or session that owns it."""
+"""The routes of calls of patched denoisers, each to the run or session that owns it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Autoguidance: a weaker model as the negative.
+r"""Autoguidance: away from what a weaker denoiser predicts.
 
 References:
     | Guiding a Diffusion Model with a Bad Version of Itself

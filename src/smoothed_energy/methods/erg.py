@@ -1,4 +1,4 @@
-r"""Guidance away from attention of a higher temperature, and so of a higher entropy.
+r"""Entropy rectifying guidance (ERG): away from attention of a higher temperature.
 
 References:
     | Entropy Rectifying Guidance for Diffusion and Flow Models

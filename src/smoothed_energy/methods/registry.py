@@ -1,4 +1,4 @@
-"""The methods by name, and guidance from settings and from text.
+"""The registered methods by name, and guidance from settings and from text.
 
 A text is a method's name and its settings, separated by semicolons:
 `"seg; blur=gaussian:10; scale=3; layers=d0,mid"`.

@@ -1,4 +1,4 @@
-"""Loading a pipeline.
+"""Pipelines loaded from this package, a folder or the hub, ready to run.
 
 Weights are read from safetensors files only: pickled weights can run code when they are opened.
 """

@@ -1,4 +1,4 @@
-"""Guidance in the guider slot of Modular Diffusers; imported on demand, since it needs them."""
+"""The public path of `SmoothedEnergyGuider`, imported on demand: it needs Modular Diffusers."""
 
 from __future__ import annotations
 

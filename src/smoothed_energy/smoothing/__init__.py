@@ -1,4 +1,4 @@
-"""Smoothing operators: linear maps over the tokens of an image's or a video's grid."""
+"""Smoothing of queries and keys: linear operators over the tokens of a picture or a video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""The pipeline's own classifier-free guidance in some of the steps only.
+r"""Guidance interval: the pipeline's own classifier-free guidance in some of the steps only.
 
 References:
     | Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion

@@ -1,4 +1,4 @@
-"""Rules for the classifier-free guidance that a pipeline has by itself."""
+"""The base class of rules: where a pipeline's own classifier-free guidance acts."""
 
 from __future__ import annotations
 

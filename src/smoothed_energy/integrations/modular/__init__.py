@@ -1,3 +1,3 @@
-"""A guider for Modular Diffusers."""
+"""Guidance in the guider slot of Modular Diffusers."""
 
 from __future__ import annotations
