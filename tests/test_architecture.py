@@ -75,7 +75,7 @@ def names_of(tree):
 def test_the_page_names_only_what_is_there():
     names = {name for path in modules() for name in names_of(ast.parse(path.read_text()))}
     words = re.findall(r"`@?([^`\n]+)`", PAGE.read_text().split("## Every module")[0])
-    paths = [word for word in words if "/" in word or word.endswith(".py")]
+    paths = [word for word in words if "/" in word or Path(word).suffix in (".py", ".md")]
     for word in {*words} - {*paths}:
         if re.fullmatch(r"[A-Z]\w+(\.\w+)?", word):
             assert word in names, word

@@ -73,7 +73,8 @@ class Option:
         """The parameter from which Typer makes the option.
 
         It is None if the option is left out, so that what an image remembers can take its place.
-        Typer itself knows, and tells in its own way, a default for which there are no words here.
+        Typer is told the default, and shows it, if there are no words for it and no image
+        remembers the setting.
         """
         knows_default = not self.is_remembered and not self._default_in_words
         default = self.default if knows_default else None
@@ -102,7 +103,7 @@ class Option:
 
     @property
     def _default_in_words(self) -> str:
-        """How the help tells the default; one that is nothing goes without saying."""
+        """The default as the help shows it; nothing for a default that is empty."""
         if self.default_words is not None:
             return self.default_words
         is_nothing = self.default is None or self.default is False or self.default in ("", ())

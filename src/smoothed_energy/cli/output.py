@@ -99,7 +99,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_images(images: Mapping[Path, tuple[Image.Image, Mapping[str, Any]]]) -> None:
-    """Write images with their settings; one that cannot be written does not keep the others back.
+    """Write images with their settings; if one cannot be written, the others are all the same.
 
     Args:
         images: The images and what they remember, by the paths of their files.

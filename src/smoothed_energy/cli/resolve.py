@@ -80,7 +80,7 @@ def _defaults(merged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_method_settings(chosen: dict[str, Any]) -> dict[str, Any]:
-    """The options, also those in the text of ``--method`` if they are not given by themselves."""
+    """The options, with those in the text of ``--method`` that are not given on their own."""
     if "method" not in chosen:
         return chosen
     name, settings = split_settings(chosen["method"])

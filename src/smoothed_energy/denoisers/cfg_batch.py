@@ -44,8 +44,8 @@ class BatchLayout:
             prediction, else None.
         cfg_scale: CFG's `g` where there is one and it is known, else None.
         separate: Whether the batch is one branch alone: under CFG the pipeline calls the denoiser
-            first with the condition, then without it. If `cfg_scale` is 1, it does so and does not
-            use the second prediction.
+            first with the condition, then without it. With a `cfg_scale` of 1 it makes both calls
+            and ignores the second prediction.
     """
 
     groups: int = 1
@@ -62,7 +62,7 @@ class BatchLayout:
 
     @property
     def drops_unconditional(self) -> bool:
-        """Whether there are two calls, the second of which is not used: CFG's scale is 1."""
+        """Whether the pipeline makes two calls and ignores the second, since CFG's scale is 1."""
         return self.separate and self.cfg_scale == 1
 
     def rows(self, formulation: Formulation, batch: int) -> Rows:

@@ -25,7 +25,7 @@ class ImageTokens:
         grid: Their layout, `(H, W)` or `(F, H, W)`, row-major.
         start: The number of tokens before the first of them: one number, or one for each row of the
             batch where prompts of different lengths come before.
-        folded: Which of the axes are not in the sequence but in the batch, after its rows:
+        folded: Which axes lie in the batch, after its rows, and not in the sequence:
             `"frames"` where every frame attends to itself, so that the batch is `(B F)` and the
             sequence `(H W)`; `"places"` where every place attends over time, so that they are
             `(B H W)` and `F`.

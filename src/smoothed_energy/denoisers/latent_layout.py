@@ -22,7 +22,7 @@ class LatentLayout(ABC):
 
     @abstractmethod
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        """What `unpack` makes, as a prediction again.
+        """The inverse of `unpack`.
 
         Args:
             unpacked: `(B, C, H, W)` or `(B, C, F, H, W)`.

@@ -113,7 +113,7 @@ class Predictions:
 
 
 def repeat_output(output: Any, times: int) -> Any:
-    """What a denoiser returned, its prediction as often after itself as said."""
+    """What a denoiser returned, with its prediction repeated along the batch."""
     prediction = prediction_of(output)
     return with_prediction(output, prediction.repeat(times, *([1] * (prediction.ndim - 1))))
 

@@ -74,7 +74,7 @@ class PassSite:
         return self.context.position()
 
     def outputs(self, layer: str, module: nn.Module) -> tuple[str, ...]:
-        """The names of a module's inputs, in the order in which it returns what became of them."""
+        """The names of the inputs that a module returns changed, in the order of its outputs."""
         layers: dict[str, SelfAttentionLayer] = {
             item.name: item for item in self.family.layers(self.model)
         }

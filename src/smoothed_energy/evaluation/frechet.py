@@ -91,5 +91,5 @@ def _compare(samples: Tensor, real: Tensor) -> float:
     return frechet_distance(moments(samples), moments(real))
 
 
-#: The distance of samples to real images. It falls with the number of either: see `Moments.count`.
+#: The distance of samples to real images. It is biased upwards for few: see `Moments.count`.
 FRECHET = Metric("frechet", _compare, better="lower", least=2)

@@ -96,7 +96,7 @@ class AnimateDiff(UNet):
 
 def _grid(denoiser: nn.Module, layer: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """The height and width of the level that a layer is on."""
-    # Every block of the path down but the last halves.
+    # Every block of the path down halves the size, except the last.
     grids = token_grids(denoiser, shape)
     start, number, *_ = layer.split(".")
     if start == "mid_block":
@@ -105,7 +105,7 @@ def _grid(denoiser: nn.Module, layer: str, shape: tuple[int, ...]) -> tuple[int,
 
 
 def _place(layer: str) -> tuple[int, list[int], bool]:
-    """Where in the order in which layers run one of this name is."""
+    """The place of a name in the order in which layers run."""
     start, *pieces = layer.split(".")
     numbers = [int(piece) for piece in pieces if piece.isdigit()]
     return _STARTS.index(start), numbers[:-1], _MOTION in layer

@@ -150,7 +150,7 @@ class Family(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # What `latent_layout` was called before, in families of other people.
+        # The earlier name of `latent_layout`, which families outside this package may use.
         if "places" in vars(cls) and "latent_layout" not in vars(cls):
             cls.latent_layout = cls.places  # type: ignore[method-assign, attr-defined]
 
@@ -178,9 +178,9 @@ class Family(ABC):
     def outputs(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
     ) -> tuple[str, ...]:
-        """The names of a module's inputs, in the order in which it returns what became of them.
+        """The names of the inputs that a module returns changed, in the order of its outputs.
 
-        Inputs that are not given in a call are not returned.
+        An input that a call leaves out is not returned, either.
 
         Args:
             denoiser: The denoiser.

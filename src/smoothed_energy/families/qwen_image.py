@@ -20,8 +20,8 @@ from .true_cfg import true_cfg
 class QwenImage(Transformer):
     """Text and image attend together, the text's tokens first.
 
-    Latents come as tokens `(B, T, C)`, with the sizes of all pictures that they are of: the image,
-    then those that it is made from. Qwen-Image-Layered makes several, which are frames here.
+    Latents come as tokens `(B, T, C)`, with the sizes of all pictures in them: the image, then the
+    pictures that it is made from. Qwen-Image-Layered makes several, which are frames here.
     """
 
     name: ClassVar[str] = "Qwen-Image"

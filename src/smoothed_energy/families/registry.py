@@ -17,8 +17,8 @@ def register(family: Family) -> Family:
     """Make a family known: guidance then works for its denoisers.
 
     Args:
-        family: An instance. It takes the place of an earlier one of the same name; of two that know
-            the same class, the later registered one is asked.
+        family: An instance. It replaces an earlier one of the same name. Where two families know
+            the same class, the one that was registered later is asked.
 
     Returns:
         The family.

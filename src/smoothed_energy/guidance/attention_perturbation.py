@@ -74,7 +74,7 @@ class AttentionCall:
 
     def _mixes_sequences(self, smoothing: Smoothing) -> bool:
         """Whether an operator mixes tokens of different sequences of one sample."""
-        # On a grid of the sequences alone, each a single token, it is the identity if it does not.
+        # If it mixes none, it is the identity on the grid whose tokens are whole sequences.
         return self.image.folded is not None and not smoothing.is_identity(self.image.grids[1])
 
     @property

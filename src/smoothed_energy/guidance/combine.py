@@ -82,8 +82,8 @@ def total(
 ) -> Tensor:
     r"""The sum of the corrections of one step, one or more.
 
-    Where a fused correction is the more salient, it takes the place of CFG. That can happen only
-    once: of several, the sum is fused.
+    Where a fused correction is more salient than CFG, it takes CFG's place. That can happen only
+    once, so several are added up first, and their sum is fused.
 
     Args:
         corrections: All of them.

@@ -38,7 +38,7 @@ class LayerSite(Protocol):
         ...
 
     def outputs(self, layer: str, module: nn.Module) -> tuple[str, ...]:
-        """The names of a module's inputs, in the order in which it returns what became of them."""
+        """The names of the inputs that a module returns changed, in the order of its outputs."""
         ...
 
 

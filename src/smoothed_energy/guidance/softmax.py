@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 
-#: The names of the methods that work whatever kind of attention a layer has; they are registered
-#: in `smoothed_energy.methods`.
+#: The names of the methods that work with any kind of attention; `smoothed_energy.methods` adds
+#: them when they are registered.
 softmax_free: list[str] = []
 
 

@@ -201,7 +201,7 @@ def pipeline_session(pipeline: Any) -> Session:
 
 
 def _unmarked(cls: type) -> type:
-    """The pipeline's own class, also of a class that `_marking_runs` made (copies have it, too)."""
+    """A pipeline's own class: what `_marking_runs` made a class from, or the class itself."""
     original: type = vars(cls).get(_ORIGINAL, cls)
     return original
 
@@ -234,9 +234,9 @@ def _marking_runs(cls: type) -> type:
 
 
 def _outside_of_run(callback: Any) -> Any:
-    """A callback, which may generate with the same denoiser, as no part of the run.
+    """A callback that is no part of the run, since it may generate with the same denoiser.
 
-    Those of diffusers' classes stay what they are: pipelines look at their class.
+    Objects of diffusers' callback classes are left as they are, since pipelines look at the class.
     """
     # A running pipeline has imported these; this package need not.
     from diffusers.callbacks import (

@@ -25,8 +25,8 @@ from .module_call import ModuleCall
 
 _SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
-# Processors that compute softmax(QK^T)V without the native function, by the processor of the
-# same mathematics that does use it.
+# Processors that compute softmax(QK^T)V without the native function, each with one that computes
+# the same with it.
 _NATIVE_TWINS = {
     "AttnProcessor": "AttnProcessor2_0",
     "SlicedAttnProcessor": "AttnProcessor2_0",

@@ -31,8 +31,8 @@ _users = 0
 def eagerly() -> Iterator[None]:
     """A block in which nothing is compiled.
 
-    The stance belongs to the process, not to the thread: the first block sets it and the last one
-    restores it, or blocks that overlap would restore each other's.
+    The stance of the compiler belongs to the process, not to the thread. Where blocks of several
+    threads overlap, the first one sets it and the last one restores it.
     """
     global _users
     with _lock:

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 
 class Routers:
-    """Who decides about the calls of patched modules: nobody, unless one of these is set.
+    """Who decides about the calls of patched modules; they run as they are while nobody does.
 
     Args:
         name: A name for messages.
@@ -72,7 +72,7 @@ class _Patch:
         vars(module)[self.attribute] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Whoever wrapped the patch (offloading does) may call it after its time, or below another.
+        # Offloading wraps the patch, and may call it after it was taken off, or below a newer one.
         router = None
         if self.live:
             router = self.routers.current.get()

@@ -136,7 +136,7 @@ class Autoguidance(NegativeGuidance):
 
 
 def _check_path(weak: str) -> None:
-    """Refuse a path where there is no denoiser; whether a hub id exists only loading can tell.
+    """Refuse a path where there is no denoiser. Only loading can tell whether a hub id exists.
 
     Raises:
         ValueError: If it is neither a denoiser's folder nor of the form of a hub id.

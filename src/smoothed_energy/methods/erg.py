@@ -36,8 +36,8 @@ class AnnealedTemperature:
     $(1 + \cos \pi s) / 2$ (cosine) or $e^{-\lambda s}$ (exponential): the formulas that the
     published study's code documents. Its last version computes the cosine with the factor 0.1234
     in place of 1/2, so that it starts at $1 + 0.2468\,(\tau_0 - 1)$ and not at $\tau_0$; here it is
-    as documented. (The formulas of earlier versions agree, but there the result multiplied the
-    logits by $\tau \sqrt d$, which sharpens attention, where it now divides them by it.)
+    as documented. (Earlier versions have the same formulas, but multiply the logits by
+    $\tau \sqrt d$ instead of dividing them, which sharpens attention.)
 
     Args:
         scheme: How it falls.

@@ -41,7 +41,7 @@ _methods: dict[str, type[Guidance]] = {}
 #: Method names to classes: a view of those that are registered.
 METHODS: Mapping[str, type[Guidance]] = MappingProxyType(_methods)
 
-# What the text form of a guidance can carry.
+# The names that the text form of a guidance can carry.
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 

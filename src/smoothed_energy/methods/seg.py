@@ -94,7 +94,7 @@ class SmoothedEnergyGuidance(LayerGuidance):
     Args:
         blur: The operator $B$: a `Smoothing`, or its text form such as `"gaussian:10"`. The
             default is the paper's strongest, $\sigma \to \infty$.
-        scale: $\gamma \ge -1$; the paper's default is 3. See `Guidance`.
+        scale: $\gamma \ge -1$; the paper's default is 3. See `NegativeGuidance`.
         layers: The layers in which queries are blurred; the paper's are the middle ones.
         steps: The guided steps: `"all"`, `"begin"` (the first third), `Steps(0, 0.5)`, ...
         formulation: `"conditional"` or `"unconditional"` (equation 10).

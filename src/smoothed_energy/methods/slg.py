@@ -29,7 +29,7 @@ Skipped = Literal["block", "attention", "feed-forward"]
 
 @dataclass(frozen=True)
 class SkipModules(Perturbation):
-    """A module passes on what comes in: it gives back its input.
+    """A module that is skipped: it returns its input.
 
     Args:
         skip: Which module of the chosen layer's transformer block: the block itself, its

@@ -71,7 +71,7 @@ class _ThroughWindows:
             total[..., rows, columns] += prediction[:, : clean.shape[1]]
             seen[..., rows, columns] += 1
         mean = total / seen
-        # Masked: where a single window looked, there is no difference.
+        # Masked: a place that only one window covers gets no correction.
         return torch.where(seen > 1, mean, clean) if self.masked else mean
 
 

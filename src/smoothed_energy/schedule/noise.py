@@ -66,7 +66,7 @@ def scheduled_noise(scheduler: Any, times: Sequence[float]) -> ScheduledNoise:
         levels,
         is_flow=levels is not None and _is_flow(scheduler, times, levels),
         # These two attributes mark the schedulers that call the model between two of their sigmas.
-        # There, `timesteps` tells of the call, and `sigmas` does not.
+        # There, the call's noise level follows from `timesteps`, and not from `sigmas`.
         has_midpoints=hasattr(scheduler, "sigmas_interpol")
         or hasattr(scheduler, "mid_point_sigma"),
         alphas_cumprod=getattr(scheduler, "alphas_cumprod", None),

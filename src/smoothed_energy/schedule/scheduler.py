@@ -25,7 +25,7 @@ _LISTS = ("timesteps", "sigmas", "alphas_cumprod")
 
 
 class _Source(NamedTuple):
-    """One of a scheduler's lists, and by what a change in place is known: its version or values."""
+    """One of a scheduler's lists, and its version or values, which tell of changes in place."""
 
     name: str
     list: Any

@@ -46,8 +46,8 @@ def multiply_axes(
 def _may_write_products(rows: Tensor) -> bool:
     """Whether products with these rows can be written to given memory, by `out=`.
 
-    Neither backward nor forward derivatives have that, nor does vmap, and no public function tells
-    of all of them. A product of one number does.
+    Derivatives, backward or forward, and vmap do not support it, and no public function tells
+    whether one of them is active. Trying it with a product of one number does.
     """
     if torch.is_grad_enabled() and rows.requires_grad:
         return False

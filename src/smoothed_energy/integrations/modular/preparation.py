@@ -1,4 +1,4 @@
-"""A denoiser that is prepared for its next call, and is as before once nobody waits for it."""
+"""The patch of a guider's denoiser, from when it is prepared until its call is over."""
 
 from __future__ import annotations
 

@@ -46,9 +46,10 @@ class Batch:
 class StepBatches:
     """The batches of a run's steps: clean ones, and one for each negative prediction.
 
-    A negative is predicted while the denoiser is called for the batch that it perturbs, and handed
-    out when it is called for its own. So it is where a difference is used again: whether that can
-    be done shows only then, since batches are made before the denoiser is known.
+    A negative is predicted during the call for the clean batch that it belongs to, and handed out
+    as the result of the call for its own batch. This is also done where an earlier difference is
+    used again: batches are made before the denoiser is known, so only the call can show whether
+    it may be.
 
     Args:
         participants: The guidances.
