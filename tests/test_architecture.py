@@ -62,7 +62,7 @@ def test_the_contract_of_methods_has_all_of_them():
 
 
 def names_of(tree):
-    """Classes, functions and fields that a module defines: `name`, and `Class.name`."""
+    """What a module defines: classes and functions by `name`, methods by `Class.name`."""
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
             yield node.name
