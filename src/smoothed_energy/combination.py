@@ -1,4 +1,4 @@
-"""How a correction is combined with the prediction that it corrects. An older path of `smoothed_energy.guidance.combine`."""
+"""How corrections are combined: an older path of `smoothed_energy.guidance.combine`."""
 
 from __future__ import annotations
 

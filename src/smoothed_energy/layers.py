@@ -1,4 +1,4 @@
-"""The self-attention layers of a denoiser, and how to name a choice of them. An older path of `smoothed_energy.families.layer_selection`."""
+"""Choices of layers: an older path of `smoothed_energy.families.layer_selection`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pass edits or observes inside the chosen layers. An older path of `smoothed_energy.guidance`."""
+"""What edits layers: an older path of `smoothed_energy.guidance`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guidance scales that change over the steps. An older path of `smoothed_energy.schedule`."""
+"""Scales that change over the steps: an older path of `smoothed_energy.schedule`."""
 
 from __future__ import annotations
 

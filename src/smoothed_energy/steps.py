@@ -1,4 +1,4 @@
-"""Which denoising steps are guided. An older path of `smoothed_energy.schedule`."""
+"""Which steps are guided: an older path of `smoothed_energy.schedule`."""
 
 from __future__ import annotations
 
