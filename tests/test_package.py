@@ -1,5 +1,6 @@
 """The package's public face."""
 
+import importlib
 import subprocess
 import sys
 
@@ -12,6 +13,20 @@ import smoothed_energy
 def test_every_public_name_is_there_and_documented(name):
     assert getattr(smoothed_energy, name).__doc__
     assert name in dir(smoothed_energy)
+
+
+@pytest.mark.parametrize(
+    "path", ["combination", "layers", "modular", "perturbation", "places", "scales", "steps"]
+)
+def test_older_paths_give_the_objects_of_the_new_ones(path):
+    module = importlib.import_module(f"smoothed_energy.{path}")
+    assert module.__all__
+    for name in module.__all__:
+        found = getattr(module, name)
+        home = getattr(found, "__module__", None)
+        if home is not None and home.startswith("smoothed_energy.") and path != "modular":
+            assert home != module.__name__
+            assert getattr(importlib.import_module(home), name) is found
 
 
 def test_an_unknown_name_is_an_attribute_error():

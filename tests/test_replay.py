@@ -1,9 +1,11 @@
 """What runs, how often, in which pass."""
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import GaussianBlur, SmoothedEnergyGuidance
@@ -146,3 +148,60 @@ def test_two_guidances_replay_each_its_own_stem():
     assert calls["down_blocks.1"] == 1
     assert calls["mid_block.resnets.1"] == 2  # clean, and for the guidance in the middle
     assert calls["up_blocks.0"] == 3
+
+
+class CopiedBytes(TorchDispatchMode):
+    """Counts the bytes of all copies of tensors in its block."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.clone.default:
+            self.count += result.numel() * result.element_size()
+        return result
+
+
+def copied_bytes(*guidances):
+    """How many bytes a guided call copies in inference mode, where what is recorded is copied."""
+    unet = small_unet()
+    with ExitStack() as stack, torch.inference_mode():
+        for guidance in guidances:
+            stack.enter_context(guidance.attach(unet))
+        with CopiedBytes() as copied:
+            unet(**unet_inputs(1), return_dict=False)
+    return copied.count
+
+
+def test_two_guidances_copy_their_common_stem_once():
+    nothing = copied_bytes()
+    one = copied_bytes(SmoothedEnergyGuidance(blur="gaussian:1")) - nothing
+    two = copied_bytes(*[SmoothedEnergyGuidance(blur=f"gaussian:{sigma}") for sigma in (1, 2)])
+    assert one > 0
+    assert two - nothing == one
+
+
+def test_guidances_with_stems_of_two_lengths_copy_what_both_have_once():
+    mid, up = SmoothedEnergyGuidance(layers="mid"), SmoothedEnergyGuidance(layers="up")
+    nothing = copied_bytes()
+    of_mid, of_up, of_both = (copied_bytes(*found) - nothing for found in ([mid], [up], [mid, up]))
+    # The path down is in both stems, as a whole; the inside of the middle is in the one of `mid`
+    # alone, and all that follows in that of `up` alone.
+    unet, sizes = small_unet(), {}
+
+    def note(name):
+        def hook(module, args, output):
+            tensors = output if isinstance(output, tuple) else (output,)
+            flat = [t for item in tensors for t in (item if isinstance(item, tuple) else (item,))]
+            distinct = {id(tensor): tensor for tensor in flat}.values()
+            sizes[name] = sum(tensor.numel() * tensor.element_size() for tensor in distinct)
+
+        return hook
+
+    common = ["conv_in", "time_proj", "time_embedding", "add_time_proj", "add_embedding"]
+    for name in [*common, "down_blocks.0", "down_blocks.1"]:
+        unet.get_submodule(name).register_forward_hook(note(name))
+    unet(**unet_inputs(1))
+    assert of_both == of_mid + of_up - sum(sizes.values())

@@ -678,3 +678,11 @@ def test_a_wider_kernel_than_the_axis_is_limited_to_it(sigma, n):
     torch.testing.assert_close(
         GaussianBlur(sigma, 99).matrix((n, n)), GaussianBlur(sigma, n).matrix((n, n))
     )
+
+
+@thorough
+@given(anything | st.builds(GaussianBlur, st.sampled_from([0, 0.1, 1 / 6, 0.17, 1.0])))
+def test_what_changes_nothing_is_the_identity_on_every_grid(op):
+    # On 8 tokens an axis no kernel is cut for lack of neighbours.
+    assert op.changes_nothing == op.is_identity((8, 8, 8))
+    assert not op.changes_nothing or op.is_identity((3, 5))

@@ -1,4 +1,4 @@
-"""An older path of `smoothed_energy.guidance`: perturbations, probes and their calls."""
+"""What edits layers: an older path of `smoothed_energy.guidance`."""
 
 from __future__ import annotations
 

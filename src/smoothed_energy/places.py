@@ -1,4 +1,4 @@
-"""An older path of `smoothed_energy.denoisers.latent_layout`."""
+"""How latents lie: an older path of `smoothed_energy.denoisers.latent_layout`."""
 
 from __future__ import annotations
 

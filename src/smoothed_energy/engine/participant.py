@@ -31,18 +31,22 @@ class Participant:
     def __init__(self, guidance: Guidance, replay: bool = True) -> None:
         self.guidance = guidance
         self.replay = replay
-        self._plans: WeakKeyDictionary[nn.Module, Plan] = WeakKeyDictionary()
+        # With the modules inside the denoiser that each was made for.
+        self._plans: WeakKeyDictionary[nn.Module, tuple[Plan, list[nn.Module]]]
+        self._plans = WeakKeyDictionary()
 
     def plan_for(self, denoiser: nn.Module) -> Plan:
-        """What the guidance does in a denoiser: found out once, and again if modules were replaced.
+        """What the guidance does in a denoiser: found out once, and again if its modules changed.
 
         Raises:
             LayerError: If the denoiser has no such layers.
         """
-        guidance = cast(NegativeGuidance, self.guidance)
-        plan = self._plans.get(denoiser)
-        if plan is None or not {*plan.edits, *plan.probed}.issubset(denoiser.modules()):
-            plan = self._plans[denoiser] = guidance.plan(denoiser, replay=self.replay)
+        modules = list(denoiser.modules())[1:]
+        plan, made_for = self._plans.get(denoiser, (None, []))
+        if plan is None or modules != made_for:
+            guidance = cast(NegativeGuidance, self.guidance)
+            plan = guidance.plan(denoiser, replay=self.replay)
+            self._plans[denoiser] = plan, modules
         return plan
 
 
