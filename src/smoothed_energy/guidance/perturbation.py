@@ -90,9 +90,19 @@ class LayerCall:
         return self.call()
 
     def untouched(self) -> Any:
-        """What the module gives if it does nothing: its inputs."""
-        inputs = [self.input(name) for name in self.site.outputs(self.name, self.module)]
+        """What the module gives if it does nothing: those of its inputs that it was given.
+
+        Raises:
+            ValueError: If it was given none of them.
+        """
+        names = self.site.outputs(self.name, self.module)
+        inputs = [self.call.argument(name) for name in names]
         found = tuple([value for value in inputs if value is not None])
+        if not found:
+            raise ValueError(
+                f"{type(self.module).__name__} of {self.name} was given none of its inputs "
+                f"{', '.join(names)}; it has {', '.join(self.call.parameters)}"
+            )
         return found if len(found) > 1 else found[0]
 
     def _known(self, name: str | None) -> str:
