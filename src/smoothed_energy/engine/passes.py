@@ -249,7 +249,7 @@ class PassRunner:
                 site = PassSite(self.family, self.model, everything.arguments, rows, context)
                 run: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
-                    run = recorder.replay(stems[plan], rows).run
+                    run = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
                 negative = _Negative(
                     self, plan, self.take_rows(kept, rows), Pass(site, edited=plan, run=run)
                 )

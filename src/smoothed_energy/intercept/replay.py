@@ -88,7 +88,8 @@ class Recorder:
         self._open = list(stems)
         self._ends_of: dict[Stem, int] = {}
         self._count = 0
-        self._recorded: dict[nn.Module, list[_Recording]] = {}
+        self._first: dict[nn.Module, int] = {}
+        self._recorded: dict[nn.Module, list[_Recording | None]] = {}
         self._wanted: set[nn.Module] = set()
         self._edited: set[nn.Module] = set()
         for stem in stems:
@@ -121,6 +122,7 @@ class Recorder:
         versions: list[tuple[Tensor, int]] = []
         kept = _kept(output, versions, {})
         recording = _Recording(self._count, kept, shapes, versions)
+        self._first.setdefault(call.module, self._count)
         self._recorded.setdefault(call.module, []).append(recording)
 
     def learn(self) -> None:
@@ -130,19 +132,18 @@ class Recorder:
         self._open = []
         for stem, end in self._ends_of.items():
             if not stem.is_learned:
-                seen = [
-                    module for module, found in self._recorded.items() if found[0].number <= end
-                ]
-                stem.learn(seen)
+                stem.learn([module for module, first in self._first.items() if first <= end])
 
-    def replay(self, stem: Stem, rows: Rows) -> Replay:
+    def replay(self, stem: Stem, rows: Rows, *, is_last: bool = False) -> Replay:
         """What one perturbed pass takes over.
 
         Args:
             stem: Its stem.
             rows: Its rows of the clean pass's batch.
+            is_last: Whether no other pass follows, so that what was replayed can be dropped.
         """
-        return Replay(self._recorded, self._ends_of.get(stem, self._count), stem, rows)
+        end = self._ends_of.get(stem, self._count)
+        return Replay(self._recorded, end, stem, rows, drops=is_last)
 
 
 class Replay:
@@ -153,12 +154,20 @@ class Replay:
         end: The number of the last one that belongs to the stem.
         stem: The stem.
         rows: The rows of the perturbed pass.
+        drops: Whether a recording is dropped once it was replayed.
     """
 
     def __init__(
-        self, recorded: dict[nn.Module, list[_Recording]], end: int, stem: Stem, rows: Rows
+        self,
+        recorded: dict[nn.Module, list[_Recording | None]],
+        end: int,
+        stem: Stem,
+        rows: Rows,
+        *,
+        drops: bool,
     ) -> None:
         self._recorded = recorded
+        self._drops = drops
         self._end = end
         self._modules = stem.modules
         self._rows = rows
@@ -170,9 +179,12 @@ class Replay:
         module = call.module
         recordings = self._recorded.get(module, ()) if module in self._modules else ()
         used = self._used.get(module, 0)
-        if used < len(recordings) and recordings[used].number <= self._end:
+        recording = recordings[used] if used < len(recordings) else None
+        if recording is not None and recording.number <= self._end:
             self._used[module] = used + 1
-            output = self._rows_of(recordings[used], call)
+            if self._drops:
+                self._recorded[module][used] = None
+            output = self._rows_of(recording, call)
             if output is not _NOT_RECORDED:
                 return output
         return call.forward(*call.args, **call.kwargs)
