@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
-from .guidance import AttentionCall, AttentionPerturbation, LayerCall, Perturbation, Probe
+from .guidance.attention_perturbation import AttentionCall, AttentionPerturbation
+from .guidance.perturbation import LayerCall, Perturbation, Probe, ValuesOnly, enclosing_block
 
-__all__ = ["AttentionCall", "AttentionPerturbation", "LayerCall", "Perturbation", "Probe"]
+__all__ = [
+    "AttentionCall",
+    "AttentionPerturbation",
+    "LayerCall",
+    "Perturbation",
+    "Probe",
+    "ValuesOnly",
+    "enclosing_block",
+]

@@ -4,4 +4,7 @@ from __future__ import annotations
 
 from .denoisers.latent_layout import ChannelsFirst, FramesFirst, LatentLayout, Packed
 
-__all__ = ["ChannelsFirst", "FramesFirst", "LatentLayout", "Packed"]
+#: An older name.
+Places = LatentLayout
+
+__all__ = ["ChannelsFirst", "FramesFirst", "LatentLayout", "Packed", "Places"]

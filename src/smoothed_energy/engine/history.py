@@ -6,7 +6,6 @@ __all__ = ["History"]
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -19,9 +18,6 @@ class History:
 
     Args:
         guidance: The guidance.
-
-    Attributes:
-        made_from: What the last difference was made from.
     """
 
     def __init__(self, guidance: NegativeGuidance) -> None:
@@ -35,7 +31,7 @@ class History:
     def forget(self) -> None:
         """Be as before the first step: other images begin."""
         self._difference: Tensor | None = None
-        self.made_from: Any = None
+        self._made_from: Hashable = None
         self._uses = 0
         self._similarity: float | None = None
 
@@ -65,7 +61,7 @@ class History:
         return (
             self._difference is not None
             and self._uses < self.guidance.every
-            and self.made_from == made_from
+            and self._made_from == made_from
         )
 
     def use(self) -> Tensor:
@@ -82,7 +78,7 @@ class History:
             made_from: What it was made from, as far as that may change in a run.
         """
         if self.guidance.every > 1:
-            self._difference, self.made_from, self._uses = difference, made_from, 1
+            self._difference, self._made_from, self._uses = difference, made_from, 1
 
     def note(self, similarity: Callable[[], float]) -> None:
         """Remember how alike the predictions of this step were, if it decides about later ones.

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Participant", "ParticipantState"]
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -19,6 +19,8 @@ from .history import History
 from .passes import PassRunner
 from .summary import RunSummary
 
+_Plans = WeakKeyDictionary[nn.Module, tuple[Plan, list[nn.Module]]]
+
 
 class Participant:
     """A guidance that takes part in runs.
@@ -31,9 +33,15 @@ class Participant:
     def __init__(self, guidance: Guidance, replay: bool = True) -> None:
         self.guidance = guidance
         self.replay = replay
-        # With the modules inside the denoiser that each was made for.
-        self._plans: WeakKeyDictionary[nn.Module, tuple[Plan, list[nn.Module]]]
-        self._plans = WeakKeyDictionary()
+        # Each plan with the modules in the denoiser for which it was made.
+        self._plans = _Plans()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Plans are of the denoisers of this process.
+        return vars(self) | {"_plans": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _plans=_Plans())
 
     def plan_for(self, denoiser: nn.Module) -> Plan:
         """What the guidance does in a denoiser: found out once, and again if its modules changed.
@@ -93,7 +101,7 @@ class ParticipantState:
             RuntimeError: If the denoiser has caches with which the guidance would come out wrong.
         """
         plan = self.participant.plan_for(runner.denoiser)
-        if runner.caches.exist:
+        if runner.caches is not None:
             runner.caches.check_plan(plan)
             # A replayed block would be one that the cache never saw.
             plan = replace(plan, replay=False)
@@ -106,6 +114,8 @@ class ParticipantState:
         if runner is None:
             return
         modules = {*plan.edits, *plan.probed}
+        if not modules:
+            return
         if not self._names:
             found = runner.model.named_modules()
             self._names = {name: module for name, module in found if module in modules}

@@ -44,27 +44,21 @@ class PassSite:
     """What an edited or observed layer may ask of its pass; see `LayerSite`.
 
     Args:
-        family: The family of the denoiser.
-        model: The denoiser, not compiled.
-        arguments: The arguments of its call, all rows.
+        runner: Runs the passes of the denoiser.
+        arguments: The arguments of the denoiser's call, all rows.
         rows: The rows of the pass.
         context: The step.
     """
 
     def __init__(
-        self,
-        family: Family,
-        model: nn.Module,
-        arguments: Arguments,
-        rows: Rows,
-        context: StepContext,
+        self, runner: PassRunner, arguments: Arguments, rows: Rows, context: StepContext
     ) -> None:
-        self.family, self.model, self.arguments = family, model, arguments
-        self.rows, self.context = rows, context
+        self.runner, self.arguments, self.rows, self.context = runner, arguments, rows, context
 
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's, in the rows of the pass."""
-        found = self.family.tokens(self.model, self.arguments, layer, count)
+        runner = self.runner
+        found = runner.family.tokens(runner.model, self.arguments, layer, count)
         if isinstance(found.start, int):
             return found
         return replace(found, start=found.start[self.rows.start : self.rows.stop])
@@ -75,10 +69,8 @@ class PassSite:
 
     def outputs(self, layer: str, module: nn.Module) -> tuple[str, ...]:
         """The names of the inputs that a module returns changed, in the order of its outputs."""
-        layers: dict[str, SelfAttentionLayer] = {
-            item.name: item for item in self.family.layers(self.model)
-        }
-        return self.family.outputs(self.model, layers[layer], module)
+        runner = self.runner
+        return runner.family.outputs(runner.model, runner.layers[layer], module)
 
 
 class Pass:
@@ -88,7 +80,7 @@ class Pass:
         site: What edits and probes may ask.
         edited: The plan whose modules are edited; None in the clean pass.
         watched: Plans whose probes observe.
-        run: Makes a module's call that is not edited: records it, or replays it.
+        otherwise: What is done with calls that are not edited: they are recorded, or replayed.
 
     Attributes:
         reached: The names of the layers that were edited.
@@ -101,7 +93,7 @@ class Pass:
         *,
         edited: Plan | None = None,
         watched: Sequence[Plan] = (),
-        run: Router = ModuleCall.__call__,
+        otherwise: Router = ModuleCall.__call__,
     ) -> None:
         self.site = site
         self.reached: set[str] = set()
@@ -109,7 +101,7 @@ class Pass:
         self._edits: Mapping[nn.Module, str] = {} if edited is None else edited.edits
         self._perturbation = None if edited is None else edited.perturbation
         self._watched = watched
-        self._run = run
+        self._otherwise = otherwise
 
     def handle(self, call: ModuleCall) -> Any:
         """One call of a module of the denoiser; see `intercept.patching.Router`."""
@@ -117,16 +109,25 @@ class Pass:
         if layer is not None and self._perturbation is not None:
             self.reached.add(layer)
             return self._perturbation.run(LayerCall(layer, call, self.site))
-        for plan in self._watched:
-            if call.module in plan.probed:
-                call = call.with_forward(functools.partial(self._observe, plan, call))
-        return self._run(call)
+        if self._watched:
+            call = self._observed(call)
+        return self._otherwise(call)
 
-    def _observe(self, plan: Plan, call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
-        """What a module gives, observed by the probe of a plan; the arguments are the call's."""
-        layer = plan.probed[call.module]
-        assert plan.probe is not None
-        output, self.observed[plan][layer] = plan.probe.run(LayerCall(layer, call, self.site))
+    def _observed(self, call: ModuleCall) -> ModuleCall:
+        """The same call, observed by the probes of all plans that watch its module."""
+        plans = [plan for plan in self._watched if call.module in plan.probed]
+        for probe in dict.fromkeys([plan.probe for plan in plans]):
+            alike = [plan for plan in plans if plan.probe == probe]
+            call = call.with_forward(functools.partial(self._observe, alike, call))
+        return call
+
+    def _observe(self, plans: Sequence[Plan], call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
+        """What a module gives, observed by a probe that some plans share."""
+        layer, probe = plans[0].probed[call.module], plans[0].probe
+        assert probe is not None
+        output, kept = probe.run(LayerCall(layer, call, self.site))
+        for plan in plans:
+            self.observed[plan][layer] = kept
         return output
 
 
@@ -169,7 +170,6 @@ class PassRunner:
         model: The denoiser, not compiled.
         family: Its family.
         compiled: Whether it, or something in it, is compiled.
-        caches: The caches of `diffusers` in it.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -177,16 +177,30 @@ class PassRunner:
         self.model = unwrap(denoiser)
         self.family: Family = family_of(denoiser)
         self.compiled = is_compiled(denoiser)
-        self.caches = CacheStates(self.model)
         self._stems: dict[Plan, Stem] = {}
+
+    @functools.cached_property
+    def caches(self) -> CacheStates | None:
+        """The caches in the denoiser, as they are at the first guided call; None without any."""
         self._cache_config = getattr(self.model, "_cache_config", None)
+        for module in self.model.modules():
+            if getattr(module, "_diffusers_hook", None) is not None:
+                found = CacheStates(self.model)
+                return found if found.exist else None
+        return None
+
+    @functools.cached_property
+    def layers(self) -> dict[str, SelfAttentionLayer]:
+        """The layers of the denoiser by their names."""
+        return {layer.name: layer for layer in self.family.layers(self.model)}
 
     def check_caches(self) -> None:
-        """Check that the denoiser's caches are those that it had at first.
+        """Check that the denoiser's caches are those of the first guided call.
 
         Raises:
             RuntimeError: If they were enabled or disabled since.
         """
+        _ = self.caches
         if getattr(self.model, "_cache_config", None) is not self._cache_config:
             raise RuntimeError(
                 f"the cache of this {type(self.model).__name__} was changed while guidance "
@@ -199,14 +213,15 @@ class PassRunner:
         return found
 
     def take_rows(self, call: ModuleCall, rows: Rows) -> ModuleCall:
-        """The same call for some rows of its batch."""
+        """The same call for some rows of its batch, with containers of its own."""
         if rows.is_all:
-            return call
+            return call.copied()
         return call.with_named(self.family.take_rows(call.named(), rows))
 
     def forget(self, plan: Plan) -> None:
-        """Forget what is kept of a plan that is used no more."""
+        """Forget what is kept of a plan whose modules were replaced."""
         self._stems.pop(plan, None)
+        vars(self).pop("layers", None)
 
     def run(
         self, call: ModuleCall, plans: Sequence[Plan], layout: BatchLayout, context: StepContext
@@ -232,13 +247,12 @@ class PassRunner:
         stems = {} if self.compiled else {plan: self._stem(plan) for plan in plans if plan.replay}
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
-        everything = PassSite(
-            self.family, self.model, Arguments(kept.argument), Rows(0, batch, batch), context
-        )
+        arguments = Arguments(kept.argument)
+        everything = PassSite(self, arguments, Rows(0, batch, batch), context)
         clean_pass = Pass(
             everything,
             watched=[plan for plan in plans if plan.probed],
-            run=ModuleCall.__call__ if recorder is None else recorder.run,
+            otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
         )
         with patched(() if self.compiled else self._patched_by(plans, stems.values()), _PASS):
             with holding(_PASS.current, clean_pass.handle):
@@ -246,13 +260,12 @@ class PassRunner:
             outcome = self._outcome(kept, output, context)
             for plan in plans:
                 rows = layout.rows(plan.formulation, len(outcome.prediction))
-                site = PassSite(self.family, self.model, everything.arguments, rows, context)
-                run: Router = ModuleCall.__call__
+                site = PassSite(self, arguments, rows, context)
+                otherwise: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
-                    run = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
-                negative = _Negative(
-                    self, plan, self.take_rows(kept, rows), Pass(site, edited=plan, run=run)
-                )
+                    otherwise = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
+                perturbed_pass = Pass(site, edited=plan, otherwise=otherwise)
+                negative = _Negative(self, plan, self.take_rows(kept, rows), perturbed_pass)
                 negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
                 observed = clean_pass.observed.get(plan, {})
                 negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
@@ -317,7 +330,7 @@ class PassRunner:
         # A compiled first pass must not trace the patches, so they are there only now.
         patches = patched(plan.edits if self.compiled else (), _PASS)
         eager = eagerly() if self.compiled else nullcontext()
-        states = self.caches.of((plan, number)) if self.caches.exist else nullcontext()
+        states = nullcontext() if self.caches is None else self.caches.of((plan, number))
         with patches, eager, states:
             yield
 

@@ -13,6 +13,7 @@ __all__ = ["DenoiserState", "GuidedRun", "GuidedStep", "Members"]
 
 import functools
 from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -115,12 +116,37 @@ class GuidedStep:
         return total(corrections, latent_layout)
 
 
-class Members:
-    """The participants of a run in one denoiser: who acts at a step, and what each remembers."""
+class Progress:
+    """How far a run is in its schedule.
+
+    Attributes:
+        index: The number of the last step whose position mattered.
+        members: The participants of the run in each of its denoisers.
+    """
 
     def __init__(self) -> None:
+        self.index = 0
+        self.members: list[Members] = []
+
+    def reach(self, index: int) -> None:
+        """Be at a step. FreeInit goes through the schedule several times: then others begin."""
+        if index < self.index:
+            for members in self.members:
+                members.forget()
+        self.index = index
+
+
+class Members:
+    """The participants of a run in one denoiser: who acts at a step, and what each remembers.
+
+    Args:
+        progress: How far the run is; by default it has no other denoisers.
+    """
+
+    def __init__(self, progress: Progress | None = None) -> None:
         self._states: dict[Participant, ParticipantState] = {}
-        self._index = 0  # of the last step whose position mattered
+        self._progress = Progress() if progress is None else progress
+        self._progress.members.append(self)
 
     def of(self, participant: Participant) -> ParticipantState:
         """The state of a participant."""
@@ -142,9 +168,7 @@ class Members:
 
     def _position(self, context: StepContext) -> StepPosition:
         here = context.position()
-        if here.index < self._index:
-            self.forget()  # FreeInit goes through the schedule several times in a run.
-        self._index = here.index
+        self._progress.reach(here.index)
         return here
 
     def without_cfg(
@@ -167,7 +191,7 @@ class Members:
 
     def forget(self) -> None:
         """Forget what earlier steps were like: other images begin."""
-        self._index = 0
+        self._progress.index = 0
         for state in self._states.values():
             if state.rule is None:
                 state.history.forget()
@@ -178,14 +202,15 @@ class DenoiserState(Members):
 
     Args:
         denoiser: The denoiser.
+        progress: How far the run is; by default it has no other denoisers.
 
     Attributes:
         runner: Runs its passes.
         calls: How often it was called.
     """
 
-    def __init__(self, denoiser: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, denoiser: nn.Module, progress: Progress | None = None) -> None:
+        super().__init__(progress)
         self.runner = PassRunner(denoiser)
         self.calls = 0
         # The step whose call without the prompt is to come, if it is a call of its own.
@@ -215,7 +240,7 @@ class DenoiserState(Members):
         super().forget()
         self._waiting = None
         self.skip_unconditional()
-        if self.runner.caches.exist:
+        if "caches" in vars(self.runner) and self.runner.caches is not None:
             self.runner.caches.forget()
 
     def call(
@@ -258,7 +283,8 @@ class DenoiserState(Members):
             return self._instead
         rows = layout.rows("conditional", batch)
         self.runner.check_caches()
-        with self.runner.caches.of("conditional rows"):
+        caches = self.runner.caches
+        with nullcontext() if caches is None else caches.of("conditional rows"):
             alone = self.runner.take_rows(call, rows)
             output = self._corrected(alone, participants, context, _without_groups)
         return repeat_output(output, layout.groups)
@@ -338,7 +364,8 @@ class GuidedRun:
     """
 
     def __init__(self, *denoisers: nn.Module) -> None:
-        self.states = {denoiser: DenoiserState(denoiser) for denoiser in denoisers}
+        progress = Progress()
+        self.states = {denoiser: DenoiserState(denoiser, progress) for denoiser in denoisers}
 
     @property
     def calls(self) -> int:

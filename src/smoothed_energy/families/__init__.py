@@ -1,5 +1,9 @@
 """The kinds of denoisers that guidance works with, an adapter each."""
 
+from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.image_tokens import GridError, ImageTokens
+from ..denoisers.latent_layout import FramesFirst, Packed
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
@@ -20,7 +24,14 @@ from .wan import Wan
 
 __all__ = [
     "Arguments",
+    "BatchLayout",
     "Family",
+    "FramesFirst",
+    "GridError",
+    "ImageTokens",
+    "LayerError",
+    "Packed",
+    "SelfAttentionLayer",
     "Setting",
     "Step",
     "Transformer",

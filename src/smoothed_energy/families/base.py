@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["Arguments", "Family", "Setting", "Step"]
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -19,7 +20,7 @@ from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, take_rows
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
-from ..intercept.module_call import Rows
+from ..intercept.module_call import Rows, parameter_names
 from ..schedule import StepPosition
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
@@ -148,11 +149,24 @@ class Family(ABC):
         """
         return ChannelsFirst()
 
+    def places(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        """What `latent_layout` was called before."""
+        return ChannelsFirst()
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        # The earlier name of `latent_layout`, which families outside this package may use.
-        if "places" in vars(cls) and "latent_layout" not in vars(cls):
-            cls.latent_layout = cls.places  # type: ignore[method-assign, attr-defined]
+        own = vars(cls)
+        # Families of other people may have either name, and call the other of their base class.
+        if "latent_layout" in own:
+            cls.places = cls.latent_layout  # type: ignore[method-assign]
+        elif "places" in own:
+            cls.latent_layout = cls.places  # type: ignore[method-assign]
+        if "take_rows" in own and "batch" in inspect.signature(cls.take_rows).parameters:
+            raise TypeError(
+                f"{cls.__name__}.take_rows takes a slice and the number of rows of a batch; "
+                "expected take_rows(self, arguments, rows), whose rows are both; see "
+                "smoothed_energy.intercept.module_call.Rows"
+            )
 
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
@@ -187,7 +201,7 @@ class Family(ABC):
             layer: A layer.
             module: The layer's attention, the block around it, or a feed-forward network there.
         """
-        return ("hidden_states",)
+        return (parameter_names(module)[0],)
 
     def feed_forward(self, block: nn.Module) -> nn.Module | None:
         """The feed-forward network of a block for the image's tokens, if there is one."""

@@ -124,4 +124,4 @@ class Transformer(Family):
             return self.returns.get(layer.letter, ("hidden_states",))
         if module is layer.module and self.text is not None:
             return ("hidden_states", "encoder_hidden_states")
-        return ("hidden_states",)
+        return super().outputs(denoiser, layer, module)

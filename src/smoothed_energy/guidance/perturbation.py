@@ -11,7 +11,7 @@ from __future__ import annotations
 __all__ = ["LayerCall", "LayerSite", "Perturbation", "Probe", "ValuesOnly", "enclosing_block"]
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +60,21 @@ class LayerCall:
     def module(self) -> nn.Module:
         """The module."""
         return self.call.module
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """Its own forward function."""
+        return self.call.forward
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments of the call."""
+        return self.call.args
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments of the call."""
+        return self.call.kwargs
 
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's."""

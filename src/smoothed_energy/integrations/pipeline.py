@@ -14,7 +14,7 @@ __all__ = ["find_denoiser", "find_denoisers", "pipeline_session"]
 import functools
 import inspect
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -119,7 +119,8 @@ class _PipelineSession(Session):
     @override
     def _open(self) -> None:
         vars(self.pipeline)[_SESSION] = self
-        marking = _marking_runs(_unmarked(type(self.pipeline)))
+        cls = _unmarked(type(self.pipeline))
+        marking = _marking_runs(cls, cls.__call__)
         object.__setattr__(self.pipeline, "__class__", marking)
 
     @override
@@ -206,10 +207,9 @@ def _unmarked(cls: type) -> type:
     return original
 
 
-@functools.lru_cache(maxsize=64)
-def _marking_runs(cls: type) -> type:
+@functools.lru_cache(maxsize=16)
+def _marking_runs(cls: type, original: Callable[..., Any]) -> type:
     """A subclass of a pipeline's class, of the same name, whose calls are runs of its session."""
-    original = cls.__call__
     signature = inspect.signature(original)
 
     @functools.wraps(original)

@@ -129,7 +129,7 @@ def _native_twin(module: nn.Module) -> Callable[..., Any] | None:
 @functools.lru_cache(maxsize=32)
 def _processor(module: str, name: str) -> Callable[..., Any] | None:
     """A processor of `diffusers` that is defined in a module, beside another one."""
-    cls = getattr(sys.modules[module], name, None)
+    cls = getattr(sys.modules.get(module), name, None)
     twin: Callable[..., Any] | None = None if cls is None else cls()
     return twin
 

@@ -6,9 +6,9 @@ __all__ = ["ModuleCall", "Rows", "parameter_names", "unwrap"]
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,9 +21,13 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 @functools.lru_cache(maxsize=256)
-def parameter_names(cls: Hashable) -> tuple[str, ...]:
-    """The names of the parameters of a module class's forward function, `self` left out."""
-    return tuple(inspect.signature(cast(Any, cls).forward).parameters)[1:]
+def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(forward).parameters)[1:]
+
+
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """The names of the parameters of a module's forward function, `self` left out."""
+    return _names(type(unwrap(module)).forward)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class ModuleCall:
     @property
     def parameters(self) -> tuple[str, ...]:
         """The names of the forward function's parameters, in order."""
-        return parameter_names(cast(Hashable, type(unwrap(self.module))))
+        return parameter_names(self.module)
 
     def argument(self, name: str) -> Any:
         """An argument by its name, however it was passed; None if it was not given."""

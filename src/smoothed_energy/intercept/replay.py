@@ -216,10 +216,12 @@ def _kept(value: Any, versions: list[tuple[Tensor, int]], copies: dict[int, Tens
         if not value.is_inference():
             versions.append((value, value._version))
             return value
-        # Inference tensors count no changes, so only a copy is safe from them; what was one
-        # tensor in the output stays one.
+        # Inference tensors count no changes. A copy made outside of inference mode does, and
+        # whoever changes it makes the other passes compute theirs. What was one tensor stays one.
         if id(value) not in copies:
-            copies[id(value)] = value.clone()
+            with torch.inference_mode(False):
+                copy = copies[id(value)] = value.clone()
+            versions.append((copy, copy._version))
         return copies[id(value)]
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return type(value)([_kept(item, versions, copies) for item in value])

@@ -35,10 +35,11 @@ from ..settings.hub import is_hub_id
 class _Weaker:
     """The prediction of another denoiser for the same input."""
 
-    find: Callable[[], nn.Module]
+    find: Callable[[nn.Module], nn.Module]
 
     def __call__(self, second: NegativeContext) -> Tensor:
-        output = self.find()(*second.call.args, **second.call.kwargs)
+        weaker = self.find(unwrap(second.call.module))
+        output = weaker(*second.call.args, **second.call.kwargs)
         return prediction_of(output)[:, : second.clean.shape[1]]
 
 
@@ -107,8 +108,7 @@ class Autoguidance(NegativeGuidance):
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """Another denoiser predicts, so nothing is replayed."""
         self.select(denoiser)
-        find = functools.partial(self._weaker, unwrap(denoiser))
-        return self._plan(negative=_Weaker(find))
+        return self._plan(negative=_Weaker(self._weaker))
 
     @override
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
@@ -161,7 +161,7 @@ def _check_path(weak: str) -> None:
         )
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def _loaded(cls: type[nn.Module], path: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
     options = {dtype_argument(version("diffusers")): dtype, "use_safetensors": True}
     weaker = cast(Any, cls).from_pretrained(path, **options)

@@ -224,6 +224,7 @@ class StepBatches:
     def finish(self, *, is_last: bool) -> None:
         """Forget what one step alone needs; after the last one, warn if nothing was guided."""
         self._outputs.clear()
+        self._step = GuidedStep({})
         if is_last and not self._warned:
             self._warned = True
             for participant in self.participants:
