@@ -23,6 +23,7 @@ class Recipe:
         down_layers: Transformer layers after each residual block of the lower level, down path.
             (Of the nested tuple that diffusers takes, the first entry is also the middle's depth.)
         up_layers: The same for the up path.
+        upper_layers: Transformer layers after each residual block of the upper level; 0 is none.
         heads: Attention heads in the lower level.
         text_width: Width of the text encoder.
         text_layers: Its layers; the U-Net reads the last but one, as in SDXL.
@@ -48,6 +49,7 @@ class Recipe:
     learning_rate: float
     ema: float
     control_rate: float
+    upper_layers: int = 0
 
 
 RECIPES: Mapping[str, Recipe] = {
