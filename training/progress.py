@@ -38,9 +38,7 @@ def heldout_split(
         records = [json.loads(line) for line in itertools.islice(lines, len(latents))]
     return HeldOut(
         torch.from_numpy(latents.astype(np.float32) / std),
-        torch.from_numpy(
-            tokenize(tokenizer, [r["captions"][0] for r in records]).astype(np.int64)
-        ),
+        torch.from_numpy(tokenize(tokenizer, [r["captions"][0] for r in records]).astype(np.int64)),
         [r["style"] for r in records],
     )
 

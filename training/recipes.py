@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -52,7 +51,7 @@ class Recipe:
     upper_layers: int = 0
 
 
-RECIPES: Mapping[str, Recipe] = {
+RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(
         image_size=96,
         autoencoder_channels=(24, 48, 96),
@@ -90,3 +89,5 @@ RECIPES: Mapping[str, Recipe] = {
         control_rate=3e-4,
     ),
 }
+#: The model of two cores, trained on with the batches of a GPU.
+RECIPES["cpu-on-gpu"] = replace(RECIPES["cpu"], batch=256, learning_rate=1e-3, ema=0.9995)

@@ -113,7 +113,7 @@ def _work(rank: int, team: Team | None, options: argparse.Namespace) -> None:
         trainer.start_from(read_weights(source))
         print(f"started from the weights in {source}", flush=True)
     heldout = None
-    if options.measure:
+    if options.measure and trainer.leads:
         heldout = heldout_split(
             options.folder,
             run,

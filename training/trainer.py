@@ -163,6 +163,7 @@ def train(
     warmup: int = 300,
     measure: Callable[[Trainer], Mapping[str, float]] | None = None,
     measure_every: float = 600,
+    piece: float | None = None,
 ) -> None:
     """Trains until `minutes` of training time have passed in all, saving as it goes.
 
@@ -176,15 +177,17 @@ def train(
         warmup: Steps at the beginning in which the rate rises.
         measure: A held-out loss, logged for the weights and for their averages.
         measure_every: Seconds between its measurements; one more at the end.
+        piece: Seconds after which this call ends, whatever is left of the budget.
     """
     clock = Clock(minutes * 60, trainer.elapsed)
+    stop = float("inf") if piece is None else (clock.elapsed + piece) / clock.budget
     saved, recent, decaying = clock.elapsed, [], clock.fraction > 1 - decay
     measured = clock.elapsed if trainer.step else -measure_every
     while True:
         fraction = clock.fraction
         if trainer.exchange is not None:  # All processes follow the leader's clock.
             fraction = trainer.exchange.agree(fraction)
-        if fraction >= 1:
+        if fraction >= min(1.0, stop):
             break
         if measure is not None and trainer.leads and clock.elapsed - measured > measure_every:
             measured = clock.elapsed
