@@ -38,15 +38,13 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 def build_unet(recipe: Recipe) -> UNet2DConditionModel:
     """An untrained U-Net of the recipe's size."""
     upper = recipe.upper_layers
+    attention = "CrossAttn" if upper else ""
     return UNet2DConditionModel(
         sample_size=recipe.image_size // 4,
         in_channels=4,
         out_channels=4,
-        down_block_types=(
-            "CrossAttnDownBlock2D" if upper else "DownBlock2D",
-            "CrossAttnDownBlock2D",
-        ),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D" if upper else "UpBlock2D"),
+        down_block_types=(f"{attention}DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", f"{attention}UpBlock2D"),
         block_out_channels=recipe.channels,
         layers_per_block=recipe.layers_per_block,
         transformer_layers_per_block=(

@@ -205,12 +205,19 @@ def test_the_command_trains_in_pieces_and_brings_loadable_weights_back(
     packs, pipeline, tmp_path, monkeypatch, capsys
 ):
     def call(*more):
-        gpu.main(
-            ["--recipe", "tiny", "--device", "cpu", "--processes", "1", "--measure", "6"]
-            + ["--drawings", str(packs), "--out", str(tmp_path / "out")]
-            + ["--folder", str(tmp_path / "training"), "--from-pipeline", str(pipeline)]
-            + ["--time-budget", "2", "--piece", "0.4", *more]
-        )
+        settings = {
+            "--recipe": "tiny",
+            "--device": "cpu",
+            "--processes": 1,
+            "--measure": 6,
+            "--drawings": packs,
+            "--out": tmp_path / "out",
+            "--folder": tmp_path / "training",
+            "--from-pipeline": pipeline,
+            "--time-budget": 2,
+            "--piece": 0.4,
+        }
+        gpu.main([*(str(word) for pair in settings.items() for word in pair), *more])
 
     run = tmp_path / "training" / "tiny"
     monkeypatch.setattr(gpu, "RESERVE", 21.0)
@@ -255,8 +262,7 @@ def test_the_command_trains_in_pieces_and_brings_loadable_weights_back(
 def test_an_autoencoder_of_its_own_goes_with_no_weights(tmp_path, capsys):
     with pytest.raises(SystemExit):
         gpu.main(
-            ["--drawings", str(tmp_path), "--out", str(tmp_path), "--autoencoder", "1"]
-            + ["--weights", str(tmp_path)]
+            ["--drawings", "a", "--out", "b", "--autoencoder", "1", "--weights", str(tmp_path)]
         )
     assert "another autoencoder" in capsys.readouterr().err
 
