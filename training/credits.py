@@ -44,9 +44,7 @@ CREDITS: Mapping[str, Credit] = {
     ),
     "micah": Credit("Avatar Illustration System", "Micah Lanier", f"{_FIGMA}/829741575478342595"),
     "bigSmile": Credit("Custom Avatar", "Ashley Seo", f"{_FIGMA}/881358461963645496"),
-    "miniavs": Credit(
-        "Miniavs - Free Avatar Creator", "Webpixels", f"{_FIGMA}/923211396597067458"
-    ),
+    "miniavs": Credit("Miniavs - Free Avatar Creator", "Webpixels", f"{_FIGMA}/923211396597067458"),
 }
 
 
