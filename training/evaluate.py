@@ -320,7 +320,7 @@ def acting_group(steps: int) -> list[Configuration]:
 
 
 #: What can be measured by name.
-GROUPS = ("layers", "alone", "acting", "table")
+GROUPS = ("unguided", "layers", "alone", "acting", "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -344,7 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evaluation = Evaluation(
         options.model, options.folder, device=options.device, prompts=options.prompts
     )
-    if options.table == "layers":
+    if options.table == "unguided":
+        group = [Configuration(inference_steps=options.steps)]
+    elif options.table == "layers":
         group = layer_group(options.steps)
     elif options.table == "alone":
         group = alone_group(options.steps)

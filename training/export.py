@@ -6,6 +6,8 @@ exports the last checkpoint of a run. Weights that came back from elsewhere take
 of a pipeline with the same tokenizer and autoencoder:
 
     python -m training.export --from-pipeline FOLDER --weights out/averaged --to FOLDER
+
+``--weights-only`` writes no pipeline but what ``--weights`` reads: what to go on from, elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from .checkpoint import load_checkpoint
 from .networks import build_scheduler, save_tokenizer
 from .places import default_folder
 from .recipes import RECIPES
-from .start import read_weights
+from .start import PARTS, read_weights, write_weights
 from .train import JointTrainer
 
 __all__ = ["assemble", "assemble_from", "export"]
@@ -95,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="latest.pt")
     parser.add_argument("--from-pipeline", type=Path, help="the pipeline that --weights belong to")
     parser.add_argument("--weights", type=Path, help="a folder of weights, instead of a run's")
+    parser.add_argument("--weights-only", action="store_true", help="no pipeline, only weights")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args(arguments)
     if (options.weights is None) != (options.from_pipeline is None):
@@ -103,6 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pipe = assemble_from(options.from_pipeline, options.weights)
     else:
         pipe = assemble(options.folder, options.recipe, options.checkpoint)
+    if options.weights_only:
+        states = {name: getattr(pipe, part).state_dict() for part, name in PARTS.items()}
+        for path in write_weights(options.to, states):
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        return
     size = export(pipe, options.to)
     print(f"{options.to}: {size / 1e6:.1f} MB of weights")
 

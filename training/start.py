@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-__all__ = ["adopt", "latents_std", "read_weights", "write_weights"]
+__all__ = ["PARTS", "adopt", "latents_std", "read_weights", "write_weights"]
 
 #: Folder in a pipeline, and name in checkpoints, of the networks that are trained.
 PARTS: Mapping[str, str] = {"unet": "unet", "text_encoder_2": "text_encoder"}

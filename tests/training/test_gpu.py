@@ -1,6 +1,7 @@
 """The GPU's command, rehearsed on a CPU: render, encode, train, resume, bring back, load."""
 
 import dataclasses
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,7 +26,9 @@ from training.start import adopt, read_weights, write_weights
 from training.styles import BACKGROUNDS, STYLES
 
 from smoothed_energy.models import load
-from training import drawing, gpu, rendering
+from training import autoencoder, drawing, gpu, rendering
+from training import export as export_command
+from training import train as training_command
 
 
 def draw(folder, request):
@@ -294,3 +297,51 @@ def test_weights_of_a_pipeline_folder_are_read_where_they_are_split(pipeline, tm
     for number, part in enumerate((names[:5], names[5:])):
         save_file({n: whole["unet"][n] for n in part}, place / f"{number}.safetensors")
     assert read_weights(pipeline)["unet"].keys() == whole["unet"].keys()
+
+
+def test_a_run_is_started_from_a_pipeline_and_its_weights_are_taken_along(
+    pipeline, no_node, tmp_path, capsys
+):
+    """The commands of `training/checkpoint`: encode, train, write weights, go on from these."""
+    folder = tmp_path / "training"
+    folder.mkdir()
+    for split, count in (("train", 12), ("heldout", 6)):
+        draw_split(folder, split, count, size=32, styles=list(STYLES), processes=1)
+    common = ["--recipe", "tiny", "--folder", str(folder)]
+    started = ["--from-pipeline", str(pipeline)]
+    autoencoder.main([*common, *started, "--device", "cpu", "--encode", "12"])
+    assert json.loads((folder / "tiny" / "latents.json").read_text())["std"] == 2.0
+    assert len(np.load(folder / "tiny" / "latents.npy")) == 12
+
+    budget = ["--device", "cpu", "--time-budget", "0.01", "--measure", "6"]
+    training_command.main([*common, *started, *budget])
+    export_command.main([*common, "--weights-only", "--to", str(tmp_path / "weights")])
+    found = read_weights(tmp_path / "weights")
+    state = load_checkpoint(folder / "tiny" / "latest.pt")
+    trainer = gpu.JointTrainer(RECIPES["tiny"], load(pipeline).tokenizer_2)
+    trainer.load_state(state)
+    trainer.average.swap()
+    expected = trainer.unet.state_dict()["conv_in.weight"].half().float()
+    assert torch.equal(found["unet"]["conv_in.weight"], expected)
+
+    for name in ("latest.pt", "plateau.pt", "heldout.jsonl"):
+        (folder / "tiny" / name).unlink(missing_ok=True)
+    capsys.readouterr()
+    training_command.main([*common, *started, *budget, "--weights", str(tmp_path / "weights")])
+    assert f"started from the weights in {tmp_path / 'weights'}" in capsys.readouterr().out
+    first = json.loads((folder / "tiny" / "heldout.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 0
+    export_command.main([*common, "--to", str(tmp_path / "made")])
+    images = load(tmp_path / "made", device="cpu")(
+        "a portrait", num_inference_steps=1, output_type="np"
+    ).images
+    assert np.isfinite(images).all()
+
+
+def test_weights_and_their_pipeline_are_given_together(tmp_path, capsys):
+    for command in (training_command, export_command):
+        with pytest.raises(SystemExit):
+            command.main(
+                ["--weights", str(tmp_path), *(["--to", "a"] * (command is export_command))]
+            )
+        assert "--from-pipeline" in capsys.readouterr().err
