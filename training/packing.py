@@ -1,4 +1,4 @@
-"""Drawings as text that compresses well: about 20 bytes a portrait instead of 27,000 as pixels.
+"""Drawings as text that compresses well: about 22 bytes a portrait instead of 27,000 as pixels.
 
 Portraits of one style are put together from the same elements. A pack holds every element once,
 and each portrait as a list of their numbers. Pixels are then made where the training runs, on all
