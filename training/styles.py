@@ -282,7 +282,7 @@ _MICAH = Style(
 
 _BIG_SMILE = Style(
     name="bigSmile",
-    word="big smile",
+    word="bigsmile",  # personas have a big smile, too
     phrases={
         "hair": {
             "shortHair": "short {} hair",
