@@ -23,6 +23,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .clock import Clock, cosine_rate
 from .places import default_folder
 from .recipes import RECIPES, Recipe
+from .start import adopt, latents_std
 
 __all__ = [
     "build_autoencoder",
@@ -258,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--encode", type=int, default=0, help="training portraits to encode")
+    parser.add_argument("--from-pipeline", type=Path, help="encode with this folder's autoencoder")
     parser.add_argument("--refine", type=float, default=0.0, help="minutes for the decoder alone")
     options = parser.parse_args(arguments)
     recipe = RECIPES[options.recipe]
@@ -270,6 +272,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trained, recipe, pixels, latents, minutes=options.refine, device=options.device
         )
         trained.cpu().save_pretrained(run / "vae")
+        return
+    if options.from_pipeline is not None:
+        adopt(options.from_pipeline, run)
+        trained = AutoencoderKL.from_pretrained(run / "vae").to(options.device)
+        kept = pixels[: options.encode or len(pixels)]
+        found = encode_split(trained, kept, run / "latents.npy", device=options.device)
+        # The U-Net knows latents of this scale; a new one would be another noise schedule to it.
+        statistics = found | {"std": latents_std(options.from_pipeline), "measured": found["std"]}
+        print(statistics)
+        (run / "latents.json").write_text(json.dumps(statistics))
         return
     model = train_autoencoder(recipe, pixels, run, minutes=options.minutes, device=options.device)
     if options.encode:

@@ -37,7 +37,7 @@ def describe(style: Style, attributes: Mapping[str, object]) -> dict[str, str]:
             key = style.colored_by[attribute]
             phrase = phrase.format(_color_name(attributes[key], style.colors[key]))
         phrases[attribute] = phrase
-    skin = _color_name(attributes["skinColor"], style.colors["skinColor"])
+    skin = _color_name(attributes[style.skin], style.colors[style.skin])
     phrases["skin"] = f"{skin} skin"
     background = attributes["primaryBackgroundColor"]
     phrases["background"] = f"a {_color_name(background, BACKGROUNDS)} background".replace(

@@ -25,7 +25,16 @@ from .captions import caption
 from .places import default_folder
 from .styles import STYLES
 
-__all__ = ["SPLITS", "draw_split", "drawer", "install_drawer", "jobs", "rasterize", "seed_of"]
+__all__ = [
+    "SPLITS",
+    "described",
+    "draw_split",
+    "drawer",
+    "install_drawer",
+    "jobs",
+    "rasterize",
+    "seed_of",
+]
 
 SPLITS = ("train", "heldout")
 CHUNK = 1000
@@ -105,11 +114,39 @@ def drawer(folder: Path, request: dict[str, object]) -> list[dict[str, object]]:
 
 def rasterize(svg: str, size: int) -> np.ndarray:
     """An SVG as ``(size, size, 3)`` uint8 RGB."""
-    import resvg_py
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise RuntimeError(
+            "rendering needs resvg-py, which is not installed: pip install resvg-py, or from its "
+            "wheel where there is no network"
+        ) from error
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGB")
     return np.asarray(image, dtype=np.uint8)
+
+
+def described(
+    drawn: Sequence[dict[str, object]], split: str, start: int, seed: int = 0
+) -> list[str]:
+    """The JSON lines of drawn portraits, captions included.
+
+    Args:
+        drawn: The drawing script's answers.
+        split: Their split.
+        start: Number of the first.
+        seed: As in `jobs`.
+    """
+    lines = []
+    for index, d in enumerate(drawn, start):
+        rng = random.Random(f"{_series(split, seed)}-{index}")
+        attributes = d["attributes"]
+        assert isinstance(attributes, dict)
+        texts = [caption(str(d["style"]), attributes, rng) for _ in range(CAPTIONS_PER_IMAGE)]
+        record = {"style": d["style"], "seed": d["seed"], "captions": texts}
+        lines.append(json.dumps(record | {"attributes": attributes}))
+    return lines
 
 
 def _draw_chunk(
@@ -118,15 +155,7 @@ def _draw_chunk(
     folder, split, start, stop, size, styles, seed = task
     drawn = drawer(Path(folder), {"jobs": jobs(split, start, stop, styles, seed)})
     pixels = np.stack([rasterize(str(d["svg"]), size) for d in drawn])
-    lines = []
-    for index, d in zip(range(start, stop), drawn, strict=True):
-        rng = random.Random(f"{_series(split, seed)}-{index}")
-        attributes = d["attributes"]
-        assert isinstance(attributes, dict)
-        texts = [caption(str(d["style"]), attributes, rng) for _ in range(CAPTIONS_PER_IMAGE)]
-        record = {"style": d["style"], "seed": d["seed"], "captions": texts}
-        lines.append(json.dumps(record | {"attributes": attributes}))
-    return start, pixels, lines
+    return start, pixels, described(drawn, split, start, seed)
 
 
 def _check_drawn(lines_path: Path, split: str, drawn: int, styles: Sequence[str], seed: int) -> int:

@@ -9,6 +9,9 @@ Samples have no prompt. The drawings are of the held-out split, whose seeds were
 Sample ``i`` starts from the seed ``i`` in every configuration. Features are kept in the cache, by
 configuration and by a hash of the weights, a chunk at a time: an interrupted run goes on where it
 stopped, and a larger ``--count`` only draws what is missing.
+
+A model of more styles than a set of drawings has is compared to it with ``--prompts``, which name
+the styles; sample ``i`` takes the prompt ``i mod n``.
 """
 
 from __future__ import annotations
@@ -115,11 +118,21 @@ class Evaluation:
         folder: The training folder with the held-out drawings.
         device: Where sampling and features run.
         input_size: Pixels a side for the feature network.
+        prompts: What the samples are of, in turn.
     """
 
+    prompts: tuple[str, ...] = ("",)
+
     def __init__(
-        self, model: Path, folder: Path, *, device: str = "cpu", input_size: int = 224
+        self,
+        model: Path,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        input_size: int = 224,
+        prompts: Sequence[str] = ("",),
     ) -> None:
+        self.prompts = tuple(prompts)
         self.pipe: Any = load(model, device=device, dtype=torch.float32)
         self.pipe.set_progress_bar_config(disable=True)
         self.device, self.folder, self.input_size = device, folder, input_size
@@ -172,8 +185,7 @@ class Evaluation:
         # bfloat16 computation on float32 weights, as in training.
         with attached, torch.autocast(self.device, dtype=torch.bfloat16):
             images: Tensor = self.pipe(
-                "",
-                num_images_per_prompt=stop - start,
+                [self.prompts[i % len(self.prompts)] for i in range(start, stop)],
                 guidance_scale=1.0,
                 num_inference_steps=configuration.inference_steps,
                 generator=[torch.Generator().manual_seed(i) for i in range(start, stop)],
@@ -181,9 +193,16 @@ class Evaluation:
             ).images
         return images.float()
 
+    def label(self, configuration: Configuration) -> str:
+        """The configuration's name, and a hash of the prompts where there are any."""
+        if self.prompts == ("",):
+            return configuration.label
+        digest = hashlib.sha256("\n".join(self.prompts).encode()).hexdigest()[:8]
+        return f"{configuration.label} prompts={digest}"
+
     def features(self, configuration: Configuration, count: int) -> Tensor:
         """Features of the first ``count`` samples, ``(count, 1280)``."""
-        name = f"{configuration.label}, {self.input_size} px.npy".replace(" ", "_")
+        name = f"{self.label(configuration)}, {self.input_size} px.npy".replace(" ", "_")
         path = self.place / name
         known = np.load(path) if path.exists() else np.empty((0, 1280), np.float32)
         started, drawn = time.monotonic(), 0
@@ -195,7 +214,7 @@ class Evaluation:
             np.save(path, known)
         if drawn:
             rate = drawn / (time.monotonic() - started)
-            print(f"{configuration.label}: {rate:.2f} samples/s", flush=True)
+            print(f"{self.label(configuration)}: {rate:.2f} samples/s", flush=True)
         return torch.from_numpy(known[:count])
 
     def measure(
@@ -207,7 +226,9 @@ class Evaluation:
         target, decoded = moments(drawings), self.reconstructions()
         for configuration in configurations:
             results = json.loads(path.read_text()) if path.exists() else {}
-            key = f"{configuration.label}, N={count}, against {reference}, {self.input_size} px"
+            key = (
+                f"{self.label(configuration)}, N={count}, against {reference}, {self.input_size} px"
+            )
             if key not in results:
                 found = self.features(configuration, count)
                 # Another process may have measured something in the meantime.
@@ -299,7 +320,7 @@ def acting_group(steps: int) -> list[Configuration]:
 
 
 #: What can be measured by name.
-GROUPS = ("layers", "alone", "acting", "table")
+GROUPS = ("unguided", "layers", "alone", "acting", "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -318,9 +339,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sigmas", type=float, nargs="+", default=list(SIGMAS))
     parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES))
     parser.add_argument("--active", default="all", help="steps at which guidance is active")
+    parser.add_argument("--prompts", nargs="+", default=[""], help="of the samples, in turn")
     options = parser.parse_args(arguments)
-    evaluation = Evaluation(options.model, options.folder, device=options.device)
-    if options.table == "layers":
+    evaluation = Evaluation(
+        options.model, options.folder, device=options.device, prompts=options.prompts
+    )
+    if options.table == "unguided":
+        group = [Configuration(inference_steps=options.steps)]
+    elif options.table == "layers":
         group = layer_group(options.steps)
     elif options.table == "alone":
         group = alone_group(options.steps)

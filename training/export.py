@@ -1,6 +1,13 @@
 """Writes the trained model as a pipeline folder that plain diffusers loads.
 
-python -m training.export --recipe cpu --to src/smoothed_energy/models/avatars
+    python -m training.export --recipe cpu --to src/smoothed_energy/models/avatars
+
+exports the last checkpoint of a run. Weights that came back from elsewhere take the place of those
+of a pipeline with the same tokenizer and autoencoder:
+
+    python -m training.export --from-pipeline FOLDER --weights out/averaged --to FOLDER
+
+``--weights-only`` writes no pipeline but what ``--weights`` reads: what to go on from, elsewhere.
 """
 
 from __future__ import annotations
@@ -19,9 +26,10 @@ from .checkpoint import load_checkpoint
 from .networks import build_scheduler, save_tokenizer
 from .places import default_folder
 from .recipes import RECIPES
+from .start import PARTS, read_weights, write_weights
 from .train import JointTrainer
 
-__all__ = ["assemble", "export"]
+__all__ = ["assemble", "assemble_from", "export"]
 
 
 def assemble(
@@ -52,6 +60,16 @@ def assemble(
     return pipe
 
 
+def assemble_from(pipeline: Path, weights: Path) -> StableDiffusionXLPipeline:
+    """A pipeline whose U-Net and text encoder have weights of another folder, float32."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(pipeline, use_safetensors=True)
+    found = read_weights(weights)
+    for part, name in ((pipe.unet, "unet"), (pipe.text_encoder_2, "text_encoder")):
+        part.load_state_dict(found[name])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def export(pipe: StableDiffusionXLPipeline, target: Path) -> int:
     """Saves ``pipe`` to ``target`` with float16 safetensors; returns the bytes of the weights."""
     # Stored numbers only: sampling is in whatever dtype the folder is loaded with.
@@ -77,9 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--folder", type=Path, default=default_folder())
     parser.add_argument("--checkpoint", default="latest.pt")
+    parser.add_argument("--from-pipeline", type=Path, help="the pipeline that --weights belong to")
+    parser.add_argument("--weights", type=Path, help="a folder of weights, instead of a run's")
+    parser.add_argument("--weights-only", action="store_true", help="no pipeline, only weights")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args(arguments)
-    pipe = assemble(options.folder, options.recipe, options.checkpoint)
+    if (options.weights is None) != (options.from_pipeline is None):
+        parser.error("--weights and --from-pipeline need each other")
+    if options.weights is not None:
+        pipe = assemble_from(options.from_pipeline, options.weights)
+    else:
+        pipe = assemble(options.folder, options.recipe, options.checkpoint)
+    if options.weights_only:
+        states = {name: getattr(pipe, part).state_dict() for part, name in PARTS.items()}
+        for path in write_weights(options.to, states):
+            print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        return
     size = export(pipe, options.to)
     print(f"{options.to}: {size / 1e6:.1f} MB of weights")
 

@@ -37,16 +37,24 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 def build_unet(recipe: Recipe) -> UNet2DConditionModel:
     """An untrained U-Net of the recipe's size."""
+    upper = recipe.upper_layers
+    attention = "CrossAttn" if upper else ""
     return UNet2DConditionModel(
         sample_size=recipe.image_size // 4,
         in_channels=4,
         out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=(f"{attention}DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", f"{attention}UpBlock2D"),
         block_out_channels=recipe.channels,
         layers_per_block=recipe.layers_per_block,
-        transformer_layers_per_block=((1,) * recipe.layers_per_block, recipe.down_layers),
-        reverse_transformer_layers_per_block=(recipe.up_layers, (1,) * len(recipe.up_layers)),
+        transformer_layers_per_block=(
+            (max(upper, 1),) * recipe.layers_per_block,
+            recipe.down_layers,
+        ),
+        reverse_transformer_layers_per_block=(
+            recipe.up_layers,
+            (max(upper, 1),) * len(recipe.up_layers),
+        ),
         attention_head_dim=(recipe.heads, recipe.heads),
         cross_attention_dim=recipe.text_width,
         use_linear_projection=True,

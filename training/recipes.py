@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["RECIPES", "Recipe"]
 
@@ -23,6 +22,7 @@ class Recipe:
         down_layers: Transformer layers after each residual block of the lower level, down path.
             (Of the nested tuple that diffusers takes, the first entry is also the middle's depth.)
         up_layers: The same for the up path.
+        upper_layers: Transformer layers after each residual block of the upper level; 0 is none.
         heads: Attention heads in the lower level.
         text_width: Width of the text encoder.
         text_layers: Its layers; the U-Net reads the last but one, as in SDXL.
@@ -48,9 +48,10 @@ class Recipe:
     learning_rate: float
     ema: float
     control_rate: float
+    upper_layers: int = 0
 
 
-RECIPES: Mapping[str, Recipe] = {
+RECIPES: dict[str, Recipe] = {
     "cpu": Recipe(
         image_size=96,
         autoencoder_channels=(24, 48, 96),
@@ -88,3 +89,5 @@ RECIPES: Mapping[str, Recipe] = {
         control_rate=3e-4,
     ),
 }
+#: The model of two cores, trained on with the batches of a GPU.
+RECIPES["cpu-on-gpu"] = replace(RECIPES["cpu"], batch=256, learning_rate=1e-3, ema=0.9995)

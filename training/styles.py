@@ -66,6 +66,7 @@ class Style:
         colors: For each colour attribute, the palette (name to hexadecimal RGB).
         colored_by: Which colour attribute fills the ``{}`` of a shape attribute.
         worn: Shape attributes that a sentence introduces with "wearing".
+        skin: Which colour attribute is the skin's.
         options: Further DiceBear options (scale, probabilities).
     """
 
@@ -75,6 +76,7 @@ class Style:
     colors: Mapping[str, Mapping[str, str]]
     colored_by: Mapping[str, str]
     worn: frozenset[str] = frozenset()
+    skin: str = "skinColor"
     options: Mapping[str, object] = field(default_factory=dict)
 
     def drawing_options(self) -> dict[str, object]:
@@ -229,5 +231,142 @@ _DYLAN = Style(
     options={"facialHairProbability": 15},
 )
 
+_MICAH = Style(
+    name="micah",
+    word="micah",
+    phrases={
+        "hair": {
+            "fonze": "short swept {} hair",
+            "mrT": "a {} mohawk",
+            "mrClean": "a bald head",
+            "dannyPhantom": "a {} mullet",
+            "full": "long wavy {} hair",
+            "turban": "a {} turban",
+            "pixie": "a {} bob",
+        },
+        "eyes": {"eyes": "", "round": "", "smiling": "happy eyes"},
+        "eyebrows": {"up": "", "eyelashesUp": "long eyelashes"},
+        "mouth": {
+            "surprised": "a surprised mouth",
+            "laughing": "a laughing mouth",
+            "nervous": "a nervous grin",
+            "smile": "a smile",
+            "pucker": "puckered lips",
+            "frown": "a frown",
+        },
+        "facialHair": {"beard": "a full {} beard", "scruff": "stubble"},
+        "glasses": {"round": "round glasses", "square": "square glasses"},
+        "earrings": {"hoop": "a hoop earring"},
+        "shirt": {
+            "open": "a {} t-shirt",
+            "crew": "a {} sweater",
+            "collared": "a {} collared shirt",
+        },
+        "nose": {"curve": "", "pointed": "", "tound": ""},
+        "ears": {"attached": ""},
+    },
+    # The mouth is a black line, which a black beard would hide.
+    colors={
+        "hairColor": HAIR,
+        "facialHairColor": {k: HAIR[k] for k in ("brown", "blond", "red", "white")},
+        "shirtColor": CLOTHES,
+        "baseColor": SKIN,
+        "glassesColor": {"black": CLOTHES["black"]},
+        "earringColor": {"yellow": CLOTHES["yellow"]},
+    },
+    colored_by={"hair": "hairColor", "facialHair": "facialHairColor", "shirt": "shirtColor"},
+    worn=frozenset({"shirt"}),
+    skin="baseColor",
+    options={"facialHairProbability": 15, "glassesProbability": 25, "earringsProbability": 15},
+)
+
+_BIG_SMILE = Style(
+    name="bigSmile",
+    word="bigsmile",  # personas have a big smile, too
+    phrases={
+        "hair": {
+            "shortHair": "short {} hair",
+            "mohawk": "a {} mohawk",
+            "wavyBob": "a wavy {} bob",
+            "bowlCutHair": "a {} bowl cut",
+            "curlyBob": "big curly {} hair",
+            "straightHair": "long straight {} hair",
+            "braids": "{} braids",
+            "shavedHead": "a {} buzz cut",
+            "bunHair": "a {} hair bun",
+            "bangs": "long {} hair with bangs",
+            "halfShavedHead": "a {} undercut",
+            "curlyShortHair": "short curly {} hair",
+        },
+        "eyes": {
+            "cheery": "",
+            "normal": "",
+            "starstruck": "starry eyes",
+            "winking": "a wink",
+            "sleepy": "closed eyes",
+            "sad": "sad eyes",
+            "angry": "angry eyes",
+        },
+        "mouth": {
+            "openedSmile": "a laughing mouth",
+            "unimpressed": "a straight mouth",
+            "openSad": "an open mouth",
+            "teethSmile": "a toothy smile",
+            "braces": "a laughing mouth",
+            "kawaii": "a small smile",
+        },
+        # Not the masks and sunglasses: captions would speak of what they hide.
+        "accessories": {
+            "catEars": "cat ears",
+            "glasses": "glasses",
+            "sailormoonCrown": "a golden tiara",
+            "clownNose": "a clown nose",
+            "mustache": "a brown moustache",
+        },
+    },
+    colors={"hairColor": HAIR, "skinColor": SKIN},
+    colored_by={"hair": "hairColor"},
+    options={"accessoriesProbability": 35, "scale": 95, "translateY": 4},
+)
+
+_MINIAVS = Style(
+    name="miniavs",
+    word="miniavs",
+    phrases={
+        "hair": {
+            "slaughter": "a bald head with {} hair at the sides",
+            "ponyTail": "a {} ponytail",
+            "long": "long straight {} hair",
+            "curly": "curly {} hair",
+            "stylish": "a {} quiff",
+            "elvis": "a big {} quiff",
+            "classic02": "short {} hair",
+            "classic01": "short {} hair",
+        },
+        "eyes": {"normal": "open eyes", "confident": "half-open eyes", "happy": "happy eyes"},
+        "mouth": {"default": "a smile", "missingTooth": "a missing tooth"},
+        "mustache": {
+            "pencilThinBeard": "a {} goatee",
+            "pencilThin": "a thin {} moustache",
+            "horshoe": "a {} horseshoe moustache",
+        },
+        "glasses": {"normal": "round glasses"},
+        "blushes": {"default": "rosy cheeks"},
+        "body": {"tShirt": "a {} t-shirt", "golf": "a {} turtleneck"},
+        "head": {"normal": "", "wide": "", "thin": ""},
+    },
+    colors={"hairColor": HAIR, "skinColor": SKIN, "bodyColor": CLOTHES},
+    colored_by={"hair": "hairColor", "mustache": "hairColor", "body": "bodyColor"},
+    worn=frozenset({"body"}),
+    options={
+        "mustacheProbability": 20,
+        "glassesProbability": 20,
+        "blushesProbability": 30,
+        "translateX": 5,
+    },
+)
+
 #: The styles by their DiceBear name.
-STYLES: Mapping[str, Style] = {s.name: s for s in (_PERSONAS, _TOON_HEAD, _DYLAN)}
+STYLES: Mapping[str, Style] = {
+    s.name: s for s in (_PERSONAS, _TOON_HEAD, _DYLAN, _MICAH, _BIG_SMILE, _MINIAVS)
+}

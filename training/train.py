@@ -4,7 +4,8 @@
 
 The learning rate is constant and falls to zero in the last quarter of the budget. The checkpoint
 from before the fall is kept as ``plateau.pt``. To train longer, run the command again with
-``--from plateau.pt`` and a larger budget.
+``--from plateau.pt`` and a larger budget. Without checkpoints, ``--from-pipeline`` starts from the
+weights of a pipeline folder, and ``--weights`` from others that fit it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from .diffusion import text_conditioning
 from .networks import build_text_encoder, build_unet, save_tokenizer, train_tokenizer
 from .parallel import Exchange, Team
 from .places import default_folder
+from .progress import heldout_split
 from .recipes import RECIPES, Recipe
+from .start import adopt, read_weights
 from .trainer import Trainer, train
 
 __all__ = ["JointTrainer", "prepare"]
@@ -98,13 +101,37 @@ def _work(rank: int, team: Team | None, options: argparse.Namespace) -> None:
     run = options.folder / options.recipe
     if team is not None:
         torch.set_num_threads(1)
+    recipe = RECIPES[options.recipe]
     portraits, tokenizer = prepare(options.folder, options.recipe)
-    trainer = JointTrainer(RECIPES[options.recipe], tokenizer, device=options.device)
+    trainer = JointTrainer(recipe, tokenizer, device=options.device)
     trainer.exchange = None if team is None else Exchange(team, rank)
     if (run / options.start).exists():
         trainer.load_state(load_checkpoint(run / options.start))
         print(f"resumed at step {trainer.step}, {trainer.elapsed / 60:.1f} minutes", flush=True)
-    train(trainer, portraits.batch, run, minutes=options.time_budget)
+    elif options.from_pipeline is not None:
+        source = options.weights or options.from_pipeline
+        trainer.start_from(read_weights(source))
+        print(f"started from the weights in {source}", flush=True)
+    heldout = None
+    if options.measure and trainer.leads:
+        heldout = heldout_split(
+            options.folder,
+            run,
+            recipe.image_size,
+            tokenizer,
+            std=portraits.std,
+            count=options.measure,
+        )
+    train(
+        trainer,
+        portraits.batch,
+        run,
+        minutes=options.time_budget,
+        decay=options.decay,
+        # Weights that are trained already need no long warm-up, only the optimizer's averages do.
+        warmup=300 if options.from_pipeline is None else 100,
+        measure=None if heldout is None else heldout.measure,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,7 +143,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="start", default="latest.pt", help="checkpoint to resume")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=1, help="of one thread each, on a CPU")
+    parser.add_argument("--from-pipeline", type=Path, help="start from this folder's weights")
+    parser.add_argument("--weights", type=Path, help="other weights for --from-pipeline")
+    parser.add_argument("--decay", type=float, default=0.25, help="last share of the budget")
+    parser.add_argument("--measure", type=int, default=0, help="held-out drawings to measure by")
     options = parser.parse_args(arguments)
+    if options.weights is not None and options.from_pipeline is None:
+        parser.error("--weights needs --from-pipeline, the folder of tokenizer and autoencoder")
+    if options.from_pipeline is not None:
+        adopt(options.from_pipeline, options.folder / options.recipe)
     if options.processes == 1:
         _work(0, None, options)
         return

@@ -110,6 +110,28 @@ class Trainer(ABC):
         """Whether this process keeps the averages and writes the files."""
         return self.exchange is None or self.exchange.rank == 0
 
+    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Takes over weights, averages included, but no state of an optimizer.
+
+        Args:
+            weights: A state dictionary for each network, by its name in checkpoints.
+
+        Raises:
+            ValueError: If they are of networks of another size.
+        """
+        for name, part in self.networks.items():
+            own = {key: tuple(value.shape) for key, value in part.state_dict().items()}
+            given = {key: tuple(value.shape) for key, value in weights[name].items()}
+            wrong = sorted(k for k in own.keys() | given.keys() if own.get(k) != given.get(k))
+            if wrong:
+                raise ValueError(
+                    f"the weights do not fit the {name}: {len(wrong)} tensors differ, for instance "
+                    f"{wrong[0]}: expected {own.get(wrong[0])}, got {given.get(wrong[0])}"
+                )
+            part.load_state_dict(dict(weights[name]))
+        for value, parameter in zip(self.average.values, self.parameters, strict=True):
+            value.copy_(parameter.detach())
+
     def state(self) -> dict[str, Any]:
         """Everything that a resumed run needs."""
         return {
@@ -137,6 +159,11 @@ def train(
     *,
     minutes: float,
     save_every: float = 180,
+    decay: float = 0.25,
+    warmup: int = 300,
+    measure: Callable[[Trainer], Mapping[str, float]] | None = None,
+    measure_every: float = 600,
+    piece: float | None = None,
 ) -> None:
     """Trains until `minutes` of training time have passed in all, saving as it goes.
 
@@ -146,16 +173,26 @@ def train(
         run: The folder of its checkpoints, `latest.pt` and `plateau.pt`, and its log of losses.
         minutes: The budget.
         save_every: Seconds between checkpoints.
+        decay: Share of the budget, its last part, in which the rate falls to zero.
+        warmup: Steps at the beginning in which the rate rises.
+        measure: A held-out loss, logged for the weights and for their averages.
+        measure_every: Seconds between its measurements; one more at the end.
+        piece: Seconds after which this call ends, whatever is left of the budget.
     """
     clock = Clock(minutes * 60, trainer.elapsed)
-    saved, recent, decaying = clock.elapsed, [], clock.fraction > 0.75
+    stop = float("inf") if piece is None else (clock.elapsed + piece) / clock.budget
+    saved, recent, decaying = clock.elapsed, [], clock.fraction > 1 - decay
+    measured = clock.elapsed if trainer.step else -measure_every
     while True:
         fraction = clock.fraction
         if trainer.exchange is not None:  # All processes follow the leader's clock.
             fraction = trainer.exchange.agree(fraction)
-        if fraction >= 1:
+        if fraction >= min(1.0, stop):
             break
-        rate = trapezoid_rate(fraction, trainer.step)
+        if measure is not None and trainer.leads and clock.elapsed - measured > measure_every:
+            measured = clock.elapsed
+            _log_heldout(trainer, run, measure)
+        rate = trapezoid_rate(fraction, trainer.step, decay=decay, warmup=warmup)
         recent.append(trainer.train_step(batch(trainer.step, trainer.recipe.batch), rate))
         trainer.elapsed = clock.elapsed
         if not trainer.leads:
@@ -172,7 +209,7 @@ def train(
             with (run / "loss.jsonl").open("a") as out:
                 out.write(json.dumps(line) + "\n")
             recent = []
-        if not decaying and clock.fraction > 0.75:
+        if not decaying and clock.fraction > 1 - decay:
             decaying = True
             save_checkpoint(run / "plateau.pt", trainer.state())
         if clock.elapsed - saved > save_every:
@@ -180,3 +217,18 @@ def train(
             save_checkpoint(run / "latest.pt", trainer.state())
     if trainer.leads:
         save_checkpoint(run / "latest.pt", trainer.state())
+        if measure is not None:
+            _log_heldout(trainer, run, measure)
+
+
+def _log_heldout(
+    trainer: Trainer, run: Path, measure: Callable[[Trainer], Mapping[str, float]]
+) -> None:
+    """Adds a line of held-out losses to the run's log."""
+    line = {"step": trainer.step, "seconds": round(trainer.elapsed, 1)}
+    weights = measure(trainer)
+    trainer.average.swap()
+    averaged = measure(trainer)
+    trainer.average.swap()
+    with (run / "heldout.jsonl").open("a") as out:
+        out.write(json.dumps(line | {"weights": weights, "averaged": averaged}) + "\n")

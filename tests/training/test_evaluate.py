@@ -131,3 +131,24 @@ def test_a_sheet_holds_its_images_in_rows():
 
 def test_there_are_24_captions():
     assert len(set(CAPTIONS)) == 24
+
+
+def test_prompts_are_taken_in_turn_and_their_samples_kept_apart(tmp_path, monkeypatch):
+    class Pipe:
+        def __init__(self):
+            self.asked = []
+
+        def __call__(self, prompts, **settings):
+            self.asked += prompts
+            return type("Output", (), {"images": torch.zeros(len(prompts), 3, 2, 2)})
+
+    evaluation = Stub(tmp_path)
+    plain = evaluation.label(Configuration())
+    assert plain == Configuration().label
+    evaluation.pipe, evaluation.device = Pipe(), "cpu"
+    evaluation.prompts = ("a toon portrait", "a dylan portrait")
+    Evaluation.sample(evaluation, Configuration(), 3, 6)
+    assert evaluation.pipe.asked == ["a dylan portrait", "a toon portrait", "a dylan portrait"]
+    assert evaluation.label(Configuration()) != plain
+    evaluation.prompts = ("a toon portrait",)
+    assert evaluation.label(Configuration()) != plain
