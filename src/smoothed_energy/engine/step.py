@@ -9,7 +9,7 @@ batch that a pipeline or a loop reads, a guider as its result.
 
 from __future__ import annotations
 
-__all__ = ["DenoiserState", "GuidedRun", "GuidedStep", "Members"]
+__all__ = ["BRANCHES", "DenoiserState", "GuidedRun", "GuidedStep", "Members"]
 
 import functools
 from collections.abc import Callable, Collection, Hashable, Sequence
@@ -31,7 +31,8 @@ from .participant import Participant, ParticipantState
 from .passes import Outcome, PassRunner
 from .summary import RunSummary
 
-_BRANCHES: tuple[Formulation, ...] = ("conditional", "unconditional")
+#: The predictions under CFG, in the order in which two calls make them.
+BRANCHES: tuple[Formulation, ...] = ("conditional", "unconditional")
 
 
 class GuidedStep:
@@ -56,7 +57,7 @@ class GuidedStep:
         call: ModuleCall,
         layout: BatchLayout,
         context: StepContext,
-        branches: Collection[Formulation] = _BRANCHES,
+        branches: Collection[Formulation] = BRANCHES,
     ) -> Outcome:
         """One call of the denoiser, and the negatives of what it predicts.
 

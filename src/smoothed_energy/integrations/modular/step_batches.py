@@ -16,7 +16,7 @@ from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ...denoisers.prediction import Predictions, with_prediction
 from ...engine.participant import Participant, ParticipantState
 from ...engine.passes import PassRunner
-from ...engine.step import GuidedStep, Members
+from ...engine.step import BRANCHES, GuidedStep, Members
 from ...engine.summary import warn_if_idle
 from ...guidance.combine import compare_places
 from ...intercept.module_call import ModuleCall
@@ -104,7 +104,12 @@ class StepBatches:
 
     def is_perturbed(self, batch: Batch) -> bool:
         """Whether some guidance perturbs what a clean batch predicts."""
-        return any(other.perturbed_by and other.branch == batch.branch for other in self.batches)
+        return bool(self._perturbing(batch))
+
+    def _perturbing(self, batch: Batch) -> list[ParticipantState]:
+        """The guidances that perturb what a clean batch predicts."""
+        found = [other.perturbed_by for other in self.batches if other.branch == batch.branch]
+        return [member for member in found if member is not None]
 
     def predict(self, batch: Batch, step: GuiderStep, call: ModuleCall) -> Any:
         """The call for a clean batch, and the negatives of its prediction.
@@ -117,9 +122,7 @@ class StepBatches:
         Raises:
             RuntimeError: If the denoiser was called for it before.
         """
-        pending = [
-            b.perturbed_by for b in self.batches if b.perturbed_by and b.branch == batch.branch
-        ]
+        pending = self._perturbing(batch)
         if any(member in self._outputs for member in pending):
             raise RuntimeError(
                 "the denoiser was called twice for one batch; expected a block that calls it once "
@@ -127,18 +130,11 @@ class StepBatches:
             )
         if self._runner is None or self._runner.denoiser is not call.module:
             self._runner = PassRunner(call.module)
-        # All rows of a batch have one condition.
-        layout = (
-            BatchLayout(separate=True, cfg_scale=step.cfg_scale) if self.has_cfg else BatchLayout()
-        )
-        branches: tuple[Formulation, ...] = (
-            (batch.branch,)
-            if self.has_cfg
-            else (
-                "conditional",
-                "unconditional",
-            )
-        )
+        # All rows of a batch have one condition. Without CFG there is one batch for both branches.
+        layout, branches = BatchLayout(), BRANCHES
+        if self.has_cfg:
+            layout = BatchLayout(separate=True, cfg_scale=step.cfg_scale)
+            branches = (batch.branch,)
         outcome = self._step.predict(self._runner, call, layout, step, branches)
         if compare_places([one for member in pending for one in member.combinations]):
             # Steps without a second pass ask for it, too.
