@@ -7,7 +7,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := test,evaluation,control,training,lint
+EXTRAS := test,measure,ray,control,training,lint
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format bench clean
