@@ -1,0 +1,205 @@
+"""What was measured of an experiment's pictures: by row, with intervals, and paired differences."""
+
+from __future__ import annotations
+
+__all__ = ["Measured", "SetColumn"]
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..evaluation import Resampling
+from .row import UNGUIDED, Row
+
+if TYPE_CHECKING:
+    from ..report.page import Number, Plot, Table
+
+_Better: TypeAlias = Literal["lower", "higher"] | None
+
+
+@dataclass(frozen=True)
+class SetColumn:
+    """A metric of an experiment.
+
+    Args:
+        name: Its name.
+        title: What the head of its column says.
+        kind: Its network and resize, or its formula.
+        better: Whether lower or higher is better; None where neither is in itself.
+        unit: Of its numbers.
+    """
+
+    name: str
+    title: str
+    kind: str
+    better: _Better = None
+    unit: str = ""
+
+
+@dataclass
+class Measured:
+    """The numbers of an experiment.
+
+    Args:
+        rows: Its rows.
+        count: How many samples each has.
+        columns: What was measured.
+        resampling: How intervals were made.
+        against: What sets were compared with.
+        wholes: The number of each row and metric.
+        halves: The numbers of random halves of its samples, the same halves in all rows.
+    """
+
+    rows: Sequence[Row]
+    count: int
+    columns: Sequence[SetColumn]
+    resampling: Resampling
+    against: str
+    wholes: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    halves: Mapping[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    def column(self, metric: str) -> SetColumn:
+        """The column of a metric.
+
+        Raises:
+            ValueError: If it was not measured.
+        """
+        for column in self.columns:
+            if column.name == metric:
+                return column
+        raise ValueError(
+            f"{metric!r} was not measured; measured were "
+            f"{', '.join(column.name for column in self.columns)}"
+        )
+
+    def number(self, label: str, metric: str) -> Number | None:
+        """The number of a row with its interval; None where it has none, as the distance to itself.
+
+        Args:
+            label: The label of the row.
+            metric: The name of the metric.
+        """
+        whole = self.wholes.get((label, metric))
+        if whole is None or math.isnan(whole):
+            return None
+        return self._around(whole, self.halves.get((label, metric)), metric)
+
+    def difference(self, label: str, other: str, metric: str) -> Number:
+        """The number of one row minus that of another, with a paired interval.
+
+        Raises:
+            ValueError: If one of them was not measured.
+        """
+        for name in (label, other):
+            if (name, metric) not in self.wholes:
+                raise ValueError(f"{metric} of the row {name!r} was not measured")
+        whole = self.wholes[label, metric] - self.wholes[other, metric]
+        first, second = self.halves.get((label, metric)), self.halves.get((other, metric))
+        halves = None if first is None or second is None else first - second
+        return self._around(whole, halves, metric)
+
+    def _around(self, whole: float, halves: Tensor | None, metric: str) -> Number:
+        from ..report.page import Number  # noqa: PLC0415 - only when a page is made
+
+        kind = self.column(metric).kind
+        if halves is None or not torch.isfinite(halves).all():
+            return Number(whole, kind=kind)
+        low, high = self.resampling.ends(whole, halves, self.count)
+        return Number(whole, low, high, kind=kind)
+
+    def table(self, caption: str) -> Table:
+        """All numbers, a line for each row, and the difference to the unguided row."""
+        from ..report.page import Column, Table  # noqa: PLC0415 - only when a page is made
+
+        main = self.columns[0]
+        labels = [row.label for row in self.rows]
+        compared = UNGUIDED.label if UNGUIDED.label in labels else None
+        columns = [Column("row")]
+        for column in self.columns:
+            columns.append(
+                Column(column.title, kind=column.kind, better=column.better, unit=column.unit)
+            )
+            if column is main and compared is not None:
+                columns.append(Column("difference to unguided", kind=f"{main.kind}, paired"))
+        values = []
+        for label in labels:
+            line: list[str | Number | None] = [label]
+            for column in self.columns:
+                line.append(self.number(label, column.name))
+                if column is main and compared is not None:
+                    line.append(self._to_unguided(label, compared))
+            values.append(line)
+        return Table(columns, values, caption, self.note)
+
+    def _to_unguided(self, label: str, compared: str) -> Number | None:
+        from ..report.page import Number  # noqa: PLC0415 - only when a page is made
+
+        if label == compared:
+            return None
+        found = self.difference(label, compared, self.columns[0].name)
+        return Number(found.value, found.low, found.high)
+
+    @property
+    def note(self) -> str:
+        """What a reader has to know of the numbers."""
+        return (
+            f"{self.count} samples a row, the same seeds in all rows; sets compared with "
+            f"{self.against}. In brackets: {self.resampling.text}."
+        )
+
+    def plot_over(self, rows: Sequence[Row], ticks: Sequence[str], caption: str) -> Plot:
+        """The first metric over some rows, with the unguided one as a guide."""
+        from ..report.page import Line, Number, PlotAxes, line_plot  # noqa: PLC0415 - for a page
+
+        column = self.columns[0]
+        numbers = [self.number(row.label, column.name) for row in rows]
+        present = [Number(n.value, n.low, n.high) for n in numbers if n is not None]
+        guide = self.wholes.get((UNGUIDED.label, column.name))
+        axes = PlotAxes(
+            "", f"{column.title}, {column.kind}", guides={} if guide is None else {"unguided": guide}
+        )
+        return line_plot([Line(column.title, list(ticks), present)], axes, caption)
+
+    def trade_off(self, curves: Mapping[str, Sequence[Row]], metric: str, caption: str) -> Plot:
+        """The first metric over another one, a curve for each sequence of rows."""
+        from ..report.page import Number, PlotAxes, Points, point_plot  # noqa: PLC0415 - for a page
+
+        across, up = self.column(metric), self.columns[0]
+
+        def numbers(rows: Sequence[Row], name: str) -> list[float | Number]:
+            found = [self.number(row.label, name) for row in rows]
+            return [Number(n.value) for n in found if n is not None]
+
+        points = [
+            Points(name, numbers(rows, metric), numbers(rows, up.name), joined=True)
+            for name, rows in curves.items()
+        ]
+        axes = PlotAxes(f"{across.title}, {across.kind}", f"{up.title}, {up.kind}")
+        return point_plot(points, axes, caption)
+
+    def to_json(self) -> list[dict[str, object]]:
+        """All numbers, one entry for each row and metric."""
+        found: list[dict[str, object]] = []
+        for row in self.rows:
+            for column in self.columns:
+                number = self.number(row.label, column.name)
+                if number is None:
+                    continue
+                found.append(
+                    {
+                        "row": row.label,
+                        "guidance": list(row.guidance),
+                        "cfg": row.cfg,
+                        "metric": column.name,
+                        "kind": column.kind,
+                        "value": number.value,
+                        "low": number.low,
+                        "high": number.high,
+                        "samples": self.count,
+                    }
+                )
+        return found
