@@ -89,7 +89,7 @@ def test_those_of_another_extractor_are_refused(tmp_path):
         FeatureStatistics.load(path, extractor="net-299-bilinear")
     with pytest.raises(ValueError, match="with weights 'a'; expected those with weights 'b'"):
         FeatureStatistics.load(path, extractor="net-224-bicubic", digest="b")
-    with pytest.raises(ValueError, match="'net-224-bicubic'.*'other'"):
+    with pytest.raises(ValueError, match=r"'net-224-bicubic'.*'other'"):
         FeatureStatistics("other").merge(FeatureStatistics.load(path))
 
 

@@ -16,8 +16,8 @@ from typing import IO
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which appears at its path when it is complete.
 
-    It is written under a temporary name in the same folder, flushed to the disk and renamed, so that
-    a reader, or a second writer, never sees a part of it. If the block fails, nothing is left.
+    It is written under a temporary name in the same folder, flushed to the disk and renamed, so
+    that a reader, or a second writer, never sees a part of it. If the block fails, nothing is left.
 
     Args:
         path: Where the file will be. A file that is there is replaced.

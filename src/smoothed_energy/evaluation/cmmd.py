@@ -2,12 +2,12 @@ r"""CMMD: the maximum mean discrepancy of CLIP embeddings with a Gaussian kernel
 
 Jayasumana et al., "Rethinking FID: Towards a Better Evaluation Metric for Image Generation", CVPR
 2024 (https://arxiv.org/abs/2401.09603): the squared discrepancy with the kernel
-:math:`\exp(-|x - y|^2 / 2 \sigma^2)`, :math:`\sigma = 10`, times 1000. As in the authors' code it is the
-estimate that pairs each vector with itself, too (biased upwards, never negative, of the least
-variance), and embeddings are those of ViT-L/14 at 336 pixels, of unit length.
+:math:`\exp(-|x - y|^2 / 2 \sigma^2)`, :math:`\sigma = 10`, times 1000. As in the authors' code it
+is the estimate that pairs each vector with itself, too (biased upwards, never negative, of the
+least variance), and embeddings are those of ViT-L/14 at 336 pixels, of unit length.
 
-The number is a CMMD for embeddings of CLIP only. At unit length all squared distances are at most 4,
-far below :math:`2 \sigma^2 = 200`; features of another scale meet another part of the kernel.
+The number is a CMMD for embeddings of CLIP only. At unit length all squared distances are at most
+4, far below :math:`2 \sigma^2 = 200`; features of another scale meet another part of the kernel.
 """
 
 from __future__ import annotations

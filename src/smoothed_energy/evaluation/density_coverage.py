@@ -3,8 +3,8 @@
 Naeem et al., "Reliable Fidelity and Diversity Metrics for Generative Models", ICML 2020
 (https://arxiv.org/abs/2002.09797). Balls are those of the real images only, so that outliers among
 the samples make no large balls. Density is the number of balls a sample lies in, over k, on average
-(1 for samples of the same distribution, and it may be more); coverage the share of real images with a
-sample in their ball. Here k = 5, as in the paper.
+(1 for samples of the same distribution, and it may be more); coverage the share of real images with
+a sample in their ball. Here k = 5, as in the paper.
 """
 
 from __future__ import annotations

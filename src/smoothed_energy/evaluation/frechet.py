@@ -7,10 +7,10 @@ normal distributions with these moments the squared 2-Wasserstein distance is
 
 (Dowson and Landau, 1982; for images Heusel et al., 2017, https://arxiv.org/abs/1706.08500).
 
-With :math:`\Sigma_1 = A_1^T A_1` and :math:`\Sigma_2 = A_2^T A_2` the trace of the root is the nuclear
-norm :math:`\|A_1 A_2^T\|_*`. Of :math:`n` vectors of :math:`D` features, :math:`A` may be the
-centred vectors over :math:`\sqrt{n - 1}`: for :math:`n < D` that is smaller than any root of the
-covariance, and exact.
+With :math:`\Sigma_1 = A_1^T A_1` and :math:`\Sigma_2 = A_2^T A_2` the trace of the root is the
+nuclear norm :math:`\|A_1 A_2^T\|_*`. Of :math:`n` vectors of :math:`D` features, :math:`A` may be
+the centred vectors over :math:`\sqrt{n - 1}`: for :math:`n < D` that is smaller than any root of
+the covariance, and exact.
 """
 
 from __future__ import annotations

@@ -38,12 +38,12 @@ def check_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 def _row_sums(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     """Sums of the kernel of each row of ``x`` over all rows of ``y``, ``(N,)``."""
     rows = max(_BLOCK // len(y), 1)
-    return torch.cat([kernel(part, y).sum(1) for part in x.split(rows)])
+    return torch.cat([kernel(part, y).sum(1) for part in torch.split(x, rows)])
 
 
 def _diagonal(kernel: Kernel, x: Tensor) -> Tensor:
     """The kernel of each row with itself, ``(N,)``."""
-    return torch.cat([kernel(part, part).diagonal() for part in x.split(256)])
+    return torch.cat([kernel(part, part).diagonal() for part in torch.split(x, 256)])
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,12 @@ class KernelSums:
         """The squared maximum mean discrepancy of the two sets."""
         between = _row_sums(self.kernel, self.samples, self.real).sum()
         pairs = len(self.samples) * len(self.real)
-        return float(
-            self._within(self.samples) + self._within(self.real) - 2 * between / pairs
-        )
+        return float(self._within(self.samples) + self._within(self.real) - 2 * between / pairs)
 
     def _within(self, x: Tensor) -> Tensor:
-        return self._mean(_row_sums(self.kernel, x, x).sum(), _diagonal(self.kernel, x).sum(), len(x))
+        return self._mean(
+            _row_sums(self.kernel, x, x).sum(), _diagonal(self.kernel, x).sum(), len(x)
+        )
 
     def _mean(self, total: Tensor, diagonal: Tensor, count: int) -> Tensor:
         if self.with_self:

@@ -31,8 +31,8 @@ class Metric:
         compare: The number for features `(N, D)` of samples and `(M, D)` of real images.
         better: Whether better samples have a lower or a higher number.
         least: How many samples, and how many real images, it needs.
-        prepare: For intervals, which need the number for hundreds of subsets of the same samples: from
-            the features of all samples and of the real images, a function that is faster than
+        prepare: For intervals, which need the number for hundreds of subsets of the same samples:
+            from the features of all samples and of the real images, a function that is faster than
             `compare` would be. None means that `compare` is called for each subset.
         uses_real: Whether the number depends on the real images at all.
     """

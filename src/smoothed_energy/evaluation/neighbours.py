@@ -1,7 +1,8 @@
 """Nearest neighbours among features, block by block, so that memory stays bounded.
 
-The manifold of a set is taken as the union of balls around its vectors, each as wide as the distance
-to the k-th nearest of the others (Kynkaanniemi et al., 2019, https://arxiv.org/abs/1904.06991).
+The manifold of a set is taken as the union of balls around its vectors, each as wide as the
+distance to the k-th nearest of the others (Kynkaanniemi et al., 2019,
+https://arxiv.org/abs/1904.06991).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def check_features(samples: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 def distance_blocks(x: Tensor, y: Tensor) -> Iterator[Tensor]:
     """Euclidean distances of the rows of ``x`` to those of ``y``, some rows at a time."""
     rows = max(_BLOCK // len(y), 1)
-    for part in x.split(rows):
+    for part in torch.split(x, rows):
         yield torch.cdist(part, y)
 
 

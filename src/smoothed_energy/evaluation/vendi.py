@@ -2,9 +2,9 @@ r"""Vendi score: how many different pictures a set has, by the similarity of the
 
 Friedman and Dieng, "The Vendi Score: A Diversity Evaluation Metric for Machine Learning", TMLR 2023
 (https://arxiv.org/abs/2210.02410): the exponential of the entropy of the eigenvalues of
-:math:`K / n`, where :math:`K` has the cosine similarities of the features. It is 1 for copies of one
-picture and :math:`n` for pictures with nothing in common, and grows with their number: compare only
-sets of equal counts. Real images have no part in it.
+:math:`K / n`, where :math:`K` has the cosine similarities of the features. It is 1 for copies of
+one picture and :math:`n` for pictures with nothing in common, and grows with their number: compare
+only sets of equal counts. Real images have no part in it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def _directions(features: Tensor) -> Tensor:
         raise ValueError(f"features have shape {tuple(features.shape)}; expected (N >= 1, D)")
     x = features.double()
     if not torch.isfinite(x).all() or (x == 0).all(1).any():
-        raise ValueError("features have vectors that are not finite, or zero: they have no direction")
+        raise ValueError(
+            "features have vectors that are not finite, or zero: they have no direction"
+        )
     return F.normalize(x, dim=1)
 
 
