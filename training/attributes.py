@@ -196,9 +196,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     shifted = padded[..., y : y + size, x : x + size]
     # A mixture with a 3 x 3 or a 5 x 5 mean is a blur of any strength in between.
     width = 3 if torch.rand((), generator=generator) < 0.7 else 5
-    blurred = F.avg_pool2d(
-        F.pad(shifted, (width // 2,) * 4, mode="replicate"), width, stride=1
-    )
+    blurred = F.avg_pool2d(F.pad(shifted, (width // 2,) * 4, mode="replicate"), width, stride=1)
     mixed = shifted.lerp(blurred, uniform(-0.3, 1.0).clamp_min(0))
     noise = uniform(-0.08, 0.12).clamp_min(0)
     mixed = mixed + noise * torch.randn(mixed.shape, generator=generator)
@@ -264,7 +262,9 @@ def train(
         optimizer.step()
         step += 1
         if step % 100 == 0:
-            print(f"{clock.elapsed:6.0f} s  step {step}  loss {float(loss.detach()):.3f}", flush=True)
+            print(
+                f"{clock.elapsed:6.0f} s  step {step}  loss {float(loss.detach()):.3f}", flush=True
+            )
         if clock.elapsed - saved > 60:
             saved = clock.elapsed
             save()

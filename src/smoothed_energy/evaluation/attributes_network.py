@@ -7,6 +7,7 @@ __all__ = ["AttributeNetwork"]
 from collections.abc import Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -58,7 +59,8 @@ class AttributeNetwork(nn.Module):
             images: ``(B, 3, image_size, image_size)`` float in ``[-1, 1]``.
         """
         logits = cast(Tensor, self.heads(self.trunk(images))).float()
-        return dict(zip(self.sizes, logits.split(list(self.sizes.values()), dim=1), strict=True))
+        parts = torch.split(logits, list(self.sizes.values()), dim=1)
+        return dict(zip(self.sizes, parts, strict=True))
 
 
 class _Residual(nn.Module):
