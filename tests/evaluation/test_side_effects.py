@@ -2,7 +2,6 @@
 
 import colorsys
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,6 +20,8 @@ from smoothed_energy.evaluation.side_effects import (
     lab,
     luma,
 )
+
+cv2 = pytest.importorskip("cv2")
 
 RANDOM = torch.randint(
     0, 256, (2, 3, 17, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
