@@ -63,7 +63,7 @@ def test_more_noise_is_farther_away(distance):
 
 
 def test_pictures_are_resized_and_the_label_says_so(distance):
-    assert distance.label == "deep-feature-distance (efficientnet-lite0, 64-bicubic)"
+    assert distance.label == "deep-feature-distance (efficientnet-lite0-64-bicubic)"
     doubled = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in (PICTURES, OTHERS)]
     assert distance(*doubled).tolist() == pytest.approx(
         distance(PICTURES, OTHERS).tolist(), rel=0.2

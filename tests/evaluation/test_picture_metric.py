@@ -160,8 +160,8 @@ def test_seeds_need_pictures_enough():
 
 def test_a_label_says_the_network_and_the_size():
     assert BRIGHTNESS.label == "brightness"
-    named = PictureMetric(name="x", measure=brightness, model="network, 224-bicubic")
-    assert named.label == "x (network, 224-bicubic)"
+    named = PictureMetric(name="x", measure=brightness, model="network-224-bicubic")
+    assert named.label == "x (network-224-bicubic)"
 
 
 def test_clip_is_needed_where_a_model_is_opened():

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_clip import SIZE, save_tiny_clip
 from torch.nn import functional as F
 from torchmetrics.functional.multimodal import clip_score as torchmetrics_clip_score
@@ -65,7 +66,7 @@ def test_similarity_is_the_cosine_of_the_model_s_own_features(folder):
     metric = clip_similarity(folder)
     torch.testing.assert_close(metric(PICTURES, PROMPTS).float(), expected, rtol=1e-4, atol=1e-5)
     assert expected.std() > 0.01  # the pictures and texts are told apart
-    assert metric.label == f"clip-similarity ({folder.name}, 32-bicubic)"
+    assert metric.label == f"clip-similarity ({folder.name}-32-pil-bicubic)"
 
 
 def test_the_score_is_a_hundred_times_the_cosine_and_never_negative(folder):
@@ -170,6 +171,16 @@ def test_other_models_and_pickled_weights_are_refused(folder, tmp_path):
         ClipNetwork(other, processor=folder)
 
 
+def test_weights_that_are_missing_are_an_error(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["visual_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights of CLIP, such as visual_projection"):
+        clip_similarity(tmp_path)
+
+
 def test_the_size_and_the_filter_are_read_from_the_model(folder, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -177,6 +188,6 @@ def test_the_size_and_the_filter_are_read_from_the_model(folder, tmp_path):
     described = json.loads(path.read_text()) | {"resample": 2}
     path.write_text(json.dumps(described))
     network = ClipNetwork(tmp_path)
-    assert network.preparation == "32-bilinear"
+    assert network.name == f"{tmp_path.name}-32-pil-bilinear"
     difference = network.embed_pictures(PICTURES) - ClipNetwork(folder).embed_pictures(PICTURES)
     assert difference.abs().max() > 1e-3

@@ -120,7 +120,7 @@ def attribute_accuracy(
         name="attribute-accuracy",
         better="higher",
         bounds=(0, 1),
-        model=f"{classifier.name} classifier, {classifier.image_size}-bicubic",
+        model=f"{classifier.name}-{classifier.image_size}-bicubic",
         measure=measure,
     )
 

@@ -56,7 +56,7 @@ class AttributeClassifier:
         self.vocabulary = AttributeVocabulary.from_json(described["vocabulary"])
         self.image_size: int = described["image_size"]
         self.accuracy: Mapping[str, Any] = described["accuracy"]
-        self.name = place.parent.parent.name if folder is None else place.name
+        self.name = "avatars-attributes" if folder is None else place.name
         sizes = {attribute: len(values) for attribute, values in self.vocabulary.values.items()}
         network = AttributeNetwork(sizes, image_size=self.image_size)
         # Batches that were counted in training are not kept.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,20 +48,24 @@ class ClipNetwork:
         images = getattr(transformers, "CLIPImageProcessorPil", None)
         self._images: Any = _loaded(images or transformers.CLIPImageProcessor, texts)
         self._tokenizer: Any = _loaded(transformers.AutoTokenizer, texts)
-        network = _loaded(transformers.AutoModel, source, use_safetensors=True)
+        network, loading = _loaded(
+            transformers.AutoModel, source, use_safetensors=True, output_loading_info=True
+        )
         if network.config.model_type != "clip":
             raise ValueError(f"{source} is a {network.config.model_type} model; expected a clip")
+        if missing := sorted(loading["missing_keys"]):  # they would be random
+            raise ValueError(f"{source} lacks {len(missing)} weights of CLIP, such as {missing[0]}")
         self.device = torch.device(device)
         self._network = network.eval().requires_grad_(False).float().to(self.device)
-        self.name = Path(source).name
+        self._source = Path(source).name
 
     @property
-    def preparation(self) -> str:
-        """How pictures are prepared, in a few words: ``"224-bicubic"``."""
+    def name(self) -> str:
+        """Its name, and how it has pictures: ``"clip-vit-large-patch14-224-pil-bicubic"``."""
         size: dict[str, int] = dict(self._images.size)
         number = size.get("shortest_edge", size.get("height", 0))
-        filters = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-        return f"{number}-{filters[int(self._images.resample)]}"
+        resample = Image.Resampling(int(self._images.resample)).name.lower()
+        return f"{self._source}-{number}-pil-{resample}"
 
     @property
     def logit_scale(self) -> float:

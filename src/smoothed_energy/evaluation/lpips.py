@@ -46,9 +46,8 @@ def _metric(backbone: str, device: str | torch.device) -> PairMetric:
 
     return PairMetric(
         name=f"lpips-{backbone}",
-        unit="LPIPS",
         bounds=(0, float("inf")),
-        model=f"lpips 0.1 {backbone}, no resize",
+        model=f"lpips-0.1-{backbone}-as-is",
         measure=measure,
     )
 

@@ -68,7 +68,7 @@ def deep_feature_distance(
     return PairMetric(
         name="deep-feature-distance",
         bounds=(0, 4),
-        model=f"efficientnet-lite0, {input_size}-bicubic",
+        model=f"efficientnet-lite0-{input_size}-bicubic",
         measure=measure,
     )
 

@@ -54,7 +54,7 @@ def pickscore(
         name="pickscore",
         better="higher",
         bounds=(-scale, scale),
-        model=f"{network.name}, {network.preparation}",
+        model=network.name,
         measure=measure,
     )
 

@@ -41,7 +41,7 @@ def clip_similarity(
         name="clip-similarity",
         better="higher",
         bounds=(-1, 1),
-        model=f"{network.name}, {network.preparation}",
+        model=network.name,
         measure=network.cosines,
     )
 
@@ -57,7 +57,7 @@ def clip_score(source: str | Path = _SOURCE, *, device: str | torch.device = "cp
         name="clip-score",
         better="higher",
         bounds=(0, 100),
-        model=f"{network.name}, {network.preparation}",
+        model=network.name,
         measure=measure,
     )
 
