@@ -2,15 +2,19 @@ r"""The energy of attention, of which softmax attention is a gradient step.
 
 For queries $q_i$ and keys $k_j$ with logits $a_{ij} = c\,q_i \cdot k_j$,
 
-$$E(Q, K) = -\sum_i \operatorname{lse}(a_{i\cdot}), \qquad
-\operatorname{lse}(a_{i\cdot}) = \log \sum_j \exp a_{ij},$$
+$$E(Q, K) = -\sum_i \operatorname{lse}_j\, a_{ij}, \qquad
+\operatorname{lse}_j\, a_{ij} = \log \sum_j \exp a_{ij},$$
 
-and $-\partial E / \partial q_i = c \sum_j \operatorname{softmax}(a_{i\cdot})_j\, k_j$: the gradient
-is attention over the keys.
+and $-\partial E / \partial q_i = c \sum_j \operatorname{softmax}_j(a_{ij})\, k_j$: the gradient is
+attention over the keys.
+
+SEG defines the energy by the columns of $A = Q K^\top$ (definition 2.1, equation 5): lse runs over
+the *queries*, of each key, and there is no $c$. That is `attention_energy(key, query, scale=1)`.
+What a layer computes runs over the keys, the case that SEG's appendix B calls the dual.
 
 References:
     | Smoothed Energy Guidance: Guiding Diffusion Models with Reduced Energy Curvature of Attention
-    | (Hong, NeurIPS 2024), https://arxiv.org/abs/2408.00760, section 3 and equation 5
+    | (Hong, NeurIPS 2024), https://arxiv.org/abs/2408.00760, section 2.2
     | Hopfield Networks is All You Need (Ramsauer et al., ICLR 2021), https://arxiv.org/abs/2008.02217
 """
 
@@ -39,8 +43,7 @@ def log_sum_exp(
     Args:
         query: `(..., T, d)`, of a real floating-point dtype.
         key: `(..., S, d)`, with leading dimensions that broadcast with those of the query.
-        scale: $c$; by default $1 / \sqrt d$, the one that attention has. SEG writes the energy with
-            logits $Q K^\top$, which is `scale=1`.
+        scale: $c$; by default $1 / \sqrt d$, the one that attention has.
         mask: As in `scaled_dot_product_attention`: broadcasts to `(..., T, S)`; of bool, true where
             a query sees a key, or numbers that are added to the logits. A query that sees no key
             gets -inf.
@@ -62,8 +65,8 @@ def attention_energy(
 ) -> Tensor:
     r"""$E = -\sum_i \operatorname{lse}_j (c\, q_i \cdot k_j)$ of every head.
 
-    It grows with the number of tokens: divide by T for a mean over queries. With the mean operator
-    or any other doubly stochastic one, $E(B Q, K) \ge E(Q, K)$, since lse is convex.
+    It grows with the number of tokens: divide by T for a mean over queries. With a doubly
+    stochastic $B$, such as a blur with symmetric padding, $E(B Q, K) \ge E(Q, K)$ and $E(K, B Q) \ge E(K, Q)$.
 
     Args:
         query: `(..., T, d)`, of a real floating-point dtype.
