@@ -56,7 +56,8 @@ class SeenStep:
         guidances: Those that acted, in the order in which they were attached.
         delta: The correction $\delta$ of all of them, `(B, C, *)`; None if none acted.
         latent_layout: How latents and predictions lie; asked only if that matters.
-        kept: What the observer's probe kept of each layer, by the prediction whose rows these are.
+        kept: What the observer's probe kept of each layer in the rows of a prediction, `(B, *)`,
+            and the plan that it belongs to.
         evaluations: How often the denoiser ran, whole or in part, for each sample.
         started: When the first call of the step began, by `time.perf_counter`.
     """
@@ -69,7 +70,7 @@ class SeenStep:
     guidances: Sequence[SeenGuidance]
     delta: Tensor | None
     latent_layout: Callable[[], LatentLayout]
-    kept: Mapping[Formulation, Mapping[str, Tensor]]
+    kept: Mapping[Formulation, tuple[Plan, Mapping[str, Tensor]]]
     evaluations: float
     started: float
 
@@ -82,12 +83,12 @@ class Observer(ABC):
         """Other images begin. It may be called again before their first step."""
 
     @abstractmethod
-    def plan(self, runner: PassRunner, perturbing: Sequence[Plan]) -> Plan:
+    def plan(self, runner: PassRunner, perturbing: Mapping[Participant, Plan]) -> Plan:
         """What is probed in a clean pass, whose rows are all of the batch; edits nothing.
 
         Args:
             runner: Runs the passes of the denoiser.
-            perturbing: The plans of the perturbed passes that follow.
+            perturbing: The plans of the perturbed passes that follow, by whose they are.
         """
 
     @abstractmethod

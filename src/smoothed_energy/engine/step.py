@@ -20,6 +20,7 @@ from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.latent_layout import LatentLayout
 from ..denoisers.prediction import Predictions
 from ..guidance.combine import Correction, total
+from ..guidance.plan import Plan
 from ..intercept.module_call import ModuleCall
 from .context import StepContext
 from .observer import Observer, SeenGuidance, SeenStep
@@ -89,7 +90,10 @@ class GuidedStep:
             for member in fresh
         ]
         watch = self._watch
-        watching = () if watch is None else watch.plans(runner, plans)
+        watching: Sequence[Plan] = ()
+        if watch is not None:
+            whose = [member.participant for member in fresh]
+            watching = watch.plans(runner, dict(zip(whose, plans, strict=True)))
         outcome = runner.run(call, plans, layout, context, watching)
         for (member, source), plan in zip(fresh.items(), plans, strict=True):
             difference = outcome.differences[plan]

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Watch"]
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from ..guidance.plan import Plan
 from ..intercept.module_call import ModuleCall
 from .observer import Observer
 from .outcome import Outcome
+from .participant import Participant
 from .passes import PassRunner
 
 
@@ -27,19 +28,19 @@ class Watch:
         started: When the step began, by `time.perf_counter`.
         evaluations: How often the denoiser ran so far, whole or in part, for each sample.
         sample: The noisy latents of the conditional rows, once they are known.
-        kept: For each observer, what its probe kept of each layer, by branch.
+        kept: For each observer, its plan and what its probe kept of each layer, by branch.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self.started = time.perf_counter()
         self.evaluations = 0.0
         self.sample: Tensor | None = None
-        self.kept: dict[Observer, dict[Formulation, dict[str, Tensor]]] = {
+        self.kept: dict[Observer, dict[Formulation, tuple[Plan, dict[str, Tensor]]]] = {
             observer: {} for observer in observers
         }
         self._plans: dict[Observer, Plan] = {}
 
-    def plans(self, runner: PassRunner, perturbing: Sequence[Plan]) -> Sequence[Plan]:
+    def plans(self, runner: PassRunner, perturbing: Mapping[Participant, Plan]) -> Sequence[Plan]:
         """What the observers probe in the next clean pass; see `Observer.plan`."""
         self._plans = {observer: observer.plan(runner, perturbing) for observer in self.kept}
         return tuple(self._plans.values())
@@ -71,6 +72,6 @@ class Watch:
             if branch == "conditional":
                 self.sample = rows.of(sample)[:, : outcome.channels]
             for observer, plan in self._plans.items():
-                self.kept[observer][branch] = {
-                    layer: rows.of(value) for layer, value in outcome.observed[plan].items()
-                }
+                observed = outcome.observed[plan].items()
+                kept = {layer: rows.of(value) for layer, value in observed}
+                self.kept[observer][branch] = plan, kept
