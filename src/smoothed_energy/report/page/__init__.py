@@ -10,6 +10,7 @@ __all__ = [
     "Page",
     "PictureGrid",
     "Plot",
+    "PlotAxes",
     "Points",
     "Provenance",
     "RowGroup",
@@ -27,11 +28,12 @@ __all__ = [
 ]
 
 from .document import Block, Page, Provenance, Section
-from .drawing import Line, Points, interval_plot, line_plot, point_plot
+from .drawing import interval_plot, line_plot, point_plot
 from .number import Number
 from .palette import PALETTE
 from .picture_grid import Cell, PictureGrid
 from .plot import Plot
+from .series import Line, PlotAxes, Points
 from .table import Column, RowGroup, Table, Value
 from .table_text import table_text
 from .text import literal

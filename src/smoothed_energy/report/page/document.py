@@ -25,10 +25,10 @@ BLOCKS = (PictureGrid, Table, Plot, Verdict)
 class Section:
     """A section of a page.
 
-    Its text, and captions, notes and reasons of blocks, are a small part of Markdown: ``*emphasis*``,
-    ``**strong emphasis**``, ```code```, ``[links](https://...)``, and in a text also paragraphs
-    and lists. HTML in it is shown as it is written. `literal` protects a text that comes from
-    elsewhere, such as a prompt. Titles, names and settings are plain text.
+    Its text, and captions, notes and reasons of blocks, are a small part of Markdown:
+    ``*emphasis*``, ``**strong emphasis**``, ```code```, ``[links](https://...)``, and in a text
+    also paragraphs and lists. HTML in it is shown as it is written. `literal` protects a text that
+    comes from elsewhere, such as a prompt. Titles, names and settings are plain text.
 
     Args:
         title: Its heading.

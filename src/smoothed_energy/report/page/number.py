@@ -31,7 +31,7 @@ class Number:
 
     Raises:
         SettingTypeError: If something is no number.
-        ValueError: If it is nan, or its interval has one end, infinite ends, or none above the other.
+        ValueError: If it is nan, or its interval has one end, infinite ends or no order.
     """
 
     value: float

@@ -41,7 +41,8 @@ def embed(picture: Image.Image | Path | str, limit: int) -> EmbeddedPicture:
         ValueError: If the file is not there or no picture.
     """
     image = picture if isinstance(picture, Image.Image) else _opened(Path(picture))
-    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    image = image.convert("RGBA" if transparent else "RGB")  # always a copy
     original = image.size
     if max(original) > limit:
         image.thumbnail((limit, limit), Image.Resampling.LANCZOS, reducing_gap=3.0)
@@ -61,7 +62,8 @@ def _opened(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return image
+            copy: Image.Image = image.copy()
+            return copy
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such picture") from None
     except (UnidentifiedImageError, OSError) as error:

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 
 from .palette import THEME_COLOURS
 
-ELEMENTS = frozenset(
-    "svg g defs symbol use path rect circle ellipse line polyline polygon text tspan title desc "
-    "clipPath mask marker pattern linearGradient radialGradient stop image style".split()
-)
+SHAPES = ("path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "image", "text")
+PARTS = ("svg", "g", "defs", "symbol", "use", "tspan", "title", "desc", "style")
+PAINTS = ("clipPath", "mask", "marker", "pattern", "linearGradient", "radialGradient", "stop")
+ELEMENTS = frozenset({*SHAPES, *PARTS, *PAINTS})
 #: The one style sheet that may be in it, matplotlib's; `page.css` has its rules.
 STYLE_SHEET = "*{stroke-linejoin: round; stroke-linecap: butt}"
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
@@ -43,10 +43,7 @@ def page_svg(svg: str, prefix: str, description: str) -> str:
         ValueError: As `check_svg`.
     """
     root = _parsed(svg)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag == "style":
-                parent.remove(child)
+    _drop(root, "style")
     for element in root.iter():
         for name, value in element.attrib.items():
             element.set(name, _in_page(name, value, prefix))
@@ -88,10 +85,7 @@ def _parsed(svg: str) -> ElementTree.Element:
         root = ElementTree.fromstring(svg)
     except ElementTree.ParseError as error:
         raise ValueError(f"the plot is no SVG: {error}; it starts with {svg[:40]!r}") from None
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if isinstance(child.tag, str) and child.tag.rpartition("}")[2] == "metadata":
-                parent.remove(child)
+    _drop(root, f"{{{SVG_NAMESPACE}}}metadata")
     for element in root.iter():
         namespace, _, element.tag = element.tag.lstrip("{").rpartition("}")
         if namespace not in ("", SVG_NAMESPACE) or element.tag not in ELEMENTS:
@@ -104,6 +98,12 @@ def _parsed(svg: str) -> ElementTree.Element:
     for reason in _reasons_against(root):
         raise ValueError(f"the SVG {reason}")
     return root
+
+
+def _drop(root: ElementTree.Element, tag: str) -> None:
+    for parent in list(root.iter()):
+        for child in parent.findall(tag):
+            parent.remove(child)
 
 
 def _reasons_against(root: ElementTree.Element) -> Iterator[str]:

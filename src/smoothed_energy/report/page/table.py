@@ -106,7 +106,9 @@ class Table:
         groups = tuple(self.groups)
         total = sum(group.rows for group in groups)
         if groups and total != len(self.rows):
-            raise ValueError(f"the groups have {total} rows together; the table has {len(self.rows)}")
+            raise ValueError(
+                f"the groups have {total} rows together; the table has {len(self.rows)}"
+            )
         rows = [[_as_value(value) for value in row] for row in self.rows]
         checked = [
             _checked(column, [row[place] for row in rows]) for place, column in enumerate(columns)
@@ -129,7 +131,7 @@ class Table:
         return choose_decimals(self.numbers(place)) if decimals is None else decimals
 
     def grouped_rows(self) -> list[tuple[str, list[int]]]:
-        """The groups in order: heading, and the places of their rows. One without, if there are none."""
+        """The groups in order: heading, and the places of their rows; else one without heading."""
         groups = self.groups or (RowGroup("", len(self.rows)),)
         starts = [sum(group.rows for group in groups[:place]) for place in range(len(groups))]
         return [

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ...settings.checks import check_choice
 from .number import Number, format_number
 from .table import Column, Table, Value
 
@@ -51,18 +52,17 @@ class TableText:
         return self.head + rows + self.foot
 
 
-def table_text(table: Table, format: str) -> TableText:
+def table_text(table: Table, form: str) -> TableText:
     """A table as ``"csv"``, ``"markdown"`` or ``"latex"``.
 
     CSV has all digits, and the ends of intervals in columns of their own. Markdown and LaTeX show
     what the page shows; LaTeX needs the package booktabs.
 
     Raises:
-        ValueError: If the format is another.
+        ValueError: If the form is another.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r}: expected one of {', '.join(FORMATS)}")
-    return FORMATS[format](table)
+    check_choice("form", form, tuple(FORMATS))
+    return FORMATS[form](table)
 
 
 def _csv(table: Table) -> TableText:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["inline_html", "literal", "text_html"]
+__all__ = ["inline_html", "literal", "plain_text", "text_html"]
 
+import html
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -22,12 +23,17 @@ def literal(text: str) -> str:
 
 def text_html(text: str) -> str:
     """Paragraphs and lists as HTML."""
-    return _markdown().render(text).strip()
+    return str(_markdown().render(text)).strip()
 
 
 def inline_html(text: str) -> str:
     """A text of one paragraph as HTML, without a paragraph around it."""
-    return _markdown().renderInline(text).strip()
+    return str(_markdown().renderInline(text)).strip()
+
+
+def plain_text(text: str) -> str:
+    """A text of one paragraph without its markup."""
+    return html.unescape(re.sub(r"<[^>]*>", "", inline_html(text)))
 
 
 @lru_cache(maxsize=1)
