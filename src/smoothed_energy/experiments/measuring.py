@@ -1,0 +1,208 @@
+"""Measuring an experiment's pictures: distances of sets, side effects, what the prompt names."""
+
+from __future__ import annotations
+
+__all__ = ["Measuring"]
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..evaluation import (
+    METRICS,
+    EXTRACTORS,
+    FeatureSet,
+    FeatureStore,
+    Pictures,
+    Resampling,
+    feature_set,
+    open_extractor,
+)
+from ..evaluation.picture_metric import PairMetric, PictureMetric, TextMetric, open_picture_metric
+from .drawn import Drawn
+from .measured import Measured, SetColumn
+from .reference import read_reference
+from .row import UNGUIDED
+from .subject import Subject
+
+#: Told what is done and how much of it: a word, and done and all.
+Progress = Callable[[str, int, int], None]
+
+_TITLES = {"frechet": "Frechet distance", "kernel": "kernel distance"}
+
+# A distance of the set as a whole is measured for halves, too; those of a picture are averaged.
+_SET_METRICS = ("frechet", "kernel", "precision", "recall")
+
+_SIDE_EFFECTS = ("saturation", "contrast", "clipped", "sharpness")
+
+_READ_AT_ONCE = 64
+
+
+class Measuring:
+    """Measures pictures of one subject, and keeps the features of all of them.
+
+    Args:
+        subject: The subject.
+        store: The folder of features.
+        resampling: How intervals are made.
+        device: Where networks run.
+        progress: Told how far it is.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        store: Path,
+        resampling: Resampling,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.subject = subject
+        self.resampling = resampling
+        self._store = FeatureStore(store)
+        self._device = device
+        self._progress = progress
+        self._extractor: Any = None
+        self._reference: FeatureSet | None = None
+        self._metrics: dict[str, Any] = {}
+
+    @property
+    def extractor(self) -> Any:
+        """The extractor of set distances, opened when it is first needed."""
+        if self._extractor is None:
+            if self.subject.features not in EXTRACTORS:
+                raise ValueError(
+                    f"no extractor {self.subject.features!r}; available: {', '.join(EXTRACTORS)}"
+                )
+            self._extractor = open_extractor(self.subject.features, device=self._device)
+        return self._extractor
+
+    @property
+    def reference(self) -> FeatureSet:
+        """The features of real pictures.
+
+        Raises:
+            ValueError: If the subject has no reference.
+        """
+        if self._reference is None:
+            place = self.subject.reference
+            if place is None:
+                raise ValueError(
+                    f"distances need real pictures to compare {self.subject.title} with; expected "
+                    "--reference FOLDER (the papers use the validation set of MS-COCO 2014)"
+                )
+            self._reference = read_reference(place, self.extractor, self._store)
+        return self._reference
+
+    def measure(self, drawn: Drawn, pair: str, text: str) -> Measured:
+        """All metrics of an experiment's rows.
+
+        Args:
+            drawn: The pictures.
+            pair: The name of the metric of pairs: of a picture and the unguided one of its sample.
+            text: The name of the metric of pictures and their prompts, measured where all have one.
+        """
+        count = len(drawn.samples)
+        resampling = self.resampling if count >= 4 else None
+        columns = [self._set_column(name) for name in _SET_METRICS]
+        wholes: dict[tuple[str, str], float] = {}
+        halves: dict[tuple[str, str], Tensor] = {}
+        for done, row in enumerate(drawn.rows):
+            self._progress("measuring", done, len(drawn.rows))
+            pictures = Pictures(drawn.paths[row.label])
+            features = feature_set(pictures, self.extractor, store=self._store)
+            assert isinstance(features, FeatureSet)
+            for name in _SET_METRICS:
+                subsets = METRICS[name].subsets(features.features, self.reference.features)
+                wholes[row.label, name] = subsets(torch.arange(count))
+                if resampling is not None:
+                    numbers = [subsets(half) for half in resampling.halves(count)]
+                    halves[row.label, name] = torch.tensor(numbers, dtype=torch.float64)
+        self._progress("measuring", len(drawn.rows), len(drawn.rows))
+        names = list(_SIDE_EFFECTS)
+        if UNGUIDED.label in drawn.paths:
+            names += ["color-shift", pair]
+        if all(sample.prompt for sample in drawn.samples):
+            names.insert(0, text)
+        for name in names:
+            metric = self._metric(name)
+            columns.append(
+                SetColumn(
+                    name,
+                    name.replace("-", " "),
+                    metric.model or "mean over pictures",
+                    metric.better,
+                    metric.unit,
+                )
+            )
+            for row in drawn.rows:
+                if isinstance(metric, PairMetric) and row.label == UNGUIDED.label:
+                    continue
+                numbers = self.per_picture(drawn, row.label, name)
+                wholes[row.label, name] = float(numbers.mean())
+                if resampling is not None:
+                    means = [numbers[half].mean() for half in resampling.halves(count)]
+                    halves[row.label, name] = torch.stack(means)
+        return Measured(
+            drawn.rows,
+            count,
+            columns,
+            self.resampling,
+            self.reference.source,
+            wholes,
+            halves,
+        )
+
+    def side_effects(self, drawn: Drawn) -> Measured:
+        """Side effects alone, which need no real pictures and few samples."""
+        wholes: dict[tuple[str, str], float] = {}
+        columns = []
+        names = [*_SIDE_EFFECTS, *(["color-shift"] if UNGUIDED.label in drawn.paths else [])]
+        for name in names:
+            metric = self._metric(name)
+            columns.append(
+                SetColumn(name, name.replace("-", " "), "mean over pictures", None, metric.unit)
+            )
+            for row in drawn.rows:
+                if not (isinstance(metric, PairMetric) and row.label == UNGUIDED.label):
+                    wholes[row.label, name] = float(self.per_picture(drawn, row.label, name).mean())
+        return Measured(
+            drawn.rows, len(drawn.samples), columns, self.resampling, "nothing", wholes, {}
+        )
+
+    def per_picture(self, drawn: Drawn, label: str, name: str) -> Tensor:
+        """A metric of every picture of a row, `(N,)` float64."""
+        metric = self._metric(name)
+        parts = []
+        for batch in _batches(range(len(drawn.samples)), _READ_AT_ONCE):
+            pictures = self._read(drawn.paths[label], batch)
+            if isinstance(metric, TextMetric):
+                parts.append(metric(pictures, [drawn.samples[index].prompt for index in batch]))
+            elif isinstance(metric, PairMetric):
+                parts.append(metric(pictures, self._read(drawn.paths[UNGUIDED.label], batch)))
+            else:
+                assert isinstance(metric, PictureMetric)
+                parts.append(metric(pictures))
+        return torch.cat(parts)
+
+    def _read(self, paths: Sequence[Path], indices: Iterable[int]) -> Tensor:
+        pictures = Pictures([paths[index] for index in indices])
+        return torch.stack([pictures[index] for index in range(len(pictures))])
+
+    def _metric(self, name: str) -> Any:
+        if name not in self._metrics:
+            self._metrics[name] = open_picture_metric(name)
+        return self._metrics[name]
+
+    def _set_column(self, name: str) -> SetColumn:
+        title = _TITLES.get(name, name)
+        if name == "frechet" and self.subject.features == "inception":
+            title = "FID"
+        return SetColumn(name, title, self.extractor.name, METRICS[name].better)
+
+
+def _batches(items: Sequence[int], size: int) -> Iterable[Sequence[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
