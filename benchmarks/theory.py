@@ -243,8 +243,7 @@ def divergence(pipe: Any, samples: int, steps: int) -> dict[str, Any]:
             norms(b - a) / norms(a) for a, b in zip(runs["unguided"], runs[name], strict=True)
         ])  # fmt: skip
         found[name] = {
-            "growth": growth.mean(1).tolist(),
-            "final_growth": float(growth[-1].mean()),
+            "growth": growth.log().mean(1).exp().tolist(),
             "exponent": float(growth[-1].log().mean() / steps),
             "from_unguided": apart.mean(1).tolist(),
         }
