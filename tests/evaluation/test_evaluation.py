@@ -99,15 +99,25 @@ def test_features_are_read_from_the_store(folders, tmp_path):
     assert extractor.count == 27
 
 
+def test_intervals_do_not_leave_what_the_number_can_be(features):
+    samples, real = features[1][:, :2], features[1][:, :2]
+    for value in evaluate(samples, real, ["precision", "recall", "coverage"], resamples=40):
+        assert value.value == value.high == 1
+    (value,) = evaluate(samples, real, ["frechet"], resamples=40)
+    assert value.low == 0
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_intervals_lie_around_the_number_and_say_how_they_were_made(features, name):
     features = [part[:, :2] for part in features]
     (plain,) = evaluate(*features, [name])
     (value,) = evaluate(*features, [name], resamples=40)
     assert value.value == plain.value
-    assert value.low < value.value < value.high
+    assert value.low <= value.value <= value.high
     assert value.intervals == "0.95 interval, 40 random halves of the seeds, seed 0"
     assert (plain.low, plain.high, plain.intervals) == (None, None, "")
+    least, most = METRICS[name].bounds
+    assert least <= value.low < value.high <= most
     (narrow,) = evaluate(*features, [name], resamples=Resampling(40, level=0.5))
     assert narrow.high - narrow.low < value.high - value.low
 
@@ -156,6 +166,10 @@ class TestRefusals:
     def test_of_metrics(self, features, metrics):
         with pytest.raises(ValueError, match=r"metric.*frechet.*kernel.*vendi"):
             evaluate(*features, metrics)
+
+    def test_of_intervals_of_too_few(self, features):
+        with pytest.raises(ValueError, match="11 samples; an interval of recall needs at least 12"):
+            evaluate(features[0][:11], features[1], ["recall"], resamples=20)
 
     def test_of_tensors(self, features):
         with pytest.raises(ValueError, match=r"shape \(12,\); expected features \(N, D\)"):
