@@ -75,7 +75,9 @@ def test_json_holds_the_numbers_of_the_library(run, pictures):
 def test_the_table_has_a_line_for_each_number(run, pictures):
     code, out, err = run("evaluate", *folders(pictures), "--intervals", "20")
     assert code == 0, err
-    assert re.search(rf"Frechet distance \({NAME}\) +\d+ \[\d+, \d+\] +lower +real: 9 pict", out)
+    assert re.search(
+        rf"Frechet distance \({NAME}\) +[\d.]+ \[[\d.]+, [\d.]+\] +lower +real: 9 pict", out
+    )
     assert re.search(rf"kernel distance \({NAME}\) +-?[\d.]+ \[.*\] +lower +real: 9 pict", out)
     assert "0.95 interval, 20 random halves of the seeds, seed 0" in out
     assert "FID" not in out
