@@ -127,7 +127,7 @@ def hostile_page() -> Page:
     other = Cell(picture(2), {HOSTILE: HOSTILE + "2"}, {HOSTILE: "other"}, cell, HOSTILE)
     number = Number(1, 0, 2, HOSTILE)
     columns = [Column(HOSTILE, group=HOSTILE), Column("n", HOSTILE, HOSTILE, group=HOSTILE)]
-    lines = [Line(HOSTILE + end, (HOSTILE, "b"), (1, number)) for end in "12"]
+    lines = [Line(HOSTILE + end, ("<b>", "b"), (1, number)) for end in "12"]
     blocks = [
         PictureGrid([other], HOSTILE, HOSTILE, None, HOSTILE),
         Table(columns, [(HOSTILE, number)], HOSTILE, HOSTILE, [RowGroup(HOSTILE, 1)]),

@@ -55,7 +55,7 @@ def sample(tmp_path_factory):
 @pytest.fixture
 def visit(browser):
     """Opens pages; at the end nothing may have been complained of or asked for."""
-    contexts, seen = [], []
+    contexts, visited, seen = [], [], []
 
     def visit(path, size=DESKTOP, script="", **options):
         viewport = {"width": size[0], "height": size[1]}
@@ -67,17 +67,17 @@ def visit(browser):
         page.on("console", lambda message: seen.append((message.type, message.text)))
         page.on("pageerror", lambda error: seen.append(("error", str(error))))
         page.on("request", lambda request: seen.append(("request", request.url)))
+        visited.append(path.as_uri())
         page.goto(path.as_uri())
         return page
 
     yield visit
     for context in contexts:
         context.close()
-    outside = [what for what in seen if not what[1].startswith(("data:", "file:"))]
-    assert outside == []
-    assert [what for what in seen if what[1].startswith("file:")] == [
-        ("request", url) for url in dict.fromkeys(url for _, url in seen if url[:5] == "file:")
-    ]
+    allowed = {("request", url) for url in visited}
+    assert allowed <= {*seen}
+    inside = ("request", "data:")
+    assert [what for what in seen if what not in allowed and (what[0], what[1][:5]) != inside] == []
 
 
 def names(page, number=1):
@@ -194,7 +194,7 @@ class TestPage:
         links = page.locator("#_list a").all_inner_texts()
         assert links == ["Summary", "Pictures", "Numbers", "Plots", "More", "Provenance"]
         page.get_by_role("link", name="Plots", exact=True).click()
-        page.wait_for_function("document.querySelector('[href=\"#plots\"]').ariaCurrent === 'true'")
+        wait_for(page, "document.querySelector('[href=\"#plots\"]').ariaCurrent === 'true'")
         top = page.evaluate("document.querySelector('#plots').getBoundingClientRect().top")
         assert 0 <= top < 200
 
@@ -229,7 +229,7 @@ class TestPage:
         assert texts(page, ".overview .badge") == ["Holds", "Does not hold", "Can't be told"]
         targets = page.locator(".overview a").evaluate_all("(all) => all.map((a) => a.hash)")
         assert targets == ["#pictures", "#numbers", "#plots"]
-        assert page.locator("#pictures .rests").inner_text().endswith("−24.0 [−30.0, −19.0]")
+        assert page.locator("#pictures .rests").inner_text().endswith("px bicubic: −24 [−30, −19]")
 
     def test_on_paper_all_is_shown_and_controls_are_not(self, visit, sample):
         page = visit(sample, color_scheme="dark")
@@ -240,8 +240,9 @@ class TestPage:
                 assert not element.is_visible(), selector
         for table_shown in page.locator("figure.table table").all():
             assert table_shown.is_visible()
-        page.wait_for_function(
-            "[...document.querySelectorAll('figure.grid img')].every((img) => img.naturalWidth)"
+        wait_for(
+            page,
+            "[...document.querySelectorAll('figure.grid img')].every((img) => img.naturalWidth)",
         )
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == "rgb(255, 255, 255)"
@@ -259,12 +260,12 @@ class TestGrid:
     def test_pictures_far_below_are_decoded_when_they_come_near(self, visit, sample):
         page = visit(sample)
         above, below = page.locator("#_grid-1 img"), page.locator("#more img")
-        page.wait_for_function("document.querySelector('#_grid-1 img').naturalWidth === 96")
+        wait_for(page, "document.querySelector('#_grid-1 img').naturalWidth === 96")
         assert above.first.get_attribute("src").startswith("data:image/png")
         assert [image.get_attribute("src") for image in below.all()] == [None] * 3
         box = below.first.bounding_box()
         page.locator("#more").scroll_into_view_if_needed()
-        page.wait_for_function("document.querySelector('#more img').naturalWidth === 300")
+        wait_for(page, "document.querySelector('#more img').naturalWidth === 300")
         after = below.first.bounding_box()
         assert (after["width"], after["height"]) == (box["width"], box["height"])
 
@@ -401,7 +402,7 @@ class TestViewer:
         assert viewed.evaluate(clip) == "inset(0px 0px 0px 99%)"
         assert viewed.locator("#_viewer-title").inner_text() == "scale 1.5, layers mid, seed 1"
         viewed.keyboard.press("Home")
-        assert viewed.evaluate(clip) == "inset(0px)"
+        assert viewed.evaluate(clip) == "inset(0px 0px 0px 0%)"
 
     def test_flicker_shows_the_other_while_held(self, viewed):
         viewed.get_by_role("button", name="Flicker").click()
@@ -508,7 +509,7 @@ class TestTable:
     def test_copies_what_python_writes(self, visit, sample, form, script):
         page = visit(sample, script=script)
         page.locator(f"figure.table [data-format={form}]").first.click()
-        page.wait_for_function("document.querySelector('#_said').textContent.startsWith('Copied')")
+        wait_for(page, "document.querySelector('#_said').textContent.startsWith('Copied')")
         assert page.evaluate("window.copied") == str(table_text(table(), form))
         assert page.locator("textarea").count() == 0
 
@@ -516,7 +517,7 @@ class TestTable:
         page = visit(sample, script=CLIPBOARD)
         page.get_by_role("button", name="Distance").first.click()
         page.locator("figure.table [data-format=csv]").first.click()
-        page.wait_for_function("window.copied")
+        wait_for(page, "window.copied")
         text = table_text(table(), "csv")
         (_, one), (_, two) = text.groups
         assert page.evaluate("window.copied") == text.head + one[1] + one[2] + one[0] + "".join(two)
@@ -548,8 +549,17 @@ class TestTable:
         page.keyboard.press("Enter")
         assert texts(figure, "tbody tr") == ["a\t1 [0, 2]", "b\t3"]
         figure.locator("[data-format=csv]").click()
-        page.wait_for_function("window.copied")
+        wait_for(page, "window.copied")
         assert page.evaluate("window.copied") == "name,x,x low,x high\na,1,0,2\nb,3,,\n"
+
+
+def wait_for(page, condition):
+    """Waits for a condition in JavaScript; the page's policy forbids to do it inside the page."""
+    for _ in range(100):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"it never came true: {condition}")
 
 
 def contrast(one, other):

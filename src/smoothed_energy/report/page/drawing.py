@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MARKED = 24  # points of a line that still get a marker each
 STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 LABEL_WIDTH = 72  # characters of a line along an axis
+NAME_WIDTH = 36  # and of a name within a plot or beside it
 BAND = 0.16  # opacity
 
 
@@ -146,7 +147,9 @@ def interval_plot(numbers: Mapping[str, Number], axes: PlotAxes, caption: str) -
             linestyle="none",
             elinewidth=1.5,
         )
-        plot.set_yticks(range(len(values)), list(numbers), color=INK)
+        plot.set_yticks(
+            range(len(values)), [_wrapped(name, NAME_WIDTH) for name in numbers], color=INK
+        )
         plot.set_ylim(len(values) - 0.4, -0.6)
         plot.grid(visible=False, axis="y")
         plot.spines["left"].set_visible(False)
@@ -154,7 +157,7 @@ def interval_plot(numbers: Mapping[str, Number], axes: PlotAxes, caption: str) -
         for label, at in axes.guides.items():
             plot.axvline(at, color=QUIET, linestyle=(0, (2, 2)), linewidth=1)
             plot.annotate(
-                label,
+                _wrapped(label, NAME_WIDTH),
                 (at, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(3, 2),
@@ -169,8 +172,8 @@ def interval_plot(numbers: Mapping[str, Number], axes: PlotAxes, caption: str) -
     return Plot(svg, caption, Table(columns, list(numbers.items()), caption))
 
 
-def _wrapped(label: str) -> str:
-    return textwrap.fill(label, LABEL_WIDTH)
+def _wrapped(label: str, width: int = LABEL_WIDTH) -> str:
+    return textwrap.fill(label, width)
 
 
 def _finish(plot: Axes, axes: PlotAxes) -> None:
@@ -183,7 +186,7 @@ def _finish(plot: Axes, axes: PlotAxes) -> None:
     for label, at in axes.guides.items():
         plot.axhline(at, color=QUIET, linestyle=(0, (2, 2)), linewidth=1, zorder=1)
         plot.annotate(
-            label,
+            _wrapped(label, NAME_WIDTH),
             (1, at),
             xycoords=("axes fraction", "data"),
             xytext=(0, 3),
@@ -198,13 +201,15 @@ def _draw_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
     """The labels of lines over the plot; one line alone needs none."""
     if len(handles) < 2:
         return
+    labels = [_wrapped(label, NAME_WIDTH) for label in handles]
+    longest = max(len(line) for label in labels for line in label.splitlines())
     legend = figure.legend(
         list(handles.values()),
         [str(place) for place in range(len(handles))],
         loc="outside upper left",
-        ncols=min(3, len(handles)),
+        ncols=min(len(handles), max(1, LABEL_WIDTH // (longest + 6))),
     )
-    for text, label in zip(legend.get_texts(), handles, strict=True):
+    for text, label in zip(legend.get_texts(), labels, strict=True):
         text.set_text(label)  # now, since matplotlib leaves out labels that begin with "_"
 
 
