@@ -231,6 +231,12 @@ class TestPage:
         assert targets == ["#pictures", "#numbers", "#plots"]
         assert page.locator("#pictures .rests").inner_text().endswith("px bicubic: −24 [−30, −19]")
 
+    def test_without_javascript_text_tables_and_plots_remain(self, visit, sample):
+        page = visit(sample, PHONE, java_script_enabled=False)
+        for selector in ("#_list", ".text", ".table table >> nth=0", ".drawing svg >> nth=0"):
+            assert page.locator(selector).first.is_visible()
+        assert "shown by JavaScript" in page.locator("noscript").first.inner_text()
+
     def test_on_paper_all_is_shown_and_controls_are_not(self, visit, sample):
         page = visit(sample, color_scheme="dark")
         assert page.locator("img[src]").count() < page.locator("figure.grid img").count()
