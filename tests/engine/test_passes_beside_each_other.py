@@ -21,7 +21,7 @@ from smoothed_energy import (
 )
 from smoothed_energy.denoisers.prediction import OutputKind
 from smoothed_energy.engine.participant import Participant
-from smoothed_energy.engine.step import GuidedRun
+from smoothed_energy.engine.run import GuidedRun
 from smoothed_energy.families.unet import UNet
 from smoothed_energy.integrations.loop_step import LoopStep
 from smoothed_energy.intercept.module_call import ModuleCall

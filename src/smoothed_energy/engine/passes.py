@@ -7,22 +7,20 @@ these runs are one kind of pass: what a module does in it is edited, observed, r
 
 from __future__ import annotations
 
-__all__ = ["Outcome", "Pass", "PassRunner", "PassSite"]
+__all__ = ["Pass", "PassRunner", "PassSite"]
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens
-from ..denoisers.latent_layout import LatentLayout
 from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
 from ..guidance.perturbation import LayerCall
@@ -35,6 +33,7 @@ from ..intercept.replay import Recorder, Stem
 from ..schedule import StepPosition
 from .caches import CacheStates
 from .context import StepContext
+from .outcome import Outcome
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
 _PASS = Routers("smoothed_energy_pass")
@@ -131,35 +130,6 @@ class Pass:
         return output
 
 
-@dataclass(frozen=True)
-class Outcome:
-    r"""What one call of a denoiser gave; nothing is corrected yet.
-
-    Args:
-        output: What the denoiser returned.
-        prediction: All rows of the clean prediction, with a learned variance.
-        channels: How many channels of it are a prediction; the rest is a learned variance.
-        latent_layout: How the prediction lies; asked only if that matters.
-        clean: For each plan, $s$.
-        differences: For each plan, $s - \tilde s$.
-        reached: For each plan, the names of the layers that were edited or observed.
-    """
-
-    output: Any
-    prediction: Tensor
-    channels: int
-    latent_layout: Callable[[], LatentLayout]
-    clean: dict[Plan, Tensor] = field(default_factory=dict)
-    differences: dict[Plan, Tensor] = field(default_factory=dict)
-    reached: dict[Plan, set[str]] = field(default_factory=dict)
-
-    def similarity(self, plan: Plan) -> float:
-        """The cosine of the clean and the perturbed prediction, of the least similar sample."""
-        clean = self.clean[plan].float().flatten(1)
-        perturbed = clean - self.differences[plan].float().flatten(1)
-        return float(torch.nn.functional.cosine_similarity(clean, perturbed).min())
-
-
 class PassRunner:
     """Runs the passes of one denoiser.
 
@@ -224,7 +194,12 @@ class PassRunner:
         vars(self).pop("layers", None)
 
     def run(
-        self, call: ModuleCall, plans: Sequence[Plan], layout: BatchLayout, context: StepContext
+        self,
+        call: ModuleCall,
+        plans: Sequence[Plan],
+        layout: BatchLayout,
+        context: StepContext,
+        watching: Sequence[Plan] = (),
     ) -> Outcome:
         """One call of the denoiser, and the negative predictions of some plans for it.
 
@@ -233,6 +208,7 @@ class PassRunner:
             plans: The plans.
             layout: The meaning of the rows of its batch.
             context: The step.
+            watching: Plans of observers, who probe the clean pass alone.
 
         Raises:
             AttentionBackendError: If a plan observes what a compiled denoiser does not show.
@@ -241,9 +217,13 @@ class PassRunner:
         # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so what follows
         # needs its own.
         kept = call.copied()
-        if not plans:
-            return self._outcome(kept, call(), context)
-        self._check(call, plans)
+        # Probes of observers see a module itself, below what other probes make of its call.
+        probing = [plan for plan in (*watching, *plans) if plan.probed]
+        if not plans and not probing:
+            outcome = self._outcome(kept, call(), context)
+            outcome.observed.update({plan: {} for plan in watching})
+            return outcome
+        self._check(call, plans, probing)
         stems = {} if self.compiled else {plan: self._stem(plan) for plan in plans if plan.replay}
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
@@ -251,13 +231,16 @@ class PassRunner:
         everything = PassSite(self, arguments, Rows(0, batch, batch), context)
         clean_pass = Pass(
             everything,
-            watched=[plan for plan in plans if plan.probed],
+            watched=probing,
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
         )
-        with patched(() if self.compiled else self._patched_by(plans, stems.values()), _PASS):
+        patches = () if self.compiled else self._patched_by([*watching, *plans], stems.values())
+        with patched(patches, _PASS):
             with holding(_PASS.current, clean_pass.handle):
                 output = call()
             outcome = self._outcome(kept, output, context)
+            for plan in (*watching, *plans):
+                outcome.observed[plan] = clean_pass.observed.get(plan, {})
             for plan in plans:
                 rows = layout.rows(plan.formulation, len(outcome.prediction))
                 site = PassSite(self, arguments, rows, context)
@@ -267,7 +250,7 @@ class PassRunner:
                 perturbed_pass = Pass(site, edited=plan, otherwise=otherwise)
                 negative = _Negative(self, plan, self.take_rows(kept, rows), perturbed_pass)
                 negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
-                observed = clean_pass.observed.get(plan, {})
+                observed = outcome.observed[plan]
                 negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
                 if plan.negative is None:
                     predicted = negative.predict(negative.call)
@@ -276,12 +259,13 @@ class PassRunner:
                 outcome.clean[plan] = negative.clean
                 outcome.differences[plan] = negative.clean - predicted[:, : outcome.channels]
                 outcome.reached[plan] = negative.reached | set(observed)
+                outcome.runs[plan] = max(1, negative.passes)
         if recorder is not None:
             recorder.learn()
         return outcome
 
-    def _check(self, call: ModuleCall, plans: Sequence[Plan]) -> None:
-        if call.kwargs.get("kv_cache") is not None:
+    def _check(self, call: ModuleCall, plans: Sequence[Plan], probing: Sequence[Plan]) -> None:
+        if plans and call.kwargs.get("kv_cache") is not None:
             raise RuntimeError(
                 "the denoiser is given a kv_cache, which a perturbed pass would change; "
                 "expected a run without one"
@@ -290,6 +274,11 @@ class PassRunner:
             raise AttentionBackendError(
                 "a guidance that looks at the attention of the first pass can't see into a "
                 "compiled denoiser; use one that is not compiled, or another guidance"
+            )
+        if self.compiled and probing:
+            raise AttentionBackendError(
+                "the layers of a compiled denoiser can't be looked into; use one that is not "
+                "compiled, or look at no layers"
             )
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
@@ -347,7 +336,7 @@ class _Negative(NegativeContext):
         self.sample = runner.sample(call)
         self.observed: Mapping[str, Tensor] = {}
         self._runner, self._plan, self._pass = runner, plan, perturbed_pass
-        self._passes = 0
+        self.passes = 0
 
     @property
     def reached(self) -> set[str]:
@@ -361,9 +350,9 @@ class _Negative(NegativeContext):
 
     @override
     def predict(self, call: ModuleCall) -> Tensor:
-        self._passes += 1
+        self.passes += 1
         with (
-            self._runner.perturbed(self._plan, self._passes),
+            self._runner.perturbed(self._plan, self.passes),
             holding(_PASS.current, self._pass.handle),
         ):
             # Lists of arguments may be consumed, and there may be another pass.

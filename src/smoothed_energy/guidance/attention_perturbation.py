@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["AttentionCall", "AttentionPerturbation", "ReceivedAttention"]
+__all__ = ["Attention", "AttentionCall", "AttentionPerturbation", "ReceivedAttention"]
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ..denoisers.image_tokens import ImageTokens, rows_in_order
 from ..intercept.attention import AttentionBackendError, attend_with
 from ..schedule import StepPosition
 from ..smoothing import Smoothing
-from .perturbation import LayerCall, Perturbation, Probe
+from .perturbation import LayerCall, LayerSite, Perturbation, Probe
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,48 @@ class AttentionCall:
         return not self.options.get("is_causal") and (mask is None or mask.shape[-2] == 1)
 
 
+class Attention(NamedTuple):
+    """One call of `scaled_dot_product_attention`, of all tokens of a layer.
+
+    Args:
+        query: `(B, heads, T, d)`.
+        key: `(B, heads, T, d)`.
+        value: `(B, heads, T, e)`.
+        options: The other arguments, by name.
+        native: The function.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    options: Mapping[str, Any]
+    native: Callable[..., Tensor]
+
+    def by_place(
+        self, site: LayerSite, layer: str
+    ) -> Iterator[tuple[list[int], Attention, ImageTokens]]:
+        """Rows of the batch in which the image's tokens have the same place, and that place."""
+        batch = len(self.query)
+        image = site.image_tokens(layer, self.query.shape[-2])
+        if isinstance(image.start, int):
+            yield list(range(batch)), self, image
+            return
+        for rows, found in image.by_start(batch):
+            tensors = self.query[rows], self.key[rows], self.value[rows]
+            yield (
+                rows,
+                Attention(*tensors, _of_samples(self.options, rows, batch), self.native),
+                found,
+            )
+
+    def of_image(self, image: ImageTokens, position: Callable[[], StepPosition]) -> AttentionCall:
+        """What the image's tokens ask, which have the same place in all rows."""
+        where = image.slice
+        options = _of_queries(self.options, where)
+        query = self.query[..., where, :]
+        return AttentionCall(query, self.key, self.value, options, self.native, image, position)
+
+
 class AttentionPerturbation(Perturbation):
     """A change of scaled dot-product attention.
 
@@ -113,33 +155,20 @@ class AttentionPerturbation(Perturbation):
             if key.shape[-2] != query.shape[-2]:
                 # The same module may attend to something else, too: an IP-Adapter's picture.
                 return native(query, key, value, **options)
-            image = site.image_tokens(call.name, query.shape[-2])
-            if isinstance(image.start, int):
-                return self._attend((query, key, value), options, native, image, site.position)
-            batch = query.shape[0]
+            whole = Attention(query, key, value, options, native)
             parts = []
-            for rows, found in image.by_start(batch):
-                tensors = query[rows], key[rows], value[rows]
-                given = _of_samples(options, rows, batch)
-                parts.append((rows, self._attend(tensors, given, native, found, site.position)))
+            for rows, of_rows, image in whole.by_place(site, call.name):
+                parts.append((rows, self._attend(of_rows, image, site.position)))
             return rows_in_order(parts)
 
         return attend_with(attend, call.call, call.name)
 
     def _attend(
-        self,
-        tensors: tuple[Tensor, Tensor, Tensor],
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-        image: ImageTokens,
-        position: Callable[[], StepPosition],
+        self, whole: Attention, image: ImageTokens, position: Callable[[], StepPosition]
     ) -> Tensor:
-        query, key, value = tensors
+        perturbed = self.attend(whole.of_image(image, position))
+        query, key, value, options, native = whole
         where = image.slice
-        of_image = AttentionCall(
-            query[..., where, :], key, value, _of_queries(options, where), native, image, position
-        )
-        perturbed = self.attend(of_image)
         if perturbed.shape[-2] == query.shape[-2]:
             return perturbed
         before, _, after = query.tensor_split((where.start, where.stop), dim=-2)

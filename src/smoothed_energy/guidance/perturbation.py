@@ -150,6 +150,10 @@ class Perturbation(ABC):
     def run(self, call: LayerCall) -> Any:
         """What the module gives in the perturbed pass."""
 
+    def of_layer(self, name: str) -> Perturbation:
+        """What is done in one of its layers."""
+        return self
+
     @property
     def is_identity(self) -> bool:
         """Whether nothing is changed, so that there is nothing to guide away from."""
@@ -186,6 +190,10 @@ class _ByLayer(Perturbation):
     @override
     def run(self, call: LayerCall) -> Any:
         return self.parts[call.name].run(call)
+
+    @override
+    def of_layer(self, name: str) -> Perturbation:
+        return self.parts[name]
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
-"""Guidance attached to a pipeline or a denoiser, and taken off again without a trace."""
+"""Guidance or observers attached to a pipeline or a denoiser, and taken off again."""
 
 from __future__ import annotations
 
-__all__ = ["Attachment", "Session"]
+__all__ = ["Attachment", "Observation", "Session"]
 
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from ..denoisers.cfg_batch import Formulation
 from ..denoisers.prediction import OutputKind, PredictionType
+from ..engine.observer import Observer
 from ..engine.participant import Participant
 from ..engine.summary import RunSummary
 from ..guidance.guidance import Guidance
@@ -21,12 +24,13 @@ if TYPE_CHECKING:
 
 
 class Session(ABC):
-    """The attachments of one target.
+    """What is attached to one target.
 
     Attributes:
         target_name: The name of the target's class, for messages.
-        attachments: Those that act, in the order in which they were attached.
-        participants: Their guidances, as the engine knows them.
+        attachments: The guidances that act, in the order in which they were attached.
+        participants: The same as the engine knows them.
+        observers: Who looks at the runs. It is one list all the time, which runs hold.
     """
 
     target_name: str
@@ -34,11 +38,11 @@ class Session(ABC):
     def __init__(self) -> None:
         self.attachments: list[Attachment] = []
         self.participants: tuple[Participant, ...] = ()
+        self.observers: list[Observer] = []
 
     def add(self, attachment: Attachment) -> None:
         """Let `attachment` act."""
-        if not self.attachments:
-            self._open()
+        self._open_first()
         self.attachments.append(attachment)
         self._list_participants()
 
@@ -46,7 +50,24 @@ class Session(ABC):
         """End what `attachment` does."""
         self.attachments.remove(attachment)
         self._list_participants()
-        if not self.attachments:
+        self._close_last()
+
+    def observe(self, observer: Observer) -> None:
+        """Let `observer` look."""
+        self._open_first()
+        self.observers.append(observer)
+
+    def ignore(self, observer: Observer) -> None:
+        """Let `observer` look no more."""
+        self.observers.remove(observer)
+        self._close_last()
+
+    def _open_first(self) -> None:
+        if not self.attachments and not self.observers:
+            self._open()
+
+    def _close_last(self) -> None:
+        if not self.attachments and not self.observers:
             self._close()
 
     def _list_participants(self) -> None:
@@ -65,54 +86,27 @@ class Session(ABC):
 
     @abstractmethod
     def _open(self) -> None:
-        """Put in place what the first attachment needs."""
+        """Put in place what anything attached needs."""
 
     @abstractmethod
     def _close(self) -> None:
         """Take away what `_open` put in place."""
 
 
-class Attachment:
-    """A guidance attached to a pipeline or a denoiser.
+class _Attached(ABC):
+    """Something attached to a pipeline or a denoiser.
 
-    It is a context manager that detaches when it closes.
-
-    Attributes:
-        participant: The guidance as the engine knows it.
-        last_run: What it did in the last finished run of the pipeline (None before the first), or
-            since it was attached to a bare denoiser.
+    Args:
+        session: The session of that.
     """
 
-    def __init__(self, participant: Participant, session: Session) -> None:
-        self.participant = participant
-        self.last_run: RunSummary | None = None
+    def __init__(self, session: Session) -> None:
         self._session = session
 
     @property
-    def guidance(self) -> Guidance:
-        """The guidance."""
-        return self.participant.guidance
-
-    @property
-    def replay(self) -> bool:
-        """Whether its perturbed passes take over what they can from the clean one."""
-        return self.participant.replay
-
-    @property
+    @abstractmethod
     def attached(self) -> bool:
-        """Whether the guidance still acts."""
-        return self in self._session.attachments
-
-    def detach(self) -> None:
-        """Take the guidance off; the target is as it was before. Doing it again does nothing."""
-        self._end(warns=True)
-
-    def _end(self, *, warns: bool) -> None:
-        if not self.attached:
-            return
-        self._session.remove(self)
-        if warns:
-            self._session.warn_if_idle(self)
+        """Whether it still acts."""
 
     def step(  # noqa: PLR0913 - what a loop may say of a step
         self,
@@ -127,7 +121,7 @@ class Attachment:
         prediction_type: PredictionType | None = None,
         branch: Formulation | None = None,
     ) -> None:
-        """Tell a guidance on a bare denoiser what the next calls of the denoiser are.
+        """Tell what is attached to a bare denoiser what the next calls of the denoiser are.
 
         Args:
             index: The number of the denoising step, from 0, where other images begin.
@@ -150,8 +144,8 @@ class Attachment:
                 $u + g (c - u)$ gains exactly the correction.
 
         Raises:
-            RuntimeError: If the guidance is detached.
-            TypeError: If this guidance is attached to a pipeline, which knows all of this itself.
+            RuntimeError: If this is detached.
+            TypeError: If it is attached to a pipeline, which knows all of this itself.
             ValueError: If `index` is not in `[0, count)`, `conditional_rows` is not positive,
                 `rescale_scale` is 1 or given without `conditional_rows`, or `branch` is given
                 without a `cfg_scale` other than 1, or with `conditional_rows`.
@@ -169,6 +163,49 @@ class Attachment:
             )
         )
 
+
+class Attachment(_Attached):
+    """A guidance attached to a pipeline or a denoiser.
+
+    It is a context manager that detaches when it closes.
+
+    Attributes:
+        participant: The guidance as the engine knows it.
+        last_run: What it did in the last finished run of the pipeline (None before the first), or
+            since it was attached to a bare denoiser.
+    """
+
+    def __init__(self, participant: Participant, session: Session) -> None:
+        super().__init__(session)
+        self.participant = participant
+        self.last_run: RunSummary | None = None
+
+    @property
+    def guidance(self) -> Guidance:
+        """The guidance."""
+        return self.participant.guidance
+
+    @property
+    def replay(self) -> bool:
+        """Whether its perturbed passes take over what they can from the clean one."""
+        return self.participant.replay
+
+    @property
+    @override
+    def attached(self) -> bool:
+        return self in self._session.attachments
+
+    def detach(self) -> None:
+        """Take the guidance off; the target is as it was before. Doing it again does nothing."""
+        self._end(warns=True)
+
+    def _end(self, *, warns: bool) -> None:
+        if not self.attached:
+            return
+        self._session.remove(self)
+        if warns:
+            self._session.warn_if_idle(self)
+
     def __enter__(self) -> Self:
         return self
 
@@ -183,3 +220,27 @@ class Attachment:
     def __repr__(self) -> str:
         state = "attached to" if self.attached else "detached from"
         return f"<{self.guidance!r} {state} {self._session.target_name}>"
+
+
+class Observation(_Attached):
+    """An observer attached to a pipeline or a denoiser.
+
+    Args:
+        observer: The observer.
+        session: The session of its target.
+    """
+
+    def __init__(self, observer: Observer, session: Session) -> None:
+        super().__init__(session)
+        self._observer = observer
+        session.observe(observer)
+
+    @property
+    @override
+    def attached(self) -> bool:
+        return self._observer in self._session.observers
+
+    def detach(self) -> None:
+        """Look no more; doing it again does nothing."""
+        if self.attached:
+            self._session.ignore(self._observer)

@@ -14,7 +14,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
-from ..engine.step import GuidedRun
+from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import patched
@@ -52,7 +52,7 @@ class DenoiserSession(Session):
         super().__init__()
         self.denoiser = denoiser
         self.target_name = type(denoiser).__name__
-        self._run = GuidedRun(denoiser)
+        self._run = GuidedRun(denoiser, observers=self.observers)
         self._state = self._run.states[denoiser]
         self._patches = ExitStack()
         self._step: LoopStep | None = None
@@ -117,13 +117,13 @@ class DenoiserSession(Session):
                 "the denoiser was called with the prompt before; expected the call without the "
                 'prompt next, after step(..., branch="unconditional")'
             )
-        if branch == "unconditional" and not waiting:
-            guides = bool(self._state.step(self.participants, step).scales)
-            if guides:
-                raise RuntimeError(
-                    "the denoiser is called without the prompt; expected the call with the prompt "
-                    'before it, after step(..., branch="conditional")'
-                )
+        if branch == "conditional" or waiting:
+            return
+        if self.observers or self._state.step(self.participants, step).scales:
+            raise RuntimeError(
+                "the denoiser is called without the prompt; expected the call with the prompt "
+                'before it, after step(..., branch="conditional")'
+            )
 
 
 _sessions: WeakKeyDictionary[nn.Module, DenoiserSession] = WeakKeyDictionary()

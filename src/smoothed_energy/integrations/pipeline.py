@@ -24,7 +24,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
-from ..engine.step import GuidedRun
+from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family
 from ..intercept.module_call import ModuleCall
@@ -152,7 +152,9 @@ class _PipelineSession(Session):
                         f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
                         "its own attached; attach to the pipeline or to the denoiser, not to both"
                     )
-            run = GuidedRun(*denoisers)
+            run = GuidedRun(*denoisers, observers=self.observers)
+            for observer in self.observers:
+                observer.begin()
 
             def route(call: ModuleCall) -> Any:
                 state = run.states.get(call.module)

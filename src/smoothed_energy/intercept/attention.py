@@ -9,7 +9,7 @@ runs: other layers, other threads and the unperturbed pass never see it.
 
 from __future__ import annotations
 
-__all__ = ["AttentionBackendError", "ScaledDotProduct", "attend_with"]
+__all__ = ["AttentionBackendError", "ScaledDotProduct", "Watcher", "attend_with", "watch_attention"]
 
 import functools
 import inspect
@@ -62,6 +62,16 @@ class ScaledDotProduct(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """What looks at one call of `scaled_dot_product_attention`; see `ScaledDotProduct`."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]
+    ) -> None:
+        """Look at what enters the attention of `query` to `key` and `value`."""
+        ...
+
+
 class _Interception(TorchFunctionMode):
     """Hands every scaled dot-product attention in the block to `replacement`."""
 
@@ -108,15 +118,67 @@ def attend_with(replacement: ScaledDotProduct, call: ModuleCall, name: str) -> A
         else:
             output = twin(module, *call.args, **_accepted(twin, call.kwargs))
     if interception.calls == 0:
-        processor = type(getattr(module, "processor", module)).__name__
-        raise AttentionBackendError(
-            f"layer {name!r} computes attention with {processor}, which never calls "
-            "torch.nn.functional.scaled_dot_product_attention, so it can't be perturbed; use a "
-            "native processor, for example "
-            "pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()),"
-            " or choose other layers"
-        )
+        raise _not_native(module, name, "perturbed")
     return output
+
+
+def watch_attention(see: Watcher, call: ModuleCall, name: str) -> Any:
+    """One call of an attention module as it is, whose softmax attention somebody looks at.
+
+    A processor that computes attention without the native function runs as it is, too; what would
+    enter the softmax is then worked out by its native twin once more, without the softmax.
+
+    Args:
+        see: Called with what enters `scaled_dot_product_attention`.
+        call: The call of the attention module.
+        name: The module's full name, for messages.
+
+    Returns:
+        What the module returns, the same bits as without anybody looking.
+
+    Raises:
+        AttentionBackendError: If the module calls no `scaled_dot_product_attention`, and has no
+            twin that does.
+    """
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        options: Mapping[str, Any],
+        native: Callable[..., Tensor],
+    ) -> Tensor:
+        see(query, key, value, options)
+        return native(query, key, value, **options)
+
+    def only_see(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        options: Mapping[str, Any],
+        native: Callable[..., Tensor],
+    ) -> Tensor:
+        see(query, key, value, options)
+        return value.new_zeros(*query.shape[:-1], value.shape[-1])
+
+    with _Interception(attend) as interception:
+        output = call()
+    if interception.calls == 0:
+        if _native_twin(call.module) is None:
+            raise _not_native(call.module, name, "looked at")
+        attend_with(only_see, call, name)
+    return output
+
+
+def _not_native(module: nn.Module, name: str, done: str) -> AttentionBackendError:
+    processor = type(getattr(module, "processor", module)).__name__
+    return AttentionBackendError(
+        f"layer {name!r} computes attention with {processor}, which never calls "
+        f"torch.nn.functional.scaled_dot_product_attention, so it can't be {done}; use a "
+        "native processor, for example "
+        "pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()),"
+        " or choose other layers"
+    )
 
 
 def _native_twin(module: nn.Module) -> Callable[..., Any] | None:

@@ -1,0 +1,93 @@
+r"""Metrics of maps: Frobenius norm, Laplacian variance and gradient entropy.
+
+Each is taken of every map $X$ (a channel, of every frame of a video) by itself, and averaged over
+the maps of a sample.
+
+References:
+    | [Re] Smoothed Energy Guidance (MLRC 2025), section 6 and equations 12 to 15
+"""
+
+from __future__ import annotations
+
+__all__ = ["BINS", "frobenius_norm", "gradient_entropy", "laplacian_variance"]
+
+import torch
+from torch import Tensor
+
+#: The number of bins of the histogram of gradient magnitudes.
+BINS = 32
+
+
+def frobenius_norm(maps: Tensor) -> Tensor:
+    r"""The Frobenius norm $\sqrt{\sum_{ij} X_{ij}^2}$, mean over the maps.
+
+    Args:
+        maps: `(B, M, H, W)`.
+
+    Returns:
+        `(B,)`.
+    """
+    norms: Tensor = torch.linalg.vector_norm(maps.flatten(2), dim=-1)
+    return norms.mean(dim=-1)
+
+
+def laplacian_variance(maps: Tensor) -> Tensor:
+    r"""The variance over places of $L * X$ ([Re] equation 12), mean over the maps.
+
+    $L$ is the 3 x 3 kernel of rows (0, 1, 0), (1, -4, 1), (0, 1, 0). It is taken where it lies
+    wholly inside the map, at $(H - 2)(W - 2)$ places, so that no padding adds an edge. The variance
+    is the mean square distance from the mean.
+
+    Args:
+        maps: `(B, M, H, W)`.
+
+    Returns:
+        `(B,)`; NaN where a side is shorter than 3.
+    """
+    inner = maps[..., 1:-1, 1:-1]
+    across = maps[..., 1:-1, :-2] + maps[..., 1:-1, 2:]
+    along = maps[..., :-2, 1:-1] + maps[..., 2:, 1:-1]
+    laplacian = (across + along - 4 * inner).flatten(2)
+    if not laplacian.shape[-1]:
+        return _unknown(maps)
+    return laplacian.var(dim=-1, correction=0).mean(dim=-1)
+
+
+def gradient_entropy(maps: Tensor, bins: int = BINS) -> Tensor:
+    r"""The entropy of the magnitudes of gradients ([Re] equations 13 to 15), mean over the maps.
+
+    The gradients are those of Sobel, $G_x$ of rows (-1, 0, 1), (-2, 0, 2), (-1, 0, 1) and
+    $G_y = G_x^\top$, at the $(H - 2)(W - 2)$ places where they lie wholly inside the map. Their
+    magnitudes $\sqrt{G_x^2 + G_y^2}$ fall into `bins` bins of equal width from 0 to the greatest
+    magnitude of the same map, which the last bin holds; $-\sum p \log p$ of the bins' shares is in
+    nats, and lies in $[0, \log(\text{bins})]$. A map without any gradient has 0. Since the range is
+    each map's own, the number does not change if a map is scaled.
+
+    [Re] states neither the number nor the range of its bins; values compare only where both agree.
+
+    Args:
+        maps: `(B, M, H, W)`.
+        bins: The number of bins.
+
+    Returns:
+        `(B,)`; NaN where a side is shorter than 3.
+    """
+    across = maps[..., 2:] - maps[..., :-2]
+    along = maps[..., 2:, :] - maps[..., :-2, :]
+    g_x = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    g_y = along[..., :-2] + 2 * along[..., 1:-1] + along[..., 2:]
+    magnitude = torch.hypot(g_x, g_y).flatten(2)
+    count = magnitude.shape[-1]
+    if not count:
+        return _unknown(maps)
+    greatest = magnitude.amax(dim=-1, keepdim=True)
+    scaled = magnitude * (bins / greatest.clamp_min(torch.finfo(maps.dtype).tiny))
+    bin_of = scaled.long().clamp_(0, bins - 1)
+    shares = torch.zeros(*magnitude.shape[:2], bins, dtype=maps.dtype, device=maps.device)
+    shares.scatter_add_(-1, bin_of, torch.full_like(magnitude, 1 / count))
+    entropies: Tensor = torch.special.entr(shares).sum(dim=-1)
+    return entropies.mean(dim=-1)
+
+
+def _unknown(maps: Tensor) -> Tensor:
+    return maps.new_full((len(maps),), torch.nan)
