@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Identity", "configuration_digest", "identity_of", "row_id"]
+__all__ = [
+    "Identity",
+    "configuration_digest",
+    "current_versions",
+    "identity_of",
+    "row_id",
+    "settings_by_content",
+]
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -124,17 +131,22 @@ def _path_digest(path: Path) -> str:
 
 def configuration_digest(identity: Identity, settings: PictureSettings) -> str:
     """The SHA-256 of all that determines the pictures of a configuration but prompt and seed."""
+    values = settings_by_content(identity, settings)
+    form = canonical_json({"settings": values, **identity.to_dict()})
+    return hashlib.sha256(form.encode()).hexdigest()
+
+
+def settings_by_content(identity: Identity, settings: PictureSettings) -> dict[str, Any]:
+    """Settings as JSON values, with digests of files in place of their paths."""
     values = settings.to_dict()
     values["control"] = _content(identity, settings.control)
     for guidance in values["guidance"]:
         if "weak" in guidance:
             guidance["weak"] = _content(identity, guidance["weak"])
-    form = canonical_json({"settings": values, **identity.to_dict()})
-    return hashlib.sha256(form.encode()).hexdigest()
+    return values
 
 
 def _content(identity: Identity, path: str | None) -> str | None:
-    """The digest of a file in place of its path, which may change."""
     return None if path is None else identity.files.get(path, path)
 
 

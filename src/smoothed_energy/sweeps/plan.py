@@ -17,7 +17,7 @@ from .file import Sweep, SweepError
 from .identity import Identity, configuration_digest, identity_of, row_id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One picture that is to be drawn.
 
@@ -28,8 +28,6 @@ class Row:
         prompt: Its prompt; an empty one is none.
         seed: Its seed.
     """
-
-    __slots__ = ("configuration", "id", "index", "prompt", "seed")
 
     index: int
     id: str
@@ -104,8 +102,6 @@ def plan(sweep: Sweep, *, identity: Identity | None = None, drawn_by: str = "pip
             drawn twice.
     """
     _check_pairs(sweep)
-    if sweep.trace:
-        check_tracing()
     found = configurations(sweep)
     _check_control(sweep, found)
     if identity is None:
