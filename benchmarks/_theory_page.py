@@ -146,7 +146,7 @@ def divergence(found: dict[str, Any]) -> str:
     return grid(
         ["run", "growth of a small difference", "exponent a step", "from the unguided run"],
         [
-            [name, f"{one['final_growth']:.2f}", f"{one['exponent']:+.3f}",
+            [name, f"{one['growth'][-1]:.2f}", f"{one['exponent']:+.3f}",
              f"{one['from_unguided'][-1]:.2f}"]
             for name, one in found.items()
         ],

@@ -25,6 +25,7 @@ F64 = torch.float64
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "theory.py"
 GRID = (3, 4)
+LIMITED = ("sigma1", "sigma10")  # operators that never let the variance grow on 12 x 12 tokens
 
 logits = hnp.arrays("float64", 12, elements=st.floats(-20, 20)).map(torch.as_tensor)
 matrices_of_logits = hnp.arrays("float64", (12, 5), elements=st.floats(-20, 20)).map(
@@ -228,6 +229,23 @@ def test_numbers_of_operators_are_what_the_page_has():
     found = module.page.rounded(module.operators(module.GRIDS["avatars"]))
     assert_alike(found, stored["operators"]["avatars"], 1e-5)
     assert_alike(module.page.rounded(module.axis_facts()), stored["axis"], 1e-5)
+
+
+def test_words_of_the_page_that_are_numbers():
+    stored = json.loads((ROOT / "docs" / "theory.json").read_text())
+    seen = stored["run"]["attention"]["all"]
+    assert all(one["proposition_error"] == 0 for one in seen.values())  # below 1e-12
+    for name in ("sigma1_symmetric", "sigma10_symmetric", "infinite", "box_symmetric"):
+        exact = ("variance_grows", "lse_grows", "rows_head_energy_falls", "second_inequality_holds")
+        assert all(seen[name][each] == 0 for each in exact)
+    assert all(stored["operators"]["avatars"][name]["deviation_norm"] < 1 for name in LIMITED)
+    spectral = stored["axis"]["grown"]["reflect"]["spectral"]
+    assert min(spectral) > 1
+    cosines = stored["run"]["predictions"]
+    assert min(one["velocity"]["mean"] for one in cosines.values() if isinstance(one, dict)) > 0.7
+    late = cosines["inf"]["momentum"]["last"]["by_step"]
+    assert min(late[:8]) > 0.3
+    assert sum(late[-4:]) < 0 and max(map(abs, late[13:])) < 0.2
 
 
 def test_numbers_of_the_embedded_model_are_what_the_page_has():

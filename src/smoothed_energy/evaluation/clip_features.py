@@ -13,7 +13,7 @@ __all__ = ["CLIP", "ClipExtractor"]
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .extractor import Extractor, ExtractorKind, checked_pictures, weights_digest
@@ -42,11 +42,15 @@ class ClipExtractor:
 
     def __init__(self, source: str = _HUB, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        network: Any = load_pretrained("CLIPVisionModelWithProjection", source)
-        config = network.config
+        model: Any = load_pretrained("CLIPModel", source)
+        config = model.config.vision_config
         self._size: int = config.image_size
+        self.feature_size: int = model.config.projection_dim
+        # The text encoder has no part in this.
+        network = nn.ModuleDict(
+            {"encoder": model.vision_model, "projection": model.visual_projection}
+        )
         self.digest = weights_digest(network)
-        self.feature_size: int = config.projection_dim
         depth = (config.hidden_size, config.num_hidden_layers)
         form = _SIZES.get(depth, "vit{}x{}-".format(*depth))
         self.name = f"clip-{form}{config.patch_size}-{self._size}-square-pil-bicubic"
@@ -60,7 +64,8 @@ class ClipExtractor:
         """Features `(B, D)` float32, on the CPU, of RGB pictures `(B, 3, H, W)` uint8."""
         x = resize_bicubic(middle_square(checked_pictures(images)), self._size)
         x = (x.to(self.device).float() / 255 - self._mean) / self._std
-        return F.normalize(self._network(x).image_embeds.float(), dim=1).cpu()
+        embeddings = self._network["projection"](self._network["encoder"](x).pooler_output)
+        return F.normalize(embeddings.float(), dim=1).cpu()
 
 
 def _open(source: str | None, device: str | torch.device) -> Extractor:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 __all__ = ["CMMD", "cmmd"]
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -49,4 +51,4 @@ def _prepare(samples: Tensor, real: Tensor) -> SubsetValue:
 
 
 #: The distance of samples to real images.
-CMMD = Metric("cmmd", cmmd, better="lower", least=2, prepare=_prepare)
+CMMD = Metric("cmmd", cmmd, better="lower", least=2, prepare=_prepare, bounds=(0, math.inf))

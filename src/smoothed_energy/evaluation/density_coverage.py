@@ -11,6 +11,8 @@ from __future__ import annotations
 
 __all__ = ["COVERAGE", "DENSITY", "coverage", "density"]
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -64,7 +66,9 @@ def _prepare_coverage(samples: Tensor, real: Tensor) -> SubsetValue:
 _LEAST = NEIGHBOURS + 1
 
 #: How densely samples lie among the real images.
-DENSITY = Metric("density", density, "higher", _LEAST, prepare=_prepare_density)
+DENSITY = Metric(
+    "density", density, "higher", _LEAST, prepare=_prepare_density, bounds=(0, math.inf)
+)
 
 #: The share of real images that samples reach.
-COVERAGE = Metric("coverage", coverage, "higher", _LEAST, prepare=_prepare_coverage)
+COVERAGE = Metric("coverage", coverage, "higher", _LEAST, prepare=_prepare_coverage, bounds=(0, 1))

@@ -6,7 +6,7 @@ for pictures that PIL squeezes to 224 x 224 with its bicubic filter (`dgm-eval`'
 is computed here by `transformers`. Only that network at that resize gives the name FD-DINOv2.
 
 The positions are laid on 16 x 16 patches as the original code does it, which scales by
-(16 + 0.1) / 37 where `transformers` scales to the size: the features differ in their third digit.
+(16 + 0.1) / 37 where `transformers` scales to the size, which gives slightly other features.
 """
 
 from __future__ import annotations

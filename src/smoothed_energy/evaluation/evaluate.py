@@ -76,6 +76,7 @@ def compare(
     for name in metrics:
         metric = METRICS[name]
         number = _number(metric, samples, real)
+        least, most = metric.bounds
         ends: Interval | None = None
         if resampling is not None:
             subsets = _subsets(metric, samples, real)
@@ -85,8 +86,8 @@ def compare(
                 metric=name,
                 extractor=samples.extractor,
                 value=number,
-                low=None if ends is None else number + ends.low - ends.value,
-                high=None if ends is None else number + ends.high - ends.value,
+                low=None if ends is None else max(number + ends.low - ends.value, least),
+                high=None if ends is None else min(number + ends.high - ends.value, most),
                 count=_size(samples),
                 against=real.source if metric.uses_real else "",
                 better=metric.better,
@@ -176,6 +177,11 @@ def _number(
 def _subsets(
     metric: Metric, samples: FeatureSet | FeatureStatistics, real: FeatureSet | FeatureStatistics
 ) -> SubsetValue:
+    if _size(samples) // 2 < metric.least:
+        raise ValueError(
+            f"{_size(samples)} samples; an interval of {metric.name} needs at least "
+            f"{2 * metric.least}"
+        )
     if isinstance(samples, FeatureSet):
         if isinstance(real, FeatureSet):
             return metric.subsets(samples.features, real.features)

@@ -16,6 +16,7 @@ the covariance, and exact.
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -209,6 +210,7 @@ FRECHET = MomentsMetric(
     better="lower",
     least=2,
     prepare=_prepare,
+    bounds=(0, math.inf),
     to_moments=_to_moments,
     between_moments=frechet_distance,
     prepare_moments=_prepare_moments,

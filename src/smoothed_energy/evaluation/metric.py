@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["METRICS", "Better", "Metric", "MomentsMetric", "SubsetValue", "register_metric"]
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -35,6 +36,7 @@ class Metric:
             from the features of all samples and of the real images, a function that is faster than
             `compare` would be. None means that `compare` is called for each subset.
         uses_real: Whether the number depends on the real images at all.
+        bounds: The least and the largest number there can be; an interval does not leave them.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Metric:
     least: int = 2
     prepare: Callable[[Tensor, Tensor], SubsetValue] | None = None
     uses_real: bool = True
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def subsets(self, samples: Tensor, real: Tensor) -> SubsetValue:
         """The number for subsets of the samples, as a function of their indices."""

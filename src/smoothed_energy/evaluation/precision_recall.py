@@ -66,7 +66,9 @@ def _prepare_recall(samples: Tensor, real: Tensor) -> SubsetValue:
 _LEAST = NEIGHBOURS + 1
 
 #: The share of samples that lie among the real images.
-PRECISION = Metric("precision", precision, "higher", _LEAST, prepare=_prepare_precision)
+PRECISION = Metric(
+    "precision", precision, "higher", _LEAST, prepare=_prepare_precision, bounds=(0, 1)
+)
 
 #: The share of real images that lie among the samples.
-RECALL = Metric("recall", recall, "higher", _LEAST, prepare=_prepare_recall)
+RECALL = Metric("recall", recall, "higher", _LEAST, prepare=_prepare_recall, bounds=(0, 1))

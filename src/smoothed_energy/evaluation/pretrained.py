@@ -27,18 +27,24 @@ def load_pretrained(cls: str, source: str) -> Any:
         model_class: Any = getattr(transformers, cls)
     except (ImportError, AttributeError) as error:
         raise ImportError(f"these features need transformers with {cls}: {error}") from error
+    place = "folder" if Path(source).is_dir() else "folder or id of the Hugging Face hub"
+    expected = model_class.config_class.model_type
     try:
+        # Loading a network of another kind fails late, or not at all: unknown weights are ignored.
+        kind = transformers.PretrainedConfig.get_config_dict(source)[0].get("model_type")
+        if kind != expected:
+            raise ValueError(f"its kind is {kind}; expected {expected}")
         model, loading = model_class.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        place = "folder" if Path(source).is_dir() else "folder or id of the Hugging Face hub"
         raise ValueError(
             f"the {place} {source} has no {cls} that could be loaded: {error}"
         ) from error
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ValueError(
-            f"{source} is no {cls}: it lacks {len(missing)} of its weights, such as {missing[0]}"
+            f"{source} is no whole {cls}: it lacks {len(missing)} of its weights, such as "
+            f"{missing[0]}"
         )
     return model.eval().requires_grad_(False)

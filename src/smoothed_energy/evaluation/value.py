@@ -85,9 +85,9 @@ class Value:
         Raises:
             ValueError: If a field is missing or not known.
         """
-        known = {field.name for field in fields(cls)}
+        known = [field.name for field in fields(cls)]
         given = {name: value for name, value in values.items() if name != "name"}
-        if unknown := sorted(given.keys() - known):
+        if unknown := sorted(given.keys() - {*known}):
             raise ValueError(f"{unknown[0]} is no field of a value; expected {', '.join(known)}")
         try:
             return cls(**given)
@@ -129,9 +129,9 @@ class ValueTable:
             ValueError: If a value is of another kind than those in its column, or its place is
                 taken.
         """
-        new = list(values)
-        for value in new:
-            kind = self._kinds.get(value.metric, value)
+        kinds, cells = dict(self._kinds), dict(self._rows.get(row, {}))
+        for value in values:
+            kind = kinds.setdefault(value.metric, value)
             for field in ("extractor", "weights", "against", "count"):
                 found, expected = getattr(value, field), getattr(kind, field)
                 if found != expected:
@@ -139,8 +139,8 @@ class ValueTable:
                         f"{row}: {value.name} has {field} {found!r}, where the column has "
                         f"{expected!r}; such numbers can't be compared"
                     )
-            if value.metric in self._rows.get(row, {}):
+            if value.metric in cells:
                 raise ValueError(f"{row}: there is a {value.name} already")
-        for value in new:
-            self._kinds.setdefault(value.metric, value)
-            self._rows.setdefault(row, {})[value.metric] = value
+            cells[value.metric] = value
+        # All or nothing: a refused value leaves the table as it was.
+        self._kinds, self._rows[row] = kinds, cells

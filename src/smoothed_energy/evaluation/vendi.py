@@ -11,6 +11,8 @@ from __future__ import annotations
 
 __all__ = ["VENDI", "vendi_score"]
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,4 +56,4 @@ def _compare(samples: Tensor, real: Tensor) -> float:
 
 
 #: The number of different samples; real images are not used.
-VENDI = Metric("vendi", _compare, better="higher", least=2, uses_real=False)
+VENDI = Metric("vendi", _compare, better="higher", least=2, uses_real=False, bounds=(1, math.inf))

@@ -5,7 +5,7 @@ Weights are read from safetensors files only: pickled weights can run code when 
 
 from __future__ import annotations
 
-__all__ = ["dtype_argument", "load"]
+__all__ = ["dtype_argument", "load", "placement"]
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ def load(
     source = resolve_model(model)
     import diffusers  # slow, and not needed to refuse a name
 
-    device, dtype = _placement(device, dtype)
+    device, dtype = placement(device, dtype)
     options: dict[str, Any] = {
         "use_safetensors": True,
         dtype_argument(diffusers.__version__): dtype,
@@ -118,7 +118,7 @@ def dtype_argument(version: str) -> str:
     return "dtype" if (major, minor) >= (0, 42) else "torch_dtype"
 
 
-def _placement(
+def placement(
     device: str | torch.device | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
     """The device and the dtype of a pipeline, the defaults where they are None."""

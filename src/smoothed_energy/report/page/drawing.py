@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["interval_plot", "line_plot", "point_plot"]
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,13 @@ from .table import Column, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.typing import ColorType
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 MARKED = 24  # points of a line that still get a marker each
 STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+LABEL_WIDTH = 72  # characters of a line along an axis
+NAME_WIDTH = 36  # and of a name within a plot or beside it
 BAND = 0.16  # opacity
 
 
@@ -44,23 +48,24 @@ def line_plot(lines: Sequence[Line], axes: PlotAxes, caption: str) -> Plot:
     if len({isinstance(at, str) for line in lines for at in line.x}) > 1:
         raise ValueError("the lines have texts and numbers along x; expected one of both")
     with new_axes() as (figure, plot):
+        handles: dict[str, Line2D] = {}
         for place, line in enumerate(lines):
             x: list[float | str] = list(line.x)
             y = numbers_of(line.y)
             colour = PALETTE[place % len(PALETTE)]
-            plot.plot(
+            handles[line.label] = plot.plot(
                 x,
                 [value.value for value in y],
                 color=colour,
                 linestyle=STYLES[place % len(STYLES)],
                 marker=MARKERS[place % len(MARKERS)] if len(x) <= MARKED else "",
-                label=line.label,
-            )
+            )[0]
             if any(value.interval for value in y):
                 ends = [value.interval or (value.value, value.value) for value in y]
                 low, high = zip(*ends, strict=True)
                 plot.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0)
-        _finish(plot, axes, legend=len(lines) > 1)
+        _finish(plot, axes)
+        _draw_legend(figure, handles)
         svg = as_svg(figure)
     return Plot(svg, caption, _table_of_lines(lines, axes, caption))
 
@@ -82,9 +87,10 @@ def point_plot(points: Sequence[Points], axes: PlotAxes, caption: str) -> Plot:
     _check_kinds([value for some in points for value in numbers_of(some.x)])
     _check_kinds([value for some in points for value in numbers_of(some.y)])
     with new_axes() as (figure, plot):
+        handles: dict[str, Line2D] = {}
         for place, some in enumerate(points):
             x, y = numbers_of(some.x), numbers_of(some.y)
-            plot.errorbar(
+            drawn = plot.errorbar(
                 [value.value for value in x],
                 [value.value for value in y],
                 xerr=_whiskers(x),
@@ -93,8 +99,8 @@ def point_plot(points: Sequence[Points], axes: PlotAxes, caption: str) -> Plot:
                 marker=MARKERS[place % len(MARKERS)],
                 linestyle=STYLES[place % len(STYLES)] if some.joined else "none",
                 elinewidth=1,
-                label=some.label,
             )
+            handles[some.label] = drawn.lines[0]
             for name, right, up in zip(some.names, x, y, strict=bool(some.names)):
                 plot.annotate(
                     name,
@@ -104,7 +110,8 @@ def point_plot(points: Sequence[Points], axes: PlotAxes, caption: str) -> Plot:
                     color=QUIET,
                     fontsize="small",
                 )
-        _finish(plot, axes, legend=len(points) > 1)
+        _finish(plot, axes)
+        _draw_legend(figure, handles)
         svg = as_svg(figure)
     columns = [Column("series"), Column("point"), Column(axes.x), Column(axes.y or "y")]
     rows = [
@@ -140,7 +147,9 @@ def interval_plot(numbers: Mapping[str, Number], axes: PlotAxes, caption: str) -
             linestyle="none",
             elinewidth=1.5,
         )
-        plot.set_yticks(range(len(values)), list(numbers), color=INK)
+        plot.set_yticks(
+            range(len(values)), [_wrapped(name, NAME_WIDTH) for name in numbers], color=INK
+        )
         plot.set_ylim(len(values) - 0.4, -0.6)
         plot.grid(visible=False, axis="y")
         plot.spines["left"].set_visible(False)
@@ -148,7 +157,7 @@ def interval_plot(numbers: Mapping[str, Number], axes: PlotAxes, caption: str) -
         for label, at in axes.guides.items():
             plot.axvline(at, color=QUIET, linestyle=(0, (2, 2)), linewidth=1)
             plot.annotate(
-                label,
+                _wrapped(label, NAME_WIDTH),
                 (at, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(3, 2),
@@ -157,35 +166,51 @@ def interval_plot(numbers: Mapping[str, Number], axes: PlotAxes, caption: str) -
                 fontsize="small",
             )
         plot.set_xscale("log" if axes.x_log else "linear")
-        plot.set_xlabel(axes.x)
+        plot.set_xlabel(_wrapped(axes.x))
         svg = as_svg(figure)
     columns = [Column("name"), Column(axes.x)]
     return Plot(svg, caption, Table(columns, list(numbers.items()), caption))
 
 
-def _finish(plot: Axes, axes: PlotAxes, legend: bool) -> None:
-    plot.set_xscale("log") if axes.x_log else None
-    plot.set_yscale("log") if axes.y_log else None
-    plot.set_xlabel(axes.x)
-    plot.set_ylabel(axes.y)
-    colour: ColorType = QUIET
+def _wrapped(label: str, width: int = LABEL_WIDTH) -> str:
+    return textwrap.fill(label, width)
+
+
+def _finish(plot: Axes, axes: PlotAxes) -> None:
+    if axes.x_log:
+        plot.set_xscale("log")
+    if axes.y_log:
+        plot.set_yscale("log")
+    plot.set_xlabel(_wrapped(axes.x))
+    plot.set_title(_wrapped(axes.y))
     for label, at in axes.guides.items():
-        plot.axhline(at, color=colour, linestyle=(0, (2, 2)), linewidth=1, zorder=1)
+        plot.axhline(at, color=QUIET, linestyle=(0, (2, 2)), linewidth=1, zorder=1)
         plot.annotate(
-            label,
+            _wrapped(label, NAME_WIDTH),
             (1, at),
             xycoords=("axes fraction", "data"),
             xytext=(0, 3),
             textcoords="offset points",
             horizontalalignment="right",
-            color=colour,
+            color=QUIET,
             fontsize="small",
         )
-    if legend:
-        handles, labels = plot.get_legend_handles_labels()
-        plot.legend(
-            handles, labels, loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(labels))
-        )
+
+
+def _draw_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
+    """The labels of lines over the plot; one line alone needs none."""
+    if len(handles) < 2:
+        return
+    labels = [_wrapped(label, NAME_WIDTH) for label in handles]
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    legend = figure.legend(
+        list(handles.values()),
+        [str(place) for place in range(len(handles))],
+        loc="outside upper left",
+        ncols=min(len(handles), max(1, LABEL_WIDTH // (longest + 6))),
+    )
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(label)  # now, since matplotlib leaves out labels that begin with "_"
 
 
 def _table_of_lines(lines: Sequence[Line], axes: PlotAxes, caption: str) -> Table:

@@ -26,6 +26,9 @@ STYLE: dict[Any, Any] = {
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "axes.titlecolor": QUIET,  # the label of y stands over the axes, where it can be read
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
     "axes.unicode_minus": True,
     "errorbar.capsize": 0,
     "font.family": "DejaVu Sans",  # comes with matplotlib; a page shows its own font in its place

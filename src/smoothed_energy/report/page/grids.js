@@ -137,9 +137,9 @@ class Grid {
   }
 
   drawFlow() {
-    const { values } = this.data.axes[this.columns];
+    const { name, values } = this.data.axes[this.columns];
     return make("div", { className: "flow" }, ...this.order[0].map((number, place) =>
-      make("div", {}, this.drawCell(number), make("span", { className: "head", textContent: values[place] }))));
+      make("div", {}, this.drawCell(number), make("span", { className: "head", textContent: `${name} ${values[place]}` }))));
   }
 
   drawTable() {

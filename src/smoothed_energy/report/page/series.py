@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Line", "PlotAxes", "Points", "numbers_of"]
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -41,7 +42,7 @@ class Line:
         y: Its values; their intervals make a band.
 
     Raises:
-        ValueError: If it has no points, or not a value for each.
+        ValueError: If it has no points, not a value for each, or an infinite one.
     """
 
     label: str
@@ -54,7 +55,7 @@ class Line:
                 f"the line {self.label!r} has {len(self.y)} values at {len(self.x)} places; "
                 "expected as many of both, at least one"
             )
-        x = [at if isinstance(at, str) else Number(at).value for at in self.x]
+        x = [at if isinstance(at, str) else numbers_of([at])[0].value for at in self.x]
         set_field(self, "x", tuple(x))
         set_field(self, "y", tuple(numbers_of(self.y)))
 
@@ -71,7 +72,7 @@ class Points:
         joined: Whether a line leads from each to the next.
 
     Raises:
-        ValueError: If there are none, or not as many of everything.
+        ValueError: If there are none, not as many of everything, or an infinite number.
     """
 
     label: str
@@ -93,5 +94,15 @@ class Points:
 
 
 def numbers_of(values: Sequence[float | Number]) -> list[Number]:
-    """Values as `Number`, whether they have intervals or not."""
-    return [value if isinstance(value, Number) else Number(value) for value in values]
+    """Values as `Number`, whether they have intervals or not.
+
+    Raises:
+        ValueError: If one is infinite.
+    """
+    numbers = [value if isinstance(value, Number) else Number(value) for value in values]
+    for number in numbers:
+        if not math.isfinite(number.value):
+            raise ValueError(
+                f"{number.value!r} can't be drawn; expected finite numbers, or texts along x"
+            )
+    return numbers

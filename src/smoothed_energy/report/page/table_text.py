@@ -189,7 +189,7 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 
 def _markdown_escaped(text: str) -> str:
-    text = re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
+    text = re.sub(r"([\\`*_|<>\[\]&~$])", r"\\\1", text)
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -1,6 +1,12 @@
 // The viewer: a picture large, beside the one that it is compared with, under a slider, or in its place.
 const pictureOf = (number) => find(`#_picture-${number}`).textContent;
 const nameOf = (cell) => cell.label || cell.axes.map(([name, value]) => `${name} ${value}`).join(", ") || "picture";
+// Of two cells of a grid, the axes in which they differ are name enough.
+const nameAgainst = (cell, other) => {
+  const others = new Map(other.axes);
+  const differing = cell.axes.filter(([name, value]) => others.get(name) !== value);
+  return nameOf(differing.length && others.size ? { ...cell, axes: differing } : cell);
+};
 const listOf = (entries) => make("dl", {}, ...entries.map(([name, value]) =>
   make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
 
@@ -57,20 +63,20 @@ class Viewer {
     }
     find(".modes", this.dialog).hidden = other === null;
     this.stage.classList.toggle("crisp", this.grid.crisp);
-    this.place("after", cell);
-    if (other) this.place("before", other);
-    this.hold.textContent = other ? `Hold to see ${nameOf(other)}` : "";
+    this.place("after", cell, other);
+    if (other) this.place("before", other, cell);
+    this.hold.textContent = other ? `Hold to see ${nameAgainst(other, cell)}` : "";
     this.describe();
     this.compare(this.mode);
   }
 
-  place(role, cell) {
+  place(role, cell, other) {
     const figure = find(`[data-role="${role}"]`, this.stage);
     const image = find("img", figure);
     image.src = pictureOf(cell.picture);
     image.alt = nameOf(cell);
     [image.width, image.height] = cell.size;
-    find("figcaption", figure).textContent = nameOf(cell);
+    find("figcaption", figure).textContent = other ? nameAgainst(cell, other) : "";
   }
 
   // All settings, and those of the other picture where they differ.
