@@ -57,14 +57,18 @@ def guided_by_hand(pipe, scale, decay, branch):
 
 @pytest.mark.parametrize("branch", ["conditional", "unconditional"])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_momentum_is_the_recursion_by_hand(kind, branch):
+# Euler scales the denoiser's input by the noise level; DDIM does not.
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerDiscreteScheduler])
+def test_momentum_is_the_recursion_by_hand(scheduler, kind, branch):
     pipe = sd(model=new_unet())
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    pipe.scheduler = scheduler.from_config(
+        pipe.scheduler.config, prediction_type=kind, timestep_spacing="leading"
+    )
     run = latents_of(pipe, **prompts(2), **size(), guidance_scale=5.0, num_inference_steps=4)
     plain = run()
     with guided_by_hand(pipe, 0.5, 0.3, branch):
         expected = run()
-    assert difference(plain, expected) > MARGIN
+    assert difference(plain, expected) > MARGIN * TOLERANCE
     guidance = MomentumGuidance(scale=0.5, decay=0.3, formulation=branch)
     with guidance.attach(pipe) as attachment:
         first, again = run(), run()
@@ -80,18 +84,3 @@ def test_a_first_step_alone_has_no_correction():
     plain = run()
     with MomentumGuidance(scale=1.0, steps="0:0.25").attach(pipe):
         assert torch.equal(run(), plain)
-
-
-def test_the_estimate_does_not_depend_on_how_a_scheduler_scales_its_input():
-    """Euler's input is scaled by the noise level; DDIM's is not. One step later they agree."""
-    pipe = sd(model=new_unet())
-    config = {**pipe.scheduler.config, "timestep_spacing": "leading", "steps_offset": 0}
-    found = []
-    for scheduler in (DDIMScheduler, EulerDiscreteScheduler):
-        pipe.scheduler = scheduler.from_config(config)
-        run = latents_of(pipe, **prompts(1), **size(), guidance_scale=5.0, num_inference_steps=2)
-        with MomentumGuidance(scale=0.5).attach(pipe):
-            guided = run()
-        found.append(difference(guided, run()))
-    assert found[0] > MARGIN
-    assert found[0] == pytest.approx(found[1], rel=0.2)
