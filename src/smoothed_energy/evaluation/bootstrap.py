@@ -24,7 +24,7 @@ from __future__ import annotations
 
 __all__ = ["Interval", "Resampling", "interval", "paired_interval"]
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +61,21 @@ class Resampling:
         return (
             f"{self.level:.3g} interval, {self.count} random halves of the seeds, seed {self.seed}"
         )
+
+    def ends(self, whole: float, halves: Sequence[float], samples: int) -> tuple[float, float]:
+        """The ends of the interval around a number.
+
+        Args:
+            whole: The number of all samples.
+            halves: Those of random halves.
+            samples: How many samples there are.
+        """
+        tail = (1 - self.level) / 2
+        low, high = np.quantile(halves, [tail, 1 - tail]) - np.mean(halves)
+        # Of an odd number the half is smaller, and moves more.
+        half = samples // 2
+        scale = (half / (samples - half)) ** 0.5
+        return float(whole + scale * low), float(whole + scale * high)
 
     def halves(self, samples: int) -> Iterator[Tensor]:
         """Indices of random halves of so many samples, ``(samples // 2,)`` int64 each.
@@ -152,9 +167,5 @@ def paired_interval(
 
 
 def _around(whole: float, halves: list[float], resampling: Resampling, samples: int) -> Interval:
-    tail = (1 - resampling.level) / 2
-    low, high = np.quantile(halves, [tail, 1 - tail]) - np.mean(halves)
-    # Of an odd number the half is smaller, and moves more.
-    half = samples // 2
-    scale = (half / (samples - half)) ** 0.5
-    return Interval(whole, float(whole + scale * low), float(whole + scale * high), resampling)
+    low, high = resampling.ends(whole, halves, samples)
+    return Interval(whole, low, high, resampling)

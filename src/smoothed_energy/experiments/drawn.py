@@ -44,3 +44,8 @@ class Drawn:
     def row(self, label: str) -> Row:
         """The row of a label."""
         return next(row for row in self.rows if row.label == label)
+
+    def without(self, label: str) -> Drawn:
+        """The same without a row in the tables; its pictures stay, to be compared with."""
+        rows = tuple(row for row in self.rows if row.label != label)
+        return Drawn(rows, self.samples, self.paths, self.facts)

@@ -108,7 +108,7 @@ class Measured:
         kind = self.column(metric).kind
         if halves is None or not torch.isfinite(halves).all():
             return Number(whole, kind=kind)
-        low, high = self.resampling.ends(whole, halves, self.count)
+        low, high = self.resampling.ends(whole, halves.tolist(), self.count)
         return Number(whole, low, high, kind=kind)
 
     def table(self, caption: str) -> Table:
@@ -160,7 +160,9 @@ class Measured:
         present = [Number(n.value, n.low, n.high) for n in numbers if n is not None]
         guide = self.wholes.get((UNGUIDED.label, column.name))
         axes = PlotAxes(
-            "", f"{column.title}, {column.kind}", guides={} if guide is None else {"unguided": guide}
+            "",
+            f"{column.title}, {column.kind}",
+            guides={} if guide is None else {"unguided": guide},
         )
         return line_plot([Line(column.title, list(ticks), present)], axes, caption)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Measuring"]
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..evaluation import (
-    METRICS,
     EXTRACTORS,
+    METRICS,
     FeatureSet,
     FeatureStore,
     Pictures,
@@ -27,9 +27,6 @@ from .measured import Measured, SetColumn
 from .reference import read_reference
 from .row import UNGUIDED
 from .subject import Subject
-
-#: Told what is done and how much of it: a word, and done and all.
-Progress = Callable[[str, int, int], None]
 
 _TITLES = {"frechet": "Frechet distance", "kernel": "kernel distance"}
 
@@ -49,22 +46,13 @@ class Measuring:
         store: The folder of features.
         resampling: How intervals are made.
         device: Where networks run.
-        progress: Told how far it is.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        store: Path,
-        resampling: Resampling,
-        device: str,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, subject: Subject, store: Path, resampling: Resampling, device: str) -> None:
         self.subject = subject
         self.resampling = resampling
         self._store = FeatureStore(store)
         self._device = device
-        self._progress = progress
         self._extractor: Any = None
         self._reference: FeatureSet | None = None
         self._metrics: dict[str, Any] = {}
@@ -110,18 +98,14 @@ class Measuring:
         columns = [self._set_column(name) for name in _SET_METRICS]
         wholes: dict[tuple[str, str], float] = {}
         halves: dict[tuple[str, str], Tensor] = {}
-        for done, row in enumerate(drawn.rows):
-            self._progress("measuring", done, len(drawn.rows))
-            pictures = Pictures(drawn.paths[row.label])
-            features = feature_set(pictures, self.extractor, store=self._store)
-            assert isinstance(features, FeatureSet)
+        for row in drawn.rows:
+            features = self._features(drawn.paths[row.label])
             for name in _SET_METRICS:
                 subsets = METRICS[name].subsets(features.features, self.reference.features)
                 wholes[row.label, name] = subsets(torch.arange(count))
                 if resampling is not None:
                     numbers = [subsets(half) for half in resampling.halves(count)]
                     halves[row.label, name] = torch.tensor(numbers, dtype=torch.float64)
-        self._progress("measuring", len(drawn.rows), len(drawn.rows))
         names = list(_SIDE_EFFECTS)
         if UNGUIDED.label in drawn.paths:
             names += ["color-shift", pair]
@@ -155,6 +139,19 @@ class Measuring:
             wholes,
             halves,
         )
+
+    def distances(self, drawn: Drawn, name: str) -> dict[str, float]:
+        """A set distance of every row, without intervals."""
+        found = {}
+        for row in drawn.rows:
+            features = self._features(drawn.paths[row.label])
+            found[row.label] = METRICS[name](features.features, self.reference.features)
+        return found
+
+    def _features(self, paths: Sequence[Path]) -> FeatureSet:
+        features = feature_set(Pictures(paths), self.extractor, store=self._store)
+        assert isinstance(features, FeatureSet)
+        return features
 
     def side_effects(self, drawn: Drawn) -> Measured:
         """Side effects alone, which need no real pictures and few samples."""

@@ -38,7 +38,7 @@ def _run(study: Study) -> Section:
 
     looked_at = study.draw("seg-figure-6-pictures", rows, seeds=study.picture_seeds("few"))
     # 26 rows: a quarter of the samples of a table for each.
-    drawn = study.draw("seg-figure-6", rows, share=0.25)
+    drawn = study.draw("seg-figure-6", rows, seeds=range(max(4, study.samples // 4)))
     measured = study.measure(drawn)
     curves = {
         f"sigma {blur.removeprefix('gaussian:')}": [grid[blur, scale] for scale in subject.scales]
@@ -69,7 +69,7 @@ def _run(study: Study) -> Section:
         "curve is one sigma, over the scales; no prompt.",
         [
             picture_grid(
-                looked_at.without(UNGUIDED),
+                looked_at.without(UNGUIDED.label),
                 "Sigma and scale",
                 "Sigma from left to right, the scale from top to bottom.",
                 axes=axes,

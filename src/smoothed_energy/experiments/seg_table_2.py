@@ -28,9 +28,7 @@ def _run(study: Study) -> Section:
     scales = dict.fromkeys((subject.mild_scale, subject.paper_scale))
     by_scale = {scale: [seg(subject, blur, scale) for blur in subject.sigmas] for scale in scales}
     strongest = {scale: rows[-1] for scale, rows in by_scale.items()}
-    matched = {
-        scale: matched_cfg(study, row, captions=True) for scale, row in strongest.items()
-    }
+    matched = {scale: matched_cfg(study, row, captions=True) for scale, row in strongest.items()}
     usual = Row(f"CFG {subject.cfg:g}", cfg=subject.cfg)
     both = strongest[subject.mild_scale].with_cfg(subject.cfg)
     both = Row(f"{both.label}, with CFG {subject.cfg:g}", both.guidance, both.cfg)
@@ -39,7 +37,7 @@ def _run(study: Study) -> Section:
     for scale in scales:
         rows += [*by_scale[scale], matched[scale]]
     rows += [usual, both, with_both]
-    drawn = study.draw("seg-table-2", rows, captions=True)
+    drawn = study.draw_captioned("seg-table-2", rows, range(study.samples))
     measured = study.measure(drawn)
     mild = by_scale[subject.mild_scale]
     claims = [

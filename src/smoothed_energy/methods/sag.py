@@ -52,9 +52,7 @@ class _Degraded:
             )
         # Masks and source pictures may follow the latents (inpainting, InstructPix2Pix, ...).
         x, conditions = sample.tensor_split([output.shape[1]], dim=1)
-        clean, epsilon = clean_and_noise(
-            second.prediction_type, x, output, (signal, noise), _NAME
-        )
+        clean, epsilon = clean_and_noise(second.prediction_type, x, output, (signal, noise), _NAME)
         tokens = clean.flatten(2).mT
         blurred = self.blur.apply(tokens, tuple(clean.shape[2:])).mT.reshape(clean.shape)
         masks = []

@@ -1,0 +1,236 @@
+"""A study: what experiments draw and measure with, for one subject and one folder."""
+
+from __future__ import annotations
+
+__all__ = ["Scope", "Study"]
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from ..evaluation import Resampling
+from ..models.edges import canny
+from ..sweeps import Sweep, run
+from ..sweeps.progress import Progress, Silence
+from .drawn import Drawn, Sample
+from .measured import Measured
+from .measuring import Measuring
+from .row import Row
+from .subject import Subject
+
+if TYPE_CHECKING:
+    from ..report.page import Table
+
+_PICTURES_MOST = 16
+
+#: Seeds that choose settings are not among those that tables are made of.
+SELECTION_SEED = 1_000_000
+#: Nor are those by which the scale of a control is matched.
+PILOT_SEED = 2_000_000
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much a study draws, and with what.
+
+    Args:
+        samples: Samples of each row of a table.
+        selection: Samples by which the best of a grid of scales is chosen.
+        pilots: Samples by which the scale of a control is matched.
+        resampling: How intervals are made.
+        workers: Processes that draw; None is one a core.
+        batch_size: Pictures that a worker draws at once; on a CPU it changes none.
+        device: Where networks that measure run, and the model.
+        ray: The address of a Ray cluster whose nodes draw.
+    """
+
+    samples: int
+    selection: int = 500
+    pilots: int = 32
+    resampling: Resampling = Resampling()  # noqa: RUF009 - immutable
+    workers: int | None = None
+    batch_size: int = 8
+    device: str = "auto"
+    ray: str | None = None
+
+
+class Study:
+    """What experiments draw and measure with.
+
+    All draw into one folder of pictures, where a picture that two of them need is drawn once.
+
+    Args:
+        subject: The model and its settings.
+        out: The folder.
+        scope: How much is drawn.
+        progress: Is told how the drawing goes.
+    """
+
+    def __init__(
+        self, subject: Subject, out: Path, scope: Scope, progress: Progress | None = None
+    ) -> None:
+        self.subject = subject
+        self.out = out
+        self.scope = scope
+        self.progress = progress or Silence()
+        device = "cpu" if scope.device == "auto" else scope.device
+        self.measuring = Measuring(subject, out / "features", scope.resampling, device)
+        #: The numbers of every experiment, as JSON values.
+        self.numbers: dict[str, Any] = {}
+        self._name = ""
+
+    @property
+    def samples(self) -> int:
+        """Samples of each row of a table."""
+        return self.scope.samples
+
+    @property
+    def pair_metric(self) -> str:
+        """The metric of a picture beside the unguided one of its sample."""
+        return "deep-feature-distance" if self.subject.attributes else "lpips-alex"
+
+    @property
+    def text_metric(self) -> str:
+        """The metric of a picture and its prompt."""
+        return "attribute-accuracy" if self.subject.attributes else "clip-similarity"
+
+    def picture_seeds(self, how_many: Literal["few", "many"]) -> Sequence[int]:
+        """Seeds of pictures to be looked at."""
+        if how_many == "few":
+            return self.subject.picture_seeds
+        return range(min(self.samples, _PICTURES_MOST))
+
+    def draw(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        *,
+        seeds: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        control: Path | None = None,
+    ) -> Drawn:
+        """Draw the same samples in several ways.
+
+        Args:
+            name: What the progress calls them.
+            rows: The ways, with different labels.
+            seeds: Seeds of the samples; by default as many as a table has, from 0.
+            prompts: Every prompt is drawn with every seed. By default there is none.
+            control: A picture that the subject's ControlNet follows.
+        """
+        seeds = range(self.samples) if seeds is None else seeds
+        return self._drawn(name, rows, seeds, list(prompts or [""]), "product", control)
+
+    def draw_captioned(self, name: str, rows: Sequence[Row], seeds: Sequence[int]) -> Drawn:
+        """Draw samples with a caption of the subject's for each.
+
+        Args:
+            name: What the progress calls them.
+            rows: The ways.
+            seeds: Seeds of the samples; each goes with the next caption.
+        """
+        captions = self.subject.read_captions(len(seeds))
+        return self._drawn(name, rows, seeds, captions, "zip", None)
+
+    def _drawn(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        seeds: Sequence[int],
+        prompts: list[str],
+        pairs: Literal["product", "zip"],
+        control: Path | None,
+    ) -> Drawn:
+        subject = self.subject
+        base: dict[str, Any] = {"num_inference_steps": subject.num_inference_steps}
+        if subject.size is not None:
+            base["size"] = list(subject.size)
+        if control is not None:
+            base["control"] = str(control)
+        sweep = Sweep.model_validate(
+            {
+                "name": name,
+                "model": subject.name,
+                "device": self.scope.device,
+                "controlnet": None if control is None else subject.controlnet,
+                "prompts": prompts,
+                "seeds": list(seeds),
+                "pairs": pairs,
+                "base": base,
+                "list": [_configuration(row, subject) for row in rows],
+                "trace": True,
+            }
+        )
+        results = run(
+            sweep,
+            self.out / "drawn",
+            workers=self.scope.workers,
+            batch_size=self.scope.batch_size,
+            progress=self.progress,
+            ray=self.scope.ray,
+        )
+        if not results.complete:
+            failed = results.failures
+            reason = "" if failed.empty else f": {failed.iloc[0]['reason']}"
+            raise RuntimeError(f"{name}: {len(results.missing)} pictures are missing{reason}")
+        table = results.pictures
+        first = table[table["configuration"] == rows[0].label]
+        samples = [
+            Sample(int(seed), prompt)
+            for seed, prompt in zip(first["seed"], first["prompt"], strict=True)
+        ]
+        facts = {
+            row.label: table[table["configuration"] == row.label].to_dict("records") for row in rows
+        }
+        paths = {row.label: results.paths(row.label) for row in rows}
+        return Drawn(tuple(rows), tuple(samples), paths, facts)
+
+    def measure(self, drawn: Drawn) -> Measured:
+        """All metrics of an experiment's rows; its numbers are kept."""
+        measured = self.measuring.measure(drawn, self.pair_metric, self.text_metric)
+        self.keep("table", measured.to_json())
+        return measured
+
+    def side_effects(self, drawn: Drawn) -> Table:
+        """Side effects alone, which need no real pictures and few samples."""
+        return self.measuring.side_effects(drawn).table("Side effects, means over these pictures.")
+
+    def edges(self, picture: Path) -> Path:
+        """The edges of a picture, in a file."""
+        place = self.out / "edges" / picture.name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.asarray(Image.open(picture).convert("RGB"))
+            Image.fromarray(canny(pixels)).save(place)
+        return place
+
+    def begin(self, name: str) -> None:
+        """Numbers that are kept from now on are of this experiment."""
+        self._name = name
+
+    def keep(self, what: str, numbers: Any) -> None:
+        """Keep numbers of the experiment that runs, to be written beside the page.
+
+        Args:
+            what: What they are.
+            numbers: JSON values.
+        """
+        json.dumps(numbers)  # refuses what is not JSON here, where it is known what it is
+        self.numbers.setdefault(self._name, {})[what] = numbers
+
+
+def _configuration(row: Row, subject: Subject) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "label": row.label,
+        "guidance": list(row.guidance),
+        "cfg": row.cfg,
+    }
+    scheduler = row.scheduler or subject.scheduler
+    if scheduler is not None:
+        settings["scheduler"] = scheduler
+    return settings
