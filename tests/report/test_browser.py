@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import shutil
+import socket
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -230,6 +231,33 @@ class TestPage:
         targets = page.locator(".overview a").evaluate_all("(all) => all.map((a) => a.hash)")
         assert targets == ["#pictures", "#numbers", "#plots"]
         assert page.locator("#pictures .rests").inner_text().endswith("px bicubic: −24 [−30, −19]")
+
+    def test_its_policy_keeps_the_browser_from_fetching_anything(self, browser, sample):
+        page = browser.new_page()
+        page.goto(sample.as_uri())
+        server = socket.create_server(("127.0.0.1", 0))
+        blocked = page.evaluate(
+            """(port) => new Promise((done) => {
+                const found = [];
+                addEventListener("securitypolicyviolation", (event) => {
+                    found.push(event.effectiveDirective);
+                    if (found.length === 3) done(found.sort());
+                });
+                const make = (tag, properties) =>
+                    document.body.append(Object.assign(document.createElement(tag), properties));
+                make("img", { src: `http://127.0.0.1:${port}/a` });
+                make("script", { textContent: "window.hacked = 1" });
+                fetch(`http://127.0.0.1:${port}/b`).catch(() => {});
+            })""",
+            server.getsockname()[1],
+        )
+        assert blocked == ["connect-src", "img-src", "script-src-elem"]
+        assert page.evaluate("window.hacked") is None
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()  # nobody called
+        server.close()
+        page.close()
 
     def test_without_javascript_text_tables_and_plots_remain(self, visit, sample):
         page = visit(sample, PHONE, java_script_enabled=False)

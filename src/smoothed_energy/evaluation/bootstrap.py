@@ -2,11 +2,11 @@ r"""Intervals of metrics over seeds, by resampling the samples.
 
 A row's number is that of all its :math:`n` samples. How far it would move with other seeds is told
 by random halves of them, drawn without replacement: the number of a half moves about that of the
-whole as the number of the whole moves about that of all possible seeds, since :math:`\sigma^2 (2/n
-- 1/n) = \sigma^2 / n` (half-sampling: Shao and Wu, "A General Theory for Jackknife Variance
-Estimation", 1989). The usual bootstrap draws :math:`n` with replacement, so that about a third of
-the samples come more than once, which a sum over samples does not mind, but what counts neighbours,
-similar pairs or ranks does.
+whole as the number of the whole moves about that of all possible seeds, since
+:math:`\sigma^2 (2/n - 1/n) = \sigma^2 / n` (half-sampling: Shao and Wu, "A General Theory for
+Jackknife Variance Estimation", 1989). The usual bootstrap draws :math:`n` with replacement, so that
+about a third of the samples come more than once, which a sum over samples does not mind, but what
+counts neighbours, similar pairs or ranks does.
 
 Most of these numbers depend on the count of samples: a Frechet distance is higher for a half than
 for the whole. Quantiles of the halves are therefore moved by the difference of their mean to the
