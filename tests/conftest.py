@@ -37,7 +37,12 @@ def pipe() -> StableDiffusionXLPipeline:
 @pytest.fixture
 def registries():
     """What a test registers is forgotten after it."""
-    kept = (method_registry._methods, family_registry._families, metric._metrics)
+    kept = (
+        method_registry._methods,
+        family_registry._families,
+        metric._metrics,
+        picture_metric._registered,
+    )
     before = [dict(registry) for registry in kept]
     softmax_free = list(softmax.softmax_free)
     yield
