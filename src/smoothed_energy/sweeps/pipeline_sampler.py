@@ -58,6 +58,7 @@ class PipelineSource:
         Raises:
             ValueError: If it can't be loaded.
         """
+        _quiet()
         device = torch.device(self.device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", worker % max(torch.cuda.device_count(), 1))
@@ -70,6 +71,17 @@ class PipelineSource:
         pipe.set_progress_bar_config(disable=True)
         at_once = _PAIR if device.type == "cpu" else max(self.batch_size, _PAIR)
         return PipelineSampler(pipe, at_once, trace=self.trace)
+
+
+def _quiet() -> None:
+    """Keep the libraries' own progress bars and advice out of the sweep's."""
+    # Both are slow to import, and here in a moment anyway.
+    from diffusers.utils import logging as of_diffusers  # noqa: PLC0415
+    from transformers.utils import logging as of_transformers  # noqa: PLC0415
+
+    for logging in (of_diffusers, of_transformers):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 class PipelineSampler:

@@ -73,34 +73,39 @@ def run(  # noqa: PLR0913 - what a run can be told
             raise SweepError(f"{name}={value}: expected 1 or more")
     planned = plan(sweep, drawn_by="pipeline" if source is None else source.name)
     folder = PictureFolder(output_folder(sweep, out))
-    log = _opened(planned, folder)
+    _prepare(planned, folder)
     progress = progress or Silence()
     missing = array("I", _missing(planned, folder))
     done = len(planned) - len(missing)
     todo = Todo(planned, missing[:limit], batch_size)
 
-    def report(unit: Unit, outcome: Outcome, worker: int | str) -> None:
+    def tell(unit: Unit, outcome: Outcome) -> None:
         for note in outcome.notes:
             if note not in noted:
                 noted.add(note)
                 progress.note(f"warning: {unit.configuration.label}: {note}")
         if outcome.trouble is not None:
             progress.note(f"{unit.configuration.label}: {outcome.reason}")
+        progress.advance(len(outcome.drawn) + outcome.found)
+
+    def report(unit: Unit, outcome: Outcome, worker: int) -> None:
+        tell(unit, outcome)
         try:
             log.add(unit, outcome, worker)
         except OSError as error:
             todo.stop(_reason(folder.root, error))
-        progress.advance(len(outcome.drawn) + outcome.found)
 
     noted: set[str] = set()
+    log = TimingLog(folder.root)
     progress.begin(done + todo.total, done)
     try:
-        given = (todo, source or _pipeline(planned, batch_size), folder, planned.identity)
+        source = source or _pipeline(planned, batch_size)
         if ray is None:
-            count = workers or worker_count(planned.identity.device)
-            draw_locally(*given, min(count, todo.total), report)
-        else:
-            draw_on_ray(*given, report, RayCluster(ray, workers))
+            count = min(workers or worker_count(planned.identity.device), todo.total)
+            draw_locally(todo, source, folder, planned.identity, count, report)
+        elif todo.total:
+            for unit, outcome in draw_on_ray(todo, source, folder, planned, RayCluster(ray, workers)):
+                tell(unit, outcome)
         try:
             write_tables(planned, folder, todo.failures())
         except OSError as error:
@@ -140,7 +145,7 @@ def _pipeline(plan: Plan, batch_size: int) -> PipelineSource:
     )
 
 
-def _opened(plan: Plan, folder: PictureFolder) -> TimingLog:
+def _prepare(plan: Plan, folder: PictureFolder) -> None:
     """Prepare a sweep's folder.
 
     Raises:
@@ -151,7 +156,6 @@ def _opened(plan: Plan, folder: PictureFolder) -> TimingLog:
         folder.root.mkdir(parents=True, exist_ok=True)
         write_text(folder.root / SWEEP, stored_sweep(plan))
         folder.forget_unfinished()
-        return TimingLog(folder.root)
     except OSError as error:
         kind = SweepStopped if error.errno in (errno.ENOSPC, errno.EDQUOT) else SweepError
         raise kind(_reason(folder.root, error)) from error
