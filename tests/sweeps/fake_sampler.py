@@ -80,7 +80,9 @@ class FakeSampler:
         drawn = []
         for prompt, seed in pictures:
             time.sleep(source.slow)
-            drawn.append((picture(configuration.settings, prompt, seed, source.side), {"seed_mod": seed % 7}))
+            drawn.append(
+                (picture(configuration.settings, prompt, seed, source.side), {"seed_mod": seed % 7})
+            )
             with (Path(source.marks) / f"drawn-{os.getpid()}").open("a") as file:
                 file.write(f"{configuration.label}|{prompt}|{seed}\n")
         return drawn

@@ -1,4 +1,4 @@
-"""python run_fake.py FOLDER MARKS SECONDS WORKERS [ADDRESS]: the small sweep as a program, to be killed."""
+"""python run_fake.py FOLDER MARKS SECONDS WORKERS [ADDRESS]: the small sweep, to be killed."""
 
 import sys
 

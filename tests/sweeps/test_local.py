@@ -172,7 +172,9 @@ def test_a_configuration_that_does_not_fit_is_tried_once(tmp_path, fake):
 
 
 def test_a_model_that_no_worker_can_open_ends_the_run(tmp_path, fake):
-    with pytest.raises(SweepStopped, match="no worker can open the model: ValueError: the model is"):
+    with pytest.raises(
+        SweepStopped, match="no worker can open the model: ValueError: the model is"
+    ):
         run(SWEEP, tmp_path / "out", workers=2, source=fake(opens=False))
     assert Results.open(tmp_path / "out").pictures.empty
 
@@ -219,9 +221,12 @@ def small_disk(tmp_path):
     """A file system of its own with room for some pictures."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = os.name == "posix" and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], capture_output=True
-    ).returncode
+    mounted = (
+        os.name == "posix"
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], capture_output=True
+        ).returncode
+    )
     if not mounted:
         pytest.skip("mounting a small file system is not permitted here")
     yield place

@@ -81,10 +81,12 @@ class PictureSettings:
             settings = self.guidance[0].to_dict() if self.guidance else {}
             value = settings.get(name.removeprefix(_PART))
             return value if isinstance(value, (str, float, type(None))) else str(value)
-        return {
-            "guidance": lambda: " + ".join(map(guidance_to_text, self.guidance)) or NONE,
-            "size": lambda: None if self.size is None else "{}x{}".format(*self.size),
-        }.get(name, lambda: getattr(self, name))()
+        if name == "guidance":
+            return " + ".join(map(guidance_to_text, self.guidance)) or NONE
+        if name == "size":
+            return None if self.size is None else "{}x{}".format(*self.size)
+        value = getattr(self, name)
+        return value if isinstance(value, (str, float, int, type(None))) else str(value)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, all of them, guidances in full."""
@@ -169,9 +171,9 @@ def _cfg(value: Any) -> float:
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    parts = value.lower().split("x") if isinstance(value, str) else value
-    if parts is None:
+    if value is None:
         return None
+    parts: Any = value.lower().split("x") if isinstance(value, str) else value
     if isinstance(parts, int) and not isinstance(parts, bool):
         parts = (parts, parts)
     try:
@@ -195,7 +197,7 @@ def _text(name: str) -> Any:
 def _scheduler(value: Any) -> str | None:
     if value is None:
         return None
-    import diffusers  # noqa: PLC0415 - slow, and most sweeps name no scheduler
+    import diffusers
 
     known = [
         name

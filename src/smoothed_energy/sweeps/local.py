@@ -97,7 +97,7 @@ class _Pool:
         self._todo = todo
         self._given = (source, folder.root, identity)
         self._report = report
-        self._context = multiprocessing.get_context(_START)
+        self._context: Any = multiprocessing.get_context(_START)
         self._workers: list[_Worker] = []
         self._failed_openings = 0
         self._why = ""

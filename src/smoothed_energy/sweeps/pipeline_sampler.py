@@ -76,8 +76,8 @@ class PipelineSource:
 def _quiet() -> None:
     """Keep the libraries' own progress bars and advice out of the sweep's."""
     # Both are slow to import, and here in a moment anyway.
-    from diffusers.utils import logging as of_diffusers  # noqa: PLC0415
-    from transformers.utils import logging as of_transformers  # noqa: PLC0415
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
     for logging in (of_diffusers, of_transformers):
         logging.set_verbosity_error()
@@ -132,7 +132,7 @@ class PipelineSampler:
         self.close()
         settings = configuration.settings
         if settings.scheduler is not None:
-            import diffusers  # noqa: PLC0415 - slow, and here already
+            import diffusers
 
             cls = getattr(diffusers, settings.scheduler)
             self._pipe.scheduler = cls.from_config(self._scheduler.config)
@@ -162,6 +162,5 @@ class PipelineSampler:
         count = len(pictures)
         facts = facts_of(count)
         return [
-            (image, {**common, **one})
-            for image, one in zip(images[:count], facts, strict=True)
+            (image, {**common, **one}) for image, one in zip(images[:count], facts, strict=True)
         ]

@@ -137,6 +137,6 @@ def _check_pairs(sweep: Sweep) -> None:
         if prompt in first:
             raise SweepError(
                 f"the prompt {prompt!r} comes twice ({first[prompt]} and {number}), and with the "
-                "same seeds; expected each once, or `pairs: zip`, which gives each a seed of its own"
+                "same seeds; expected each once, or `pairs: zip`, where each has a seed of its own"
             )
         first[prompt] = number
