@@ -79,14 +79,12 @@ class PictureSettings:
         """A setting as a number or a text, for labels and tables; None if there is none."""
         if name.startswith(_PART):
             settings = self.guidance[0].to_dict() if self.guidance else {}
-            value = settings.get(name.removeprefix(_PART))
-            return value if isinstance(value, (str, float, type(None))) else str(value)
+            return _scalar(settings.get(name.removeprefix(_PART)))
         if name == "guidance":
             return " + ".join(map(guidance_to_text, self.guidance)) or NONE
         if name == "size":
             return None if self.size is None else "{}x{}".format(*self.size)
-        value = getattr(self, name)
-        return value if isinstance(value, (str, float, int, type(None))) else str(value)
+        return _scalar(getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, all of them, guidances in full."""
@@ -113,6 +111,11 @@ class Configuration:
     settings: PictureSettings
     varying: Mapping[str, str | float | None] = field(default_factory=dict)
     digest: str = ""
+
+
+def _scalar(value: Any) -> str | float | None:
+    plain = isinstance(value, (str, int, float, type(None))) and not isinstance(value, bool)
+    return value if plain else str(value)
 
 
 @cache

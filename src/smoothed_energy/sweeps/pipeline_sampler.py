@@ -21,6 +21,7 @@ from ..integrations.attachment import Attachment
 from ..models import load
 from .configuration import Configuration, PictureSettings
 from .facts import observed, run_facts
+from .identity import PIPELINE
 from .pipeline_call import batch_arguments, check_call, settings_arguments
 from .sampler import ConfigurationError, Picture
 
@@ -50,7 +51,7 @@ class PipelineSource:
     @property
     def name(self) -> str:
         """What draws."""
-        return "pipeline"
+        return PIPELINE
 
     def open(self, worker: int) -> PipelineSampler:
         """Load the model; workers of one machine take its GPUs in turn.

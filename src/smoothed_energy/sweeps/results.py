@@ -64,10 +64,10 @@ class Results:
         (from the folder), `width`, `height`, and the facts of its run, such as `guided_steps`.
         """
         table: pd.DataFrame = _pandas().read_parquet(self.folder / PICTURES)
-        facts = _pandas().DataFrame(
-            [json.loads(text) for text in table.pop("facts")], index=table.index
-        )
-        return table.join(facts)
+        facts = [json.loads(text) for text in table.pop("facts")]
+        facts_table: pd.DataFrame = _pandas().DataFrame(facts, index=table.index)
+        joined: pd.DataFrame = table.join(facts_table)
+        return joined
 
     @cached_property
     def configurations(self) -> pd.DataFrame:

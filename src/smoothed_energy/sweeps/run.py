@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .cluster import RayCluster, draw_on_ray
 from .file import Sweep, SweepError
+from .identity import PIPELINE
 from .local import draw_locally, worker_count
 from .pictures import PictureFolder
 from .pipeline_sampler import PipelineSource
@@ -69,7 +70,7 @@ def run(  # noqa: PLR0913 - what a run can be told
             are kept.
     """
     _check_counts(workers=workers, batch_size=batch_size)
-    planned = plan(sweep, drawn_by="pipeline" if source is None else source.name)
+    planned = plan(sweep, drawn_by=PIPELINE if source is None else source.name)
     source = source or _pipeline(planned, batch_size)
     folder = PictureFolder(output_folder(sweep, out))
     _prepare(planned, folder)
