@@ -79,12 +79,12 @@ class PictureSettings:
         """A setting as a number or a text, for labels and tables; None if there is none."""
         if name.startswith(_PART):
             settings = self.guidance[0].to_dict() if self.guidance else {}
-            value = settings.get(name.removeprefix(_PART))
-            return value if isinstance(value, (str, float, type(None))) else str(value)
-        return {
-            "guidance": lambda: " + ".join(map(guidance_to_text, self.guidance)) or NONE,
-            "size": lambda: None if self.size is None else "{}x{}".format(*self.size),
-        }.get(name, lambda: getattr(self, name))()
+            return _scalar(settings.get(name.removeprefix(_PART)))
+        if name == "guidance":
+            return " + ".join(map(guidance_to_text, self.guidance)) or NONE
+        if name == "size":
+            return None if self.size is None else "{}x{}".format(*self.size)
+        return _scalar(getattr(self, name))
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, all of them, guidances in full."""
@@ -111,6 +111,11 @@ class Configuration:
     settings: PictureSettings
     varying: Mapping[str, str | float | None] = field(default_factory=dict)
     digest: str = ""
+
+
+def _scalar(value: Any) -> str | float | None:
+    plain = isinstance(value, (str, int, float, type(None))) and not isinstance(value, bool)
+    return value if plain else str(value)
 
 
 @cache
@@ -169,9 +174,9 @@ def _cfg(value: Any) -> float:
 
 
 def _size(value: Any) -> tuple[int, int] | None:
-    parts = value.lower().split("x") if isinstance(value, str) else value
-    if parts is None:
+    if value is None:
         return None
+    parts: Any = value.lower().split("x") if isinstance(value, str) else value
     if isinstance(parts, int) and not isinstance(parts, bool):
         parts = (parts, parts)
     try:
@@ -195,7 +200,7 @@ def _text(name: str) -> Any:
 def _scheduler(value: Any) -> str | None:
     if value is None:
         return None
-    import diffusers  # noqa: PLC0415 - slow, and most sweeps name no scheduler
+    import diffusers
 
     known = [
         name

@@ -130,7 +130,7 @@ class Sweep(BaseModel):
     def _known_settings(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             check_setting_name(name)
-        return _plain(value)
+        return {name: _plain(item) for name, item in value.items()}
 
     @field_validator("axes", "listed")
     @classmethod

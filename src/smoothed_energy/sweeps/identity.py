@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "PIPELINE",
     "Identity",
     "configuration_digest",
     "current_versions",
@@ -26,6 +27,8 @@ from .configuration import PictureSettings, canonical_json
 from .file import Sweep, SweepError
 from .weights import file_digest, folder_digest, model_digest
 
+#: What draws, if nothing else does.
+PIPELINE = "pipeline"
 _LENGTH = 24
 
 
@@ -47,7 +50,7 @@ class Identity:
     device: str
     dtype: str
     versions: Mapping[str, str]
-    drawn_by: str = "pipeline"
+    drawn_by: str = PIPELINE
     files: Mapping[str, str] = field(default_factory=dict)
     trace: bool = False
 
@@ -64,7 +67,7 @@ class Identity:
 
 
 def identity_of(
-    sweep: Sweep, settings: Iterable[PictureSettings], drawn_by: str = "pipeline"
+    sweep: Sweep, settings: Iterable[PictureSettings], drawn_by: str = PIPELINE
 ) -> Identity:
     """The identity of a sweep on this machine.
 

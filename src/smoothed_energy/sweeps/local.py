@@ -12,6 +12,7 @@ __all__ = ["draw_locally", "worker_count"]
 import multiprocessing
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,6 +27,8 @@ from .sampler import SamplerSource
 from .todo import Todo
 from .work import Outcome, Trouble, Unit, draw_unit
 
+#: Nothing of the driver is in a worker that it does not need: no threads, no GPU.
+_START = "spawn"
 _READY = "ready"
 #: So many workers in a row may fail to open the model.
 _OPENINGS = 3
@@ -94,47 +97,42 @@ class _Pool:
         self._todo = todo
         self._given = (source, folder.root, identity)
         self._report = report
-        self._context = multiprocessing.get_context("spawn")
+        self._context: Any = multiprocessing.get_context(_START)
         self._workers: list[_Worker] = []
         self._failed_openings = 0
         self._why = ""
 
     def run(self, count: int) -> None:
         try:
-            waiting = self._todo.take()
-            while waiting is not None or any(worker.unit for worker in self._workers):
-                waiting = self._hand_out(waiting, count)
-                for pipe in wait([worker.pipe for worker in self._workers]):
-                    self._hear(next(one for one in self._workers if one.pipe is pipe))
-                if not self._workers and self._failed_openings >= _OPENINGS:
+            while self._todo.has_more or self._are_busy:
+                self._hand_out(count)
+                if self._are_busy:
+                    for pipe in wait([worker.pipe for worker in self._workers]):
+                        self._hear(next(one for one in self._workers if one.pipe is pipe))
+                elif not self._workers and self._failed_openings >= _OPENINGS:
                     self._todo.stop(f"no worker can open the model: {self._why}")
-                if self._todo.stopped is not None:
-                    waiting = None
-                elif waiting is None:
-                    waiting = self._todo.take()
         finally:
             self._end()
 
-    def _hand_out(self, unit: Unit | None, count: int) -> Unit | None:
+    @property
+    def _are_busy(self) -> bool:
+        """Whether a worker draws, or opens the model."""
+        return any(worker.unit or not worker.is_open for worker in self._workers)
+
+    def _hand_out(self, count: int) -> None:
         """Give units to workers that have none, and start workers while there are units."""
         for worker in self._workers:
-            if unit is not None and worker.is_open and worker.unit is None:
-                unit = self._give(worker, unit)
+            if worker.is_open and worker.unit is None:
+                worker.unit = self._todo.take()
+                if worker.unit is not None:
+                    with suppress(BrokenPipeError, ConnectionError):  # the pipe tells of it next
+                        worker.pipe.send(worker.unit)
         free = sorted({*range(count)} - {worker.number for worker in self._workers})
-        if unit is not None and free and self._failed_openings < _OPENINGS:
+        if self._todo.has_more and free and self._failed_openings < _OPENINGS:
             # The first one shows whether the model can be opened at all.
             ready = any(worker.is_open for worker in self._workers)
             for number in free if ready else free[: not self._workers]:
                 self._start(number)
-        return unit
-
-    def _give(self, worker: _Worker, unit: Unit) -> Unit | None:
-        try:
-            worker.pipe.send(unit)
-        except (BrokenPipeError, ConnectionError):
-            return unit  # it is dead, which its pipe tells next
-        worker.unit = unit
-        return self._todo.take()
 
     def _start(self, number: int) -> None:
         mine, others = self._context.Pipe()

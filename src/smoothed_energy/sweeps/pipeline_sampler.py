@@ -21,6 +21,7 @@ from ..integrations.attachment import Attachment
 from ..models import load
 from .configuration import Configuration, PictureSettings
 from .facts import observed, run_facts
+from .identity import PIPELINE
 from .pipeline_call import batch_arguments, check_call, settings_arguments
 from .sampler import ConfigurationError, Picture
 
@@ -50,7 +51,7 @@ class PipelineSource:
     @property
     def name(self) -> str:
         """What draws."""
-        return "pipeline"
+        return PIPELINE
 
     def open(self, worker: int) -> PipelineSampler:
         """Load the model; workers of one machine take its GPUs in turn.
@@ -58,6 +59,7 @@ class PipelineSource:
         Raises:
             ValueError: If it can't be loaded.
         """
+        _quiet()
         device = torch.device(self.device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", worker % max(torch.cuda.device_count(), 1))
@@ -70,6 +72,17 @@ class PipelineSource:
         pipe.set_progress_bar_config(disable=True)
         at_once = _PAIR if device.type == "cpu" else max(self.batch_size, _PAIR)
         return PipelineSampler(pipe, at_once, trace=self.trace)
+
+
+def _quiet() -> None:
+    """Keep the libraries' own progress bars and advice out of the sweep's."""
+    # Both are slow to import, and here in a moment anyway.
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    for logging in (of_diffusers, of_transformers):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 class PipelineSampler:
@@ -120,7 +133,7 @@ class PipelineSampler:
         self.close()
         settings = configuration.settings
         if settings.scheduler is not None:
-            import diffusers  # noqa: PLC0415 - slow, and here already
+            import diffusers
 
             cls = getattr(diffusers, settings.scheduler)
             self._pipe.scheduler = cls.from_config(self._scheduler.config)
@@ -150,6 +163,5 @@ class PipelineSampler:
         count = len(pictures)
         facts = facts_of(count)
         return [
-            (image, {**common, **one})
-            for image, one in zip(images[:count], facts, strict=True)
+            (image, {**common, **one}) for image, one in zip(images[:count], facts, strict=True)
         ]

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from .axes import configurations
 from .configuration import Configuration
 from .file import Sweep, SweepError
-from .identity import Identity, configuration_digest, identity_of, row_id
+from .identity import PIPELINE, Identity, configuration_digest, identity_of, row_id
+from .layer_check import check_guidances
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Plan:
         raise KeyError(f"no configuration {label!r}; there are {known}")
 
 
-def plan(sweep: Sweep, *, identity: Identity | None = None, drawn_by: str = "pipeline") -> Plan:
+def plan(sweep: Sweep, *, identity: Identity | None = None, drawn_by: str = PIPELINE) -> Plan:
     """The plan of a sweep.
 
     Args:
@@ -106,6 +107,8 @@ def plan(sweep: Sweep, *, identity: Identity | None = None, drawn_by: str = "pip
     _check_control(sweep, found)
     if identity is None:
         identity = identity_of(sweep, [one.settings for one in found], drawn_by)
+        if drawn_by == PIPELINE:
+            check_guidances(sweep.model, found)
     return Plan(
         sweep,
         identity,
@@ -137,6 +140,6 @@ def _check_pairs(sweep: Sweep) -> None:
         if prompt in first:
             raise SweepError(
                 f"the prompt {prompt!r} comes twice ({first[prompt]} and {number}), and with the "
-                "same seeds; expected each once, or `pairs: zip`, which gives each a seed of its own"
+                "same seeds; expected each once, or `pairs: zip`, where each has a seed of its own"
             )
         first[prompt] = number

@@ -63,10 +63,11 @@ class Results:
         Columns: `id`, `configuration` (its label), the settings that vary, `prompt`, `seed`, `path`
         (from the folder), `width`, `height`, and the facts of its run, such as `guided_steps`.
         """
-        pd = _pandas()
-        table: pd.DataFrame = pd.read_parquet(self.folder / PICTURES)
-        facts = pd.DataFrame([json.loads(text) for text in table.pop("facts")], index=table.index)
-        return table.join(facts.drop(columns=[*table.columns.intersection(facts.columns)]))
+        table: pd.DataFrame = _pandas().read_parquet(self.folder / PICTURES)
+        facts = [json.loads(text) for text in table.pop("facts")]
+        facts_table: pd.DataFrame = _pandas().DataFrame(facts, index=table.index)
+        joined: pd.DataFrame = table.join(facts_table)
+        return joined
 
     @cached_property
     def configurations(self) -> pd.DataFrame:
@@ -82,9 +83,11 @@ class Results:
 
     @cached_property
     def failures(self) -> pd.DataFrame:
-        """The rows that the last run tried in vain: `id`, `reason`, `attempts`, and what they are."""
+        """The rows that the last run tried in vain: what they are, `attempts` and `reason`."""
         names = ["id", "configuration", "prompt", "seed", "attempts", "reason"]
-        return _pandas().DataFrame([*read_lines(self.folder / FAILURES)], columns=names)
+        lines = [*read_lines(self.folder / FAILURES)]
+        table: pd.DataFrame = _pandas().DataFrame(lines, columns=names)
+        return table
 
     @cached_property
     def missing(self) -> pd.DataFrame:
@@ -100,7 +103,9 @@ class Results:
             for row in self.plan.rows()
             if row.id not in there
         ]
-        return _pandas().DataFrame(rows, columns=["id", "configuration", "prompt", "seed"])
+        names = ["id", "configuration", "prompt", "seed"]
+        table: pd.DataFrame = _pandas().DataFrame(rows, columns=names)
+        return table
 
     @property
     def complete(self) -> bool:

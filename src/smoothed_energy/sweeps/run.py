@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .cluster import RayCluster, draw_on_ray
 from .file import Sweep, SweepError
+from .identity import PIPELINE
 from .local import draw_locally, worker_count
 from .pictures import PictureFolder
 from .pipeline_sampler import PipelineSource
@@ -68,49 +69,77 @@ def run(  # noqa: PLR0913 - what a run can be told
         SweepStopped: If the disk is full, or no worker can open the model. Pictures that were drawn
             are kept.
     """
-    for name, value in (("workers", workers), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise SweepError(f"{name}={value}: expected 1 or more")
-    planned = plan(sweep, drawn_by="pipeline" if source is None else source.name)
+    _check_counts(workers=workers, batch_size=batch_size)
+    planned = plan(sweep, drawn_by=PIPELINE if source is None else source.name)
+    source = source or _pipeline(planned, batch_size)
     folder = PictureFolder(output_folder(sweep, out))
-    log = _opened(planned, folder)
-    progress = progress or Silence()
+    _prepare(planned, folder)
     missing = array("I", _missing(planned, folder))
-    done = len(planned) - len(missing)
     todo = Todo(planned, missing[:limit], batch_size)
-
-    def report(unit: Unit, outcome: Outcome, worker: int | str) -> None:
-        for note in outcome.notes:
-            if note not in noted:
-                noted.add(note)
-                progress.note(f"warning: {unit.configuration.label}: {note}")
-        if outcome.trouble is not None:
-            progress.note(f"{unit.configuration.label}: {outcome.reason}")
-        try:
-            log.add(unit, outcome, worker)
-        except OSError as error:
-            todo.stop(_reason(folder.root, error))
-        progress.advance(len(outcome.drawn) + outcome.found)
-
-    noted: set[str] = set()
-    progress.begin(done + todo.total, done)
+    reporter = _Reporter(todo, folder, progress or Silence())
+    reporter.begin(len(planned) - len(missing))
     try:
-        given = (todo, source or _pipeline(planned, batch_size), folder, planned.identity)
         if ray is None:
-            count = workers or worker_count(planned.identity.device)
-            draw_locally(*given, min(count, todo.total), report)
-        else:
-            draw_on_ray(*given, report, RayCluster(ray, workers))
-        try:
-            write_tables(planned, folder, todo.failures())
-        except OSError as error:
-            todo.stop(_reason(folder.root, error))
+            count = min(workers or worker_count(planned.identity.device), todo.total)
+            draw_locally(todo, source, folder, planned.identity, count, reporter.log)
+        elif todo.total:
+            for outcome in draw_on_ray(todo, source, folder, planned, RayCluster(ray, workers)):
+                reporter.tell(*outcome)
+        reporter.write_tables(planned)
     finally:
-        progress.end()
-        log.close()
+        reporter.end()
     if todo.stopped is not None:
         raise SweepStopped(todo.stopped)
     return Results.open(folder.root)
+
+
+class _Reporter:
+    """What a run says of itself while it goes on: to its user, to the log, and in tables."""
+
+    def __init__(self, todo: Todo, folder: PictureFolder, progress: Progress) -> None:
+        self._todo = todo
+        self._root = folder.root
+        self._folder = folder
+        self._progress = progress
+        self._noted: set[str] = set()
+        self._timings = TimingLog(folder.root)
+
+    def begin(self, done: int) -> None:
+        self._progress.begin(done + self._todo.total, done)
+
+    def tell(self, unit: Unit, outcome: Outcome) -> None:
+        label = unit.configuration.label
+        lines = [f"warning: {label}: {note}" for note in outcome.notes]
+        for line in lines:
+            if line not in self._noted:
+                self._progress.note(line)
+        self._noted.update(lines)
+        if outcome.trouble is not None:
+            self._progress.note(f"{label}: {outcome.reason}")
+        self._progress.advance(len(outcome.drawn) + outcome.found)
+
+    def log(self, unit: Unit, outcome: Outcome, worker: int) -> None:
+        self.tell(unit, outcome)
+        try:
+            self._timings.add(unit, outcome, worker)
+        except OSError as error:
+            self._todo.stop(_reason(self._root, error))
+
+    def write_tables(self, planned: Plan) -> None:
+        try:
+            write_tables(planned, self._folder, self._todo.failures())
+        except OSError as error:
+            self._todo.stop(_reason(self._root, error))
+
+    def end(self) -> None:
+        self._progress.end()
+        self._timings.close()
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise SweepError(f"{name}={value}: expected 1 or more")
 
 
 def output_folder(sweep: Sweep, out: str | Path | None = None) -> Path:
@@ -140,7 +169,7 @@ def _pipeline(plan: Plan, batch_size: int) -> PipelineSource:
     )
 
 
-def _opened(plan: Plan, folder: PictureFolder) -> TimingLog:
+def _prepare(plan: Plan, folder: PictureFolder) -> None:
     """Prepare a sweep's folder.
 
     Raises:
@@ -151,7 +180,6 @@ def _opened(plan: Plan, folder: PictureFolder) -> TimingLog:
         folder.root.mkdir(parents=True, exist_ok=True)
         write_text(folder.root / SWEEP, stored_sweep(plan))
         folder.forget_unfinished()
-        return TimingLog(folder.root)
     except OSError as error:
         kind = SweepStopped if error.errno in (errno.ENOSPC, errno.EDQUOT) else SweepError
         raise kind(_reason(folder.root, error)) from error

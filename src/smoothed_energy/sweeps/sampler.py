@@ -47,7 +47,9 @@ class SamplerSource(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What draws."""
+        ...
 
     def open(self, worker: int) -> Sampler:
         """Open a sampler.

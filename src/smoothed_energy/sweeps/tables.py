@@ -6,7 +6,7 @@
 | `configurations.parquet` | a row a configuration |
 | `pictures.parquet` | a row a picture that is there, in the order of the plan |
 | `failures.jsonl` | the rows that the last run tried in vain |
-| `timings.jsonl`, `timings.parquet` | how long each unit took, of all runs |
+| `timings.jsonl`, `units/`, `timings.parquet` | how long each unit took, of all runs |
 
 Nothing in the first three depends on how or when the pictures were drawn.
 """
@@ -19,6 +19,7 @@ __all__ = [
     "PICTURES",
     "SWEEP",
     "TIMINGS",
+    "UNITS",
     "TimingLog",
     "pyarrow",
     "read_lines",
@@ -33,6 +34,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,8 @@ PICTURES = "pictures.parquet"
 CONFIGURATIONS = "configurations.parquet"
 FAILURES = "failures.jsonl"
 TIMINGS = "timings.parquet"
+#: Where Ray writes what it says of the units, a folder a round.
+UNITS = "units"
 _LOG = "timings.jsonl"
 _ROWS_AT_ONCE = 10_000
 
@@ -192,7 +196,8 @@ class TimingLog:
     """
 
     def __init__(self, root: Path) -> None:
-        self._file = (root / _LOG).open("a", encoding="utf-8")
+        # Unbuffered: nothing is left to be written when the disk is full.
+        self._file = (root / _LOG).open("ab", buffering=0)
 
     def add(self, unit: Unit, outcome: Outcome, worker: int | str) -> None:
         """Note how long a unit took.
@@ -208,8 +213,7 @@ class TimingLog:
             "worker": str(worker),
             "first": unit.rows[0].id,
         }
-        self._file.write(f"{canonical_json(line)}\n")
-        self._file.flush()
+        self._file.write(f"{canonical_json(line)}\n".encode())
 
     def close(self) -> None:
         """Close the file."""
@@ -217,7 +221,7 @@ class TimingLog:
 
 
 def _write_timings(root: Path) -> None:
-    """Write the log as a table."""
+    """Write the log, and what Ray wrote of its units, as a table."""
     pa = pyarrow()
     schema = pa.schema(
         [
@@ -230,8 +234,19 @@ def _write_timings(root: Path) -> None:
         ]
     )
     with _replaced(root / TIMINGS) as path, _parquet(path, schema) as writer:
-        for rows in _chunks(read_lines(root / _LOG)):
+        for rows in _chunks(chain(read_lines(root / _LOG), _units_of_ray(root))):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _units_of_ray(root: Path) -> Iterator[dict[str, Any]]:
+    pa = pyarrow()
+    for path in sorted((root / UNITS).glob("*/*.parquet")):
+        try:
+            units = pyarrow(".parquet").read_table(path).to_pylist()
+        except (OSError, pa.ArrowInvalid):
+            continue  # a run that was killed left it half written
+        for unit in units:
+            yield {**unit, "pictures": len(unit["drawn"]), "worker": "ray"}
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -62,6 +62,11 @@ class Todo:
         self._all_reason: str | None = None
         self.total = len(self._missing)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be something to hand out."""
+        return self._all_reason is None and (self._next < len(self._missing) or bool(self._again))
+
     def take(self) -> Unit | None:
         """The next unit, None if there is none at the moment."""
         if self._all_reason is not None:
