@@ -9,6 +9,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from hypothesis import settings
 
 import smoothed_energy.evaluation.metric as metric
+import smoothed_energy.evaluation.picture_metric as picture_metric
 import smoothed_energy.families.registry as family_registry
 import smoothed_energy.guidance.softmax as softmax
 import smoothed_energy.methods.registry as method_registry

@@ -55,7 +55,11 @@ def _captions(lines: Sequence[dict[str, object]], styles: Sequence[str], count: 
     for style, found in by_style.items():
         if len(found) < each:
             raise ValueError(f"{len(found)} captions of {style}; expected {each}")
-    return [text for turn in zip(*(by_style[style][:each] for style in styles)) for text in turn]
+    return [
+        text
+        for turn in zip(*(by_style[style][:each] for style in styles), strict=True)
+        for text in turn
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import evaluate, generate, layers, methods
+from . import evaluate, generate, layers, methods, reproduce
 
 # A command line mistake; Typer brings its own copy of Click or uses the installed one, by version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -30,6 +30,7 @@ app.command("generate")(generate.command)
 app.command("layers")(layers.command)
 app.command("methods")(methods.command)
 app.command("evaluate")(evaluate.command)
+app.command("reproduce")(reproduce.command)
 
 
 def _print_version(wanted: bool) -> None:

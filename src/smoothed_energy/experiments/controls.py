@@ -1,4 +1,4 @@
-"""Controls: plain extrapolations as strong as a guidance, for every claim that it is more than that.
+"""Controls: plain extrapolations as strong as a guidance, beside every claim that it is more.
 
 References:
     | Guidance Matters: Rethinking the Evaluation Pitfall for Text-to-Image Generation (ICLR 2026)
@@ -36,7 +36,7 @@ def matched_cfg(study: Study, row: Row, *, captions: bool = False) -> Row:
         row: The row.
         captions: Whether samples have the subject's captions; otherwise its prompts.
     """
-    name = f"matched-cfg: {row.label}"
+    name = "matched-cfg"
     measured = row if row.cfg > 1 else row.with_cfg(_BARELY)
     seeds = range(PILOT_SEED, PILOT_SEED + study.scope.pilots)
     if captions:
@@ -66,7 +66,7 @@ def momentum_of_equal_norm(study: Study, row: Row) -> Row:
         RuntimeError: If no such scale is found.
     """
     seeds = range(PILOT_SEED, PILOT_SEED + study.scope.pilots)
-    name = f"matched momentum: {row.label}"
+    name = "matched-momentum"
     wanted = statistics.fmean(
         _facts(study.draw(name, [row], seeds=seeds), row.label, "relative_correction")
     )

@@ -8,13 +8,14 @@ from .row import Row
 from .subject import Subject
 
 
-def seg(
+def seg(  # noqa: PLR0913 - the settings of a row
     subject: Subject,
     blur: str,
     scale: float,
     *,
     layers: str | None = None,
     steps: str = "all",
+    side: str = "query",
     label: str = "",
 ) -> Row:
     """A row with smoothed energy guidance.
@@ -25,12 +26,15 @@ def seg(
         scale: The scale.
         layers: Other layers.
         steps: The guided steps.
+        side: What is blurred: `"query"` or `"key"`.
         label: Its label; by default the blur and the scale.
     """
     layers = subject.layers if layers is None else layers
     text = f"seg; blur={blur}; scale={scale:g}; layers={layers}"
     if steps != "all":
         text += f"; steps={steps}"
+    if side != "query":
+        text += f"; on={side}"
     return Row(label or f"SEG {blur_label(blur)}, scale {scale:g}", (text,))
 
 

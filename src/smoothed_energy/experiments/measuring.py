@@ -69,6 +69,11 @@ class Measuring:
         return self._extractor
 
     @property
+    def digests(self) -> dict[str, str]:
+        """The digests of the networks that were used so far, by their names."""
+        return {} if self._extractor is None else {self._extractor.name: self._extractor.digest}
+
+    @property
     def reference(self) -> FeatureSet:
         """The features of real pictures.
 
@@ -125,10 +130,10 @@ class Measuring:
             for row in drawn.rows:
                 if isinstance(metric, PairMetric) and row.label == UNGUIDED.label:
                     continue
-                numbers = self.per_picture(drawn, row.label, name)
-                wholes[row.label, name] = float(numbers.mean())
+                each = self.per_picture(drawn, row.label, name)
+                wholes[row.label, name] = float(each.mean())
                 if resampling is not None:
-                    means = [numbers[half].mean() for half in resampling.halves(count)]
+                    means = [each[half].mean() for half in resampling.halves(count)]
                     halves[row.label, name] = torch.stack(means)
         return Measured(
             drawn.rows,

@@ -29,8 +29,8 @@ class Figure:
         text: What is drawn, and what to look for.
         rows: The ways to draw, for a study.
         axes: Where a row stands in the grid; by default on one axis of labels.
+        baseline: The label of the row that a row is compared with; by default the unguided one.
         prompts: `"none"`, or `"few"`: the subject's prompts, each with each seed.
-        seeds: `"few"`: the subject's seeds of pictures; `"many"`: as many as samples, at most 16.
         columns: The axis of the grid's columns.
     """
 
@@ -41,8 +41,8 @@ class Figure:
     text: str
     rows: Callable[[Study], Sequence[Row]]
     axes: Callable[[Row], Mapping[str, str]] | None = None
+    baseline: Callable[[Row], str] | None = None
     prompts: Literal["none", "few"] = "none"
-    seeds: Literal["few", "many"] = "few"
     columns: str | None = None
 
 
@@ -55,11 +55,16 @@ def picture_experiment(figure: Figure) -> Experiment:
         drawn = study.draw(
             figure.name,
             list(figure.rows(study)),
-            seeds=study.picture_seeds(figure.seeds),
+            seeds=study.subject.picture_seeds,
             prompts=study.subject.prompts if figure.prompts == "few" else None,
         )
         grid = picture_grid(
-            drawn, figure.title, figure.text, axes=figure.axes, columns=figure.columns
+            drawn,
+            figure.title,
+            figure.text,
+            axes=figure.axes,
+            baseline=figure.baseline,
+            columns=figure.columns,
         )
         return Section(
             figure.title,

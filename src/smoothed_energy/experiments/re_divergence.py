@@ -92,9 +92,9 @@ def _figure_9(study: Study) -> Section:
                 "holds"
                 if first is not None and first >= round(17 / 30 * steps)
                 else "does not hold",
-                f"Guided from the first step on, the runs differ at step {first} of {steps}, the first "
-                "at which they can. Only guidance that begins later leaves earlier steps as they "
-                "are: in the last third alone, that is until "
+                f"Guided from the first step on, runs differ at step {first} of {steps}, the "
+                "first at which they can. Only guidance that begins later leaves earlier steps as "
+                "they are: in the last third alone, that is until "
                 f"step {earliest['last third']}. A comparison of such runs would explain the claim.",
             ),
         ],
@@ -118,7 +118,7 @@ def _appendix_a2(study: Study) -> Section:
 
     traced = trace_rows(study, _rows(study)[:3], [], dtype=torch.float64)
     plain = traced.pop(UNGUIDED.label).trajectory
-    rows = []
+    rows: list[list[str | float | Number | None]] = []
     for label, one in traced.items():
         apart = divergence(plain, one.trajectory)
         last = len(plain) - 1
@@ -140,9 +140,9 @@ def _appendix_a2(study: Study) -> Section:
     kind = "per step, 95 % interval over runs"
     return Section(
         "The rate of divergence",
-        "The rate at which the distance of guided and unguided runs grows, fitted to its logarithm. A "
-        "constant positive rate would be a Lyapunov exponent; a rate that falls from half to half is "
-        "not one, but a distance that saturates.",
+        "The rate at which the distance of guided and unguided runs grows, fitted to its "
+        "logarithm. A constant positive rate would be a Lyapunov exponent; a rate that falls from "
+        "half to half is not one, but a distance that saturates.",
         [
             Table(
                 [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["RE_TABLE_2_EXPERIMENT"]
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -43,10 +44,10 @@ def _run(study: Study) -> Section:
     ways: dict[str, Callable[[], Tensor]] = {"a plain copy": query.clone}
     for text in _BLURS:
         operator = as_smoothing(text)
-        ways[blur_label(text)] = lambda operator=operator: operator.apply(query, _GRID)
+        ways[blur_label(text)] = functools.partial(operator.apply, query, _GRID)
     seconds = _take_turns(ways, rounds=max(4, min(study.samples, 32)))
     copies = seconds["a plain copy"]
-    rows = []
+    rows: list[list[str | float | Number | None]] = []
     for name, taken in seconds.items():
         ratios = sorted(mine / other for mine, other in zip(taken, copies, strict=True))
         middle = statistics.median(ratios)

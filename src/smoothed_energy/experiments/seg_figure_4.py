@@ -43,7 +43,7 @@ def _run(study: Study) -> Section:
     ):
         edges = study.edges(picture)
         drawn = study.draw(
-            f"seg-figure-4-{number}", rows, seeds=study.picture_seeds("few"), control=edges
+            f"seg-figure-4-{number}", rows, seeds=study.subject.picture_seeds, control=edges
         )
         blocks.append(
             picture_grid(
@@ -54,8 +54,8 @@ def _run(study: Study) -> Section:
         )
     return Section(
         "Beside a ControlNet",
-        "The ControlNet follows the edges (Canny) of pictures that the model drew with a prompt; the "
-        "pictures here have no prompt.",
+        "The ControlNet follows the edges (Canny) of pictures that the model drew with a prompt; "
+        "the pictures here have no prompt.",
         blocks,
         anchor="seg-figure-4",
         source=_SOURCE,

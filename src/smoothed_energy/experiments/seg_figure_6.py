@@ -36,7 +36,7 @@ def _run(study: Study) -> Section:
         blur, scale = places[row.label]
         return {"sigma": blur.removeprefix("gaussian:"), "scale": f"{scale:g}"}
 
-    looked_at = study.draw("seg-figure-6-pictures", rows, seeds=study.picture_seeds("few"))
+    looked_at = study.draw("seg-figure-6-pictures", rows, seeds=study.subject.picture_seeds)
     # 26 rows: a quarter of the samples of a table for each.
     drawn = study.draw("seg-figure-6", rows, seeds=range(max(4, study.samples // 4)))
     measured = study.measure(drawn)
@@ -49,15 +49,23 @@ def _run(study: Study) -> Section:
     middle = subject.scales[len(subject.scales) // 2]
     claims = [
         Claim(
-            f"At scale {middle:g}, a wider blur is better.",
-            "SEG, section 5",
+            f"Increasing sigma improves samples (at scale {middle:g}, from the narrowest blur to "
+            "the widest).",
+            "SEG, section 5.5",
             grid[widest, middle].label,
             grid[narrowest, middle].label,
         ),
         Claim(
+            "Increasing the scale does not (at the widest blur, the smallest scale is at least as "
+            "good as the largest).",
+            "SEG, section 5.5",
+            grid[widest, subject.scales[0]].label,
+            grid[widest, largest].label,
+        ),
+        Claim(
             "A wider blur changes the picture less than a larger scale does "
             f"(sigma inf at {middle:g}, sigma 1 at {largest:g}).",
-            "SEG, section 5",
+            "SEG, appendix C",
             grid[widest, middle].label,
             grid[narrowest, largest].label,
             study.pair_metric,
@@ -65,8 +73,8 @@ def _run(study: Study) -> Section:
     ]
     return Section(
         "Sigma or scale?",
-        "The paper fixes the scale and widens the blur, since large scales have side effects. Every "
-        "curve is one sigma, over the scales; no prompt.",
+        "The paper fixes the scale and widens the blur, since large scales have side effects. "
+        "Every curve is one sigma, over the scales; no prompt.",
         [
             picture_grid(
                 looked_at.without(UNGUIDED.label),

@@ -34,11 +34,34 @@ def _peers(study: Study) -> list[Row]:
     return list({row.label: row for row in rows}.values())
 
 
+def _sides(study: Study) -> list[Row]:
+    subject = study.subject
+    return [
+        UNGUIDED,
+        *(
+            seg(
+                subject,
+                blur,
+                subject.paper_scale,
+                side=side,
+                label=f"{side}, {blur.removeprefix('gaussian:')}",
+            )
+            for side in ("query", "key")
+            for blur in subject.sigmas
+        ),
+    ]
+
+
+def _side_axes(row: Row) -> Mapping[str, str]:
+    side, _, sigma = row.label.partition(", ")
+    return {"blurred": side, "sigma": sigma or "none"}
+
+
 def _beside_cfg(study: Study) -> list[Row]:
     subject = study.subject
     rows = []
     for cfg in subject.cfg_scales:
-        for scale in (0.0, *subject.scales[:-1]):
+        for scale in dict.fromkeys((0.0, subject.mild_scale, subject.paper_scale)):
             label = f"CFG {cfg:g}, SEG {scale:g}"
             row = seg(subject, "gaussian:inf", scale, label=label) if scale else Row(label)
             rows.append(Row(label, row.guidance, cfg))
@@ -47,7 +70,11 @@ def _beside_cfg(study: Study) -> list[Row]:
 
 def _beside_cfg_axes(row: Row) -> Mapping[str, str]:
     cfg, scale = row.label.split(", ")
-    return {"CFG": cfg.removeprefix("CFG "), "SEG scale": scale.removeprefix("SEG ")}
+    return {"SEG scale": scale.removeprefix("SEG "), "CFG": cfg.removeprefix("CFG ")}
+
+
+def _same_cfg(row: Row) -> str:
+    return f"{row.label.split(', ')[0]}, SEG 0"
 
 
 #: The figures that show pictures, in the paper's order.
@@ -82,21 +109,23 @@ SEG_FIGURES = tuple(
         Figure(
             "seg-figure-12",
             "SEG, Figure 12",
-            "What does SEG do beside classifier-free guidance?",
-            "Beside classifier-free guidance",
-            "CFG from left to right, SEG from top to bottom; 1 and 0 are off.",
-            _beside_cfg,
-            axes=_beside_cfg_axes,
-            prompts="few",
+            "Does it matter whether queries or keys are blurred?",
+            "Queries or keys",
+            "Appendix B's dual blurs the keys. The same noise, the paper's scale, no prompt.",
+            _sides,
+            axes=_side_axes,
         ),
         Figure(
             "seg-figure-15",
             "SEG, Figures 15 to 19",
-            "Do the differences hold over pictures that nobody selected?",
-            "Pictures that nobody selected",
-            "Seeds that count up from 0, no prompt and no CFG.",
-            _peers,
-            seeds="many",
+            "What does SEG do beside classifier-free guidance?",
+            "Beside classifier-free guidance",
+            "A fixed scale of SEG (0 is off) under rising scales of CFG (1 is off). Large pictures "
+            "are compared with the same CFG alone.",
+            _beside_cfg,
+            axes=_beside_cfg_axes,
+            baseline=_same_cfg,
+            prompts="few",
         ),
     )
 )

@@ -1,4 +1,4 @@
-"""SEG, Table 2: with prompts and no CFG, for every sigma; and CFG at the matched scale beside it."""
+"""SEG, Table 2: with prompts, for every sigma; and CFG at the matched scale beside it."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def _run(study: Study) -> Section:
     ]
     return Section(
         "With prompts: every sigma, and CFG at the matched scale",
-        "Every sample has a caption of its own. Rows of SEG have no classifier-free guidance unless "
-        "they say so. *Matched* rows are plain classifier-free guidance at the effective scale that "
-        "was measured in runs of the row above them.",
+        "Every sample has a caption of its own. Rows of SEG have no classifier-free guidance "
+        "unless they say so. *Matched* rows are plain classifier-free guidance at the effective "
+        "scale that was measured in runs of the row above them.",
         [
             measured.table("Samples with prompts."),
             measured.plot_over(

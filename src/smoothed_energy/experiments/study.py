@@ -7,6 +7,7 @@ __all__ = ["Scope", "Study"]
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from ..evaluation import Resampling
 from ..models.edges import canny
 from ..sweeps import Sweep, run
 from ..sweeps.progress import Progress, Silence
+from ..sweeps.weights import model_digest
 from .drawn import Drawn, Sample
 from .measured import Measured
 from .measuring import Measuring
@@ -25,8 +27,6 @@ from .subject import Subject
 
 if TYPE_CHECKING:
     from ..report.page import Table
-
-_PICTURES_MOST = 16
 
 #: Seeds that choose settings are not among those that tables are made of.
 SELECTION_SEED = 1_000_000
@@ -89,6 +89,11 @@ class Study:
         """Samples of each row of a table."""
         return self.scope.samples
 
+    @cached_property
+    def weights(self) -> str:
+        """The digest of the model's weights."""
+        return model_digest(self.subject.name, None)
+
     @property
     def pair_metric(self) -> str:
         """The metric of a picture beside the unguided one of its sample."""
@@ -98,12 +103,6 @@ class Study:
     def text_metric(self) -> str:
         """The metric of a picture and its prompt."""
         return "attribute-accuracy" if self.subject.attributes else "clip-similarity"
-
-    def picture_seeds(self, how_many: Literal["few", "many"]) -> Sequence[int]:
-        """Seeds of pictures to be looked at."""
-        if how_many == "few":
-            return self.subject.picture_seeds
-        return range(min(self.samples, _PICTURES_MOST))
 
     def draw(
         self,

@@ -79,8 +79,8 @@ class Subject:
         """
         if self.captions is None:
             raise ValueError(
-                f"experiments with prompts need captions for {self.name}; expected --captions FILE, "
-                "a text file with one caption a line (the papers use those of MS-COCO 2014)"
+                f"experiments with prompts need captions for {self.name}; expected --captions "
+                "FILE, a text file with one caption a line (the papers use those of MS-COCO 2014)"
             )
         lines = self.captions.read_text(encoding="utf-8").splitlines()
         captions = [line.strip() for line in lines if line.strip()]

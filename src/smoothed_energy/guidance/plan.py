@@ -18,7 +18,6 @@ from ..intercept.module_call import ModuleCall
 from ..schedule import StepPosition
 from .perturbation import Perturbation, Probe
 
-
 #: What a plan keeps from step to step of a run, by names of its own; empty when other images begin.
 Memory: TypeAlias = dict[str, Any]
 

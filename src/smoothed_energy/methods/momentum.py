@@ -48,7 +48,8 @@ class _Average:
             second.memory["average"] = clean
             return output
         second.memory["average"] = torch.lerp(clean, average, self.decay)
-        return output - (clean - average) / clean_slope(kind, signal, noise, _NAME)
+        change: Tensor = (clean - average) / clean_slope(kind, signal, noise, _NAME)
+        return output - change
 
 
 @dataclass(frozen=True)

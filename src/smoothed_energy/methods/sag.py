@@ -31,7 +31,6 @@ from ..settings.checks import check_positive
 from ..settings.conversion import set_field
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
 
-
 _NAME = "self-attention guidance"
 
 

@@ -1,0 +1,202 @@
+"""Experiments run one after the other, their numbers in a file and all of it on a page."""
+
+from __future__ import annotations
+
+__all__ = ["Outcome", "reproduce"]
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .experiment import Experiment
+from .study import Study
+
+if TYPE_CHECKING:
+    from ..report.page import Page, Provenance, Section
+
+PAGE, NUMBERS = "report.html", "numbers.json"
+
+_PARTS = {"SEG": "Smoothed Energy Guidance (NeurIPS 2024)", "[Re]": "[Re] SEG (MLRC 2025)"}
+
+_PACKAGES = ("smoothed-energy", "torch", "diffusers", "transformers", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of some experiments.
+
+    Args:
+        page: The page.
+        numbers: The file of numbers.
+        failed: The names of experiments that could not be made, with the reason.
+    """
+
+    page: Path
+    numbers: Path
+    failed: dict[str, str]
+
+
+def reproduce(
+    experiments: Sequence[Experiment],
+    study: Study,
+    *,
+    command: str = "",
+    tell: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Run experiments, and write their page and their numbers after each.
+
+    What is drawn and measured already is not drawn or measured again. An experiment that can't be
+    made (no reference, no captions, a package that is missing) is told on the page with its reason,
+    and the others go on.
+
+    Args:
+        experiments: The experiments.
+        study: What they draw and measure with.
+        command: The command that made the page, told on it.
+        tell: Is told which experiment begins, and which fail.
+    """
+    sections: list[Section] = []
+    failed: dict[str, str] = {}
+    page, numbers = study.out / PAGE, study.out / NUMBERS
+    for number, experiment in enumerate(experiments, start=1):
+        tell(f"{number}/{len(experiments)} {experiment.name}: {experiment.question}")
+        study.begin(experiment.name)
+        try:
+            section = experiment.run(study)
+        except (ValueError, ImportError, RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            failed[experiment.name] = reason
+            tell(f"{experiment.name} could not be made: {reason}")
+            section = _missing(experiment, reason)
+        sections.append(_in_part(section, experiment))
+        _write(study, sections, failed, command, page, numbers)
+    return Outcome(page, numbers, failed)
+
+
+def _missing(experiment: Experiment, reason: str) -> Section:
+    from ..report.page import Section, literal  # noqa: PLC0415 - only when a page is made
+
+    return Section(
+        experiment.question,
+        f"**Not made.** {literal(reason)}",
+        anchor=experiment.name,
+        source=experiment.source,
+    )
+
+
+def _in_part(section: Section, experiment: Experiment) -> Section:
+    from ..report.page import Section  # noqa: PLC0415 - only when a page is made
+
+    part = _PARTS.get(experiment.source.split(",")[0].split(" ")[0])
+    text = f"*{experiment.question}*\n\n{section.text}"
+    return Section(section.title, text, section.blocks, section.anchor, section.source, part)
+
+
+def _write(
+    study: Study,
+    sections: Sequence[Section],
+    failed: dict[str, str],
+    command: str,
+    page: Path,
+    numbers: Path,
+) -> None:
+    from ..report.page import write_page  # noqa: PLC0415 - only when a page is made
+
+    provenance = _provenance(study, command)
+    found: dict[str, Any] = {
+        "model": study.subject.name,
+        "samples": study.samples,
+        "command": command,
+        "versions": dict(provenance.versions),
+        "hashes": dict(provenance.hashes),
+        "verdicts": _verdicts(sections),
+        "failed": failed,
+        "experiments": study.numbers,
+    }
+    _replace(numbers, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_page(_page(study, sections, failed, provenance), page)
+
+
+def _page(
+    study: Study, sections: Sequence[Section], failed: dict[str, str], provenance: Provenance
+) -> Page:
+    from ..report.page import Page  # noqa: PLC0415 - only when a page is made
+
+    scope = study.scope
+    summary = (
+        f"Every table and figure of the two papers, on {study.subject.title}: {scope.samples} "
+        "samples a row of each table, and the same seeds in all rows. Published numbers stand "
+        "beside them and are of another model and other features. A verdict is about this model: "
+        "it rests on a paired difference whose 95 % interval leaves out 0, and says *can't be "
+        "told* where it does not."
+    )
+    if failed:
+        summary += f"\n\nNot made: {', '.join(failed)}; the reasons are in their sections."
+    return Page(
+        "Smoothed energy guidance, reproduced",
+        f"{study.subject.title[0].upper()}{study.subject.title[1:]}, {scope.samples} samples a row",
+        summary,
+        sections,
+        provenance,
+    )
+
+
+def _provenance(study: Study, command: str) -> Provenance:
+    from ..report.page import Provenance  # noqa: PLC0415 - only when a page is made
+
+    subject, scope = study.subject, study.scope
+    hashes = {"weights": study.weights, **study.measuring.digests}
+    return Provenance(
+        command=command,
+        versions={name: version(name) for name in _PACKAGES},
+        hashes=hashes,
+        hardware={
+            "processor": platform.processor() or platform.machine(),
+            "cores": str(os.cpu_count()),
+            "device": scope.device,
+        },
+        settings={
+            "model": subject.name,
+            "steps": str(subject.num_inference_steps),
+            "scheduler": subject.scheduler or "the model's own",
+            "layers": subject.layers,
+            "features": subject.features,
+            "intervals": scope.resampling.text,
+            "seeds of tables": f"0 to {scope.samples - 1}",
+        },
+    )
+
+
+def _verdicts(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    from ..report.page import Verdict  # noqa: PLC0415 - only when a page is made
+
+    found = []
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, Verdict):
+                interval = block.interval
+                found.append(
+                    {
+                        "claim": block.claim,
+                        "source": block.source,
+                        "section": section.anchor,
+                        "verdict": block.verdict,
+                        "because": block.because,
+                        "value": None if interval is None else interval.value,
+                        "low": None if interval is None else interval.low,
+                        "high": None if interval is None else interval.high,
+                    }
+                )
+    return found
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
