@@ -6,7 +6,7 @@ __all__ = ["Measured", "SetColumn"]
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -31,6 +31,7 @@ class SetColumn:
         kind: Its network and resize, or its formula.
         better: Whether lower or higher is better; None where neither is in itself.
         unit: Of its numbers.
+        bounds: What they can be.
     """
 
     name: str
@@ -38,6 +39,7 @@ class SetColumn:
     kind: str
     better: _Better = None
     unit: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass
@@ -86,7 +88,11 @@ class Measured:
         whole = self.wholes.get((label, metric))
         if whole is None or math.isnan(whole):
             return None
-        return self._around(whole, self.halves.get((label, metric)), metric)
+        found = self._around(whole, self.halves.get((label, metric)), metric)
+        if found.low is None or found.high is None:
+            return found
+        least, most = self.column(metric).bounds
+        return replace(found, low=max(found.low, least), high=min(found.high, most))
 
     def difference(self, label: str, other: str, metric: str) -> Number:
         """The number of one row minus that of another, with a paired interval.

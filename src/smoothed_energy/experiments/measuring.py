@@ -100,15 +100,16 @@ class Measuring:
         """
         count = len(drawn.samples)
         resampling = self.resampling if count >= 4 else None
-        columns = [self._set_column(name) for name in _SET_METRICS]
+        metrics = [name for name in _SET_METRICS if count >= METRICS[name].least]
+        columns = [self._set_column(name) for name in metrics]
         wholes: dict[tuple[str, str], float] = {}
         halves: dict[tuple[str, str], Tensor] = {}
         for row in drawn.rows:
             features = self._features(drawn.paths[row.label])
-            for name in _SET_METRICS:
+            for name in metrics:
                 subsets = METRICS[name].subsets(features.features, self.reference.features)
                 wholes[row.label, name] = subsets(torch.arange(count))
-                if resampling is not None:
+                if resampling is not None and count >= 2 * METRICS[name].least:
                     numbers = [subsets(half) for half in resampling.halves(count)]
                     halves[row.label, name] = torch.tensor(numbers, dtype=torch.float64)
         names = list(_SIDE_EFFECTS)
@@ -125,6 +126,7 @@ class Measuring:
                     metric.model or "mean over pictures",
                     metric.better,
                     metric.unit,
+                    metric.bounds,
                 )
             )
             for row in drawn.rows:
@@ -203,7 +205,8 @@ class Measuring:
         title = _TITLES.get(name, name)
         if name == "frechet" and self.subject.features == "inception":
             title = "FID"
-        return SetColumn(name, title, self.extractor.name, METRICS[name].better)
+        metric = METRICS[name]
+        return SetColumn(name, title, self.extractor.name, metric.better, bounds=metric.bounds)
 
 
 def _batches(items: Sequence[int], size: int) -> Iterable[Sequence[int]]:
