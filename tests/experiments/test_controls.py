@@ -81,7 +81,7 @@ def test_momentum_is_matched_by_its_norm():
 
 def test_a_norm_that_is_not_reached_is_refused():
     study = FakeStudy(lambda row: {"relative_correction": 0.2 if row.label == "SEG" else 0.1})
-    with pytest.raises(RuntimeError, match="no scale of momentum has a relative norm of 0.2"):
+    with pytest.raises(RuntimeError, match=r"no scale of momentum has a relative norm of 0.2"):
         momentum_of_equal_norm(study, Row("SEG", ("seg",)))
 
 

@@ -157,7 +157,7 @@ def test_what_the_papers_used_stands_in_the_subject():
 
 
 def test_captions_and_references_that_are_missing_are_told():
-    with pytest.raises(ValueError, match="need captions for stabilityai.*--captions FILE"):
+    with pytest.raises(ValueError, match=r"need captions for stabilityai.*--captions FILE"):
         SDXL.read_captions(2)
     assert len(set(AVATARS.read_captions(100))) > 90
     assert AVATARS.read_captions(2002)[2001] == AVATARS.read_captions(1)[0]
@@ -171,7 +171,7 @@ def test_features_of_another_extractor_are_refused(tmp_path):
 
     place = tmp_path / "features.safetensors"
     write_reference(place, FeatureSet(torch.rand(3, 8), "one-8", "1" * 64, "three"))
-    with pytest.raises(ValueError, match="features of 'one-8' .*expected 'another-8'"):
+    with pytest.raises(ValueError, match=r"features of 'one-8' .*expected 'another-8'"):
         read_reference(place, Extractor(), None)
     with pytest.raises(ValueError, match="expected a folder of pictures"):
         read_reference(tmp_path / "nowhere", Extractor(), None)

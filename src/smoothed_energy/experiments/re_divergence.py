@@ -95,7 +95,7 @@ def _figure_9(study: Study) -> Section:
                 f"Guided from the first step on, runs differ at step {first} of {steps}, the "
                 "first at which they can. Only guidance that begins later leaves earlier steps as "
                 "they are: in the last third alone, that is until "
-                f"step {earliest['last third']}. A comparison of such runs would explain the claim.",
+                f"step {earliest['last third']}. Comparing such runs would explain the claim.",
             ),
         ],
         anchor="re-figure-9",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Bar", "Progress", "Silence"]
+__all__ = ["Bar", "Lines", "Progress", "Silence"]
 
 import warnings
 from typing import Protocol
@@ -55,6 +55,14 @@ class Silence:
 
     def end(self) -> None:
         """Say nothing."""
+
+
+class Lines(Silence):
+    """Notes as lines on standard error, where others show how far a run is."""
+
+    def note(self, line: str) -> None:
+        """Print a line."""
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bar:
