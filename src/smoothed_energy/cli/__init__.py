@@ -14,11 +14,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-<<<<<<< HEAD
-from . import evaluate, generate, layers, methods, reproduce
-=======
-from . import generate, layers, methods, sweep
->>>>>>> sweeps
+from . import evaluate, generate, layers, methods, reproduce, sweep
 
 # A command line mistake; Typer brings its own copy of Click or uses the installed one, by version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -33,12 +29,9 @@ app = typer.Typer(
 app.command("generate")(generate.command)
 app.command("layers")(layers.command)
 app.command("methods")(methods.command)
-<<<<<<< HEAD
 app.command("evaluate")(evaluate.command)
 app.command("reproduce")(reproduce.command)
-=======
 app.command("sweep")(sweep.command)
->>>>>>> sweeps
 
 
 def _print_version(wanted: bool) -> None:
