@@ -65,9 +65,7 @@ def test_the_experiment_of_the_page_runs(experiments, study):
     paths = [path for _, path in sorted(by_seed["pag"])]
     samples = feature_set(paths, extractor)
     expected = METRICS["frechet"](samples.features, real.features)
-    (found,) = [
-        one for one in table if one["row"].startswith("PAG") and one["metric"] == "frechet"
-    ]
+    (found,) = [one for one in table if one["row"].startswith("PAG") and one["metric"] == "frechet"]
     assert found["value"] == pytest.approx(expected, rel=1e-6)
     assert found["kind"] == extractor.name
     assert found["low"] < found["high"]
