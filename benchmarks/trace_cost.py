@@ -1,14 +1,15 @@
 r"""Cost of a trace: guided runs with and without one, side by side.
 
-    python benchmarks/trace_cost.py [--rounds 10] [--steps 20] [--count 1]
+    python benchmarks/trace_cost.py [--rounds 15] [--steps 10] [--count 1]
     python benchmarks/trace_cost.py --quick        # one round, few steps: whether it runs
 
 On the embedded model, guided by SEG in the middle layers, with a prompt under classifier-free
-guidance (CFG) and without one. A round runs every contestant once, forwards and then backwards in
-turn, so that whatever disturbs one disturbs all. Time is that of the whole call of the pipeline to
-its latents, by the processor time of this process (other programs on the machine don't count) and
-by the clock. The ratio is the median over the rounds of each contestant's time over that of the
-untraced run in the same round; the latents of each are compared with the untraced ones, bit by bit.
+guidance (CFG) and without one. Traced and untraced runs take turns, and each traced one is set
+against the mean of its two neighbours, so that whatever disturbs one disturbs all. Time is that of
+the whole call of the pipeline to its latents, by the clock and by the processor time of this
+process (which other programs on the machine disturb less). The table has the median of the ratios
+over all rounds, and their quartiles by processor time: where these are far apart, a median is known
+no better than that. The latents of each run are compared with the untraced ones, bit by bit.
 
 Bound that the table is held to: a trace with its default layers and metrics costs at most 1.10.
 """
@@ -27,18 +28,17 @@ from torch import Tensor
 
 from smoothed_energy import SmoothedEnergyGuidance
 from smoothed_energy.models import load
-from smoothed_energy.trace import Trace
+from smoothed_energy.trace import DEFAULT_METRICS, Trace
 
 MOST = 1.10
-UNTRACED, DEFAULT = "no trace", "default"
-CONTESTANTS: dict[str, dict[str, Any] | None] = {
-    UNTRACED: None,
+DEFAULT = "default"
+CONTESTANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "no layers, no metrics": {"layers": (), "metrics": ()},
     "no layers": {"layers": ()},
-    "energy alone": {"metrics": ["energy"]},
+    "default and energy": {"metrics": [*DEFAULT_METRICS, "energy"]},
+    "energy and its change": {"metrics": ["energy", "energy_change"]},
     "all layers": {"layers": "all"},
-    "with energy_change": {"metrics": ["energy", "energy_change"]},
 }
 
 
@@ -55,32 +55,37 @@ def once(pipe: Any, options: dict[str, Any] | None, call: dict[str, Any], count:
 
 
 def compare(pipe: Any, call: dict[str, Any], rounds: int, count: int) -> dict[str, float]:
-    """The ratios of all contestants, printed as a table."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS}
-    same: dict[str, bool] = {}
+    """The ratio of each contestant to the untraced run, printed as a table."""
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTESTANTS}
+    same = dict.fromkeys(CONTESTANTS, True)
     reference, *_ = once(pipe, None, call, count)
-    for turn in range(rounds):
-        for name in list(CONTESTANTS)[:: -1 if turn % 2 else 1]:
-            latents, processor, clock = once(pipe, CONTESTANTS[name], call, count)
-            times[name].append((processor, clock))
-            same[name] = same.get(name, True) and torch.equal(latents, reference)
-    print("| trace | processor | clock | seconds | same latents |")
+    before = once(pipe, None, call, count)[1:]
+    for _ in range(rounds):
+        for name, options in CONTESTANTS.items():
+            latents, *taken = once(pipe, options, call, count)
+            after = once(pipe, None, call, count)[1:]
+            own = [2 * t / (a + b) for t, a, b in zip(taken, before, after, strict=True)]
+            ratios[name].append((own[0], own[1]))
+            same[name] = same[name] and torch.equal(latents, reference)
+            before = after
+    print("| trace | processor | quartiles | clock | same latents |")
     print("|---|---|---|---|---|")
     found = {}
-    for name, taken in times.items():
-        pairs = list(zip(taken, times[UNTRACED], strict=True))
-        ratios = [statistics.median(one[i] / base[i] for one, base in pairs) for i in (0, 1)]
-        seconds = statistics.median(one[0] for one in taken)
-        found[name] = ratios[0]
-        agrees = "yes" if same[name] else "NO"
-        print(f"| {name} | {ratios[0]:.3f} | {ratios[1]:.3f} | {seconds:.2f} | {agrees} |")
+    for name, pairs in ratios.items():
+        processor, clock = ([pair[i] for pair in pairs] for i in (0, 1))
+        found[name] = statistics.median(processor)
+        low, _, high = statistics.quantiles(processor, n=4) if rounds > 1 else processor * 3
+        print(
+            f"| {name} | {found[name]:.3f} | {low:.3f} to {high:.3f} | "
+            f"{statistics.median(clock):.3f} | {'yes' if same[name] else 'NO'} |"
+        )
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--count", type=int, default=1, help="pictures in a batch")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true")

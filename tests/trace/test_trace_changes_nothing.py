@@ -1,5 +1,6 @@
 """Pictures are the same bits with a trace and without one, and nothing of it stays behind."""
 
+import math
 from contextlib import ExitStack
 
 import pytest
@@ -252,3 +253,40 @@ def test_models_of_the_tests_are_not_left_patched():
     assert not is_patched(unet())
     assert not is_patched(flux_transformer())
     assert not is_patched(motion_unet())
+
+
+@pytest.mark.parametrize(("second", "expected"), [(3.0, 3.0), (1.0, 1.0)])
+def test_two_denoisers_of_one_run_are_one_run(second, expected):
+    from test_wan import run_two, two
+
+    pipe = two()
+    run = run_two(pipe, guidance_scale=5.0, guidance_scale_2=second)
+    for guidances in ([], [seg(layers="all", blur="gaussian:1")]):
+        trace = assert_same_bits(pipe, run, guidances)
+        assert trace.steps["run"].max() == 0
+        if guidances:
+            # Less what the guidance adds; where CFG's scale is 1, u is never used.
+            added = trace.steps["correction_parallel"] / trace.steps["text_norm"]
+            found = trace.steps["effective_cfg_scale"] - added
+            wanted = [5.0] * 4 + [second if second > 1 else math.nan] * 4
+        else:
+            found, wanted = trace.steps["effective_cfg_scale"], [5.0] * 4 + [expected] * 4
+        assert found.tolist() == pytest.approx(wanted, nan_ok=True)
+
+
+def test_layers_that_a_cache_may_skip_are_refused_and_steps_are_not():
+    from test_caches import WAN, cached
+
+    pipe = cached(WAN)
+    run = run_of(pipe, WAN, cfg=True)
+    with pytest.raises(RuntimeError, match="has a cache that may skip them"), Trace(pipe):
+        run()
+    trace = assert_same_bits(pipe, run, layers=(), metrics=())
+    assert trace.steps["effective_cfg_scale"].notna().all()
+
+
+def test_a_batch_that_nobody_explained_is_warned_of():
+    x, text = torch.zeros(2, 4, 12, 8), prompts(2)["prompt_embeds"]
+    told = pytest.warns(GuidanceWarning, match=r"each of the 2 rows .* counts as a picture")
+    with Trace(unet(), layers=(), metrics=()), torch.no_grad(), told:
+        unet()(x, 500, encoder_hidden_states=text)

@@ -86,8 +86,8 @@ def test_plots_have_a_panel_for_each_quantity_and_a_line_for_each_layer(trace, t
         "effective CFG scale",
         "correction relative norm",
         "seg: cosine",
-        "latents: frobenius norm",
-        "latents: laplacian variance",
+        "latents: Frobenius norm",
+        "latents: Laplacian variance",
         "latents: gradient entropy",
     ]
     line = figure.axes[0].get_lines()[0]
