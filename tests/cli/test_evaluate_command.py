@@ -79,7 +79,7 @@ def test_the_table_has_a_line_for_each_number(run, pictures):
         rf"Frechet distance \({NAME}\) +[\d.]+ \[[\d.]+, [\d.]+\] +lower +real: 9 pict", out
     )
     assert re.search(rf"kernel distance \({NAME}\) +-?[\d.]+ \[.*\] +lower +real: 9 pict", out)
-    assert "0.95 interval, 20 random halves of the seeds, seed 0" in out
+    assert "95 % interval, 20 random halves of the seeds, seed 0" in out
     assert "FID" not in out
 
 

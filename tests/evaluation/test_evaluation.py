@@ -114,7 +114,7 @@ def test_intervals_lie_around_the_number_and_say_how_they_were_made(features, na
     (value,) = evaluate(*features, [name], resamples=40)
     assert value.value == plain.value
     assert value.low <= value.value <= value.high
-    assert value.intervals == "0.95 interval, 40 random halves of the seeds, seed 0"
+    assert value.intervals == "95 % interval, 40 random halves of the seeds, seed 0"
     assert (plain.low, plain.high, plain.intervals) == (None, None, "")
     least, most = METRICS[name].bounds
     assert least <= value.low < value.high <= most

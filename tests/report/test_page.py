@@ -451,3 +451,14 @@ class TestFile:
 
 def _one(source):
     return PictureGrid([Cell(source, {"a": "1"})], "g", columns="a")
+
+
+def test_ticks_of_logarithmic_axes_are_plain_text():
+    plot = line_plot(
+        [Line("distance", [1, 10, 1000], [1e-12, 1e-3, 1.0])],
+        PlotAxes("step", "distance", x_log=True, y_log=True),
+        "a caption",
+    )
+    assert "mathdefault" not in plot.svg
+    for tick in ("10⁻¹²", "10⁻⁶", "1", "10", "100", "10³"):
+        assert f">{tick}<" in plot.svg

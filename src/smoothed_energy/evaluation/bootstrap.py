@@ -58,9 +58,8 @@ class Resampling:
     @property
     def text(self) -> str:
         """How intervals are made, for people to read."""
-        return (
-            f"{self.level:.3g} interval, {self.count} random halves of the seeds, seed {self.seed}"
-        )
+        level = f"{100 * self.level:.3g} % interval"
+        return f"{level}, {self.count} random halves of the seeds, seed {self.seed}"
 
     def ends(self, whole: float, halves: Sequence[float], samples: int) -> tuple[float, float]:
         """The ends of the interval around a number.

@@ -51,7 +51,7 @@ class Measured:
         count: How many samples each has.
         columns: What was measured.
         resampling: How intervals were made.
-        against: What sets were compared with.
+        against: What sets were compared with; empty if they were not.
         wholes: The number of each row and metric.
         halves: The numbers of random halves of its samples, the same halves in all rows.
     """
@@ -117,27 +117,32 @@ class Measured:
         low, high = self.resampling.ends(whole, halves.tolist(), self.count)
         return Number(whole, low, high, kind=kind)
 
-    def table(self, caption: str) -> Table:
-        """All numbers, a line for each row, and the difference to the unguided row."""
+    def table(self, caption: str, *, compared: bool = True) -> Table:
+        """All numbers, a line for each row.
+
+        Args:
+            caption: What the table shows.
+            compared: Whether the first metric has its difference to the unguided row beside it.
+        """
         from ..report.page import Column, Table  # noqa: PLC0415 - only when a page is made
 
         main = self.columns[0]
         labels = [row.label for row in self.rows]
-        compared = UNGUIDED.label if UNGUIDED.label in labels else None
+        base = UNGUIDED.label if compared and UNGUIDED.label in labels else None
         columns = [Column("row")]
         for column in self.columns:
             columns.append(
                 Column(column.title, kind=column.kind, better=column.better, unit=column.unit)
             )
-            if column is main and compared is not None:
+            if column is main and base is not None:
                 columns.append(Column("difference to unguided", kind=f"{main.kind}, paired"))
         values = []
         for label in labels:
             line: list[str | Number | None] = [label]
             for column in self.columns:
                 line.append(self.number(label, column.name))
-                if column is main and compared is not None:
-                    line.append(self._to_unguided(label, compared))
+                if column is main and base is not None:
+                    line.append(self._to_unguided(label, base))
             values.append(line)
         return Table(columns, values, caption, self.note)
 
@@ -152,10 +157,10 @@ class Measured:
     @property
     def note(self) -> str:
         """What a reader has to know of the numbers."""
-        return (
-            f"{self.count} samples a row, the same seeds in all rows; sets compared with "
-            f"{self.against}. In brackets: {self.resampling.text}."
-        )
+        seeds = f"{self.count} samples a row, the same seeds in all rows"
+        if not self.against:
+            return f"Means over the pictures above: {seeds}."
+        return f"{seeds}; sets compared with {self.against}. In brackets: {self.resampling.text}."
 
     def plot_over(self, rows: Sequence[Row], ticks: Sequence[str], caption: str) -> Plot:
         """The first metric over some rows, with the unguided one as a guide."""

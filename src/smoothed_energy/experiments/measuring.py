@@ -173,9 +173,7 @@ class Measuring:
             for row in drawn.rows:
                 if not (isinstance(metric, PairMetric) and row.label == UNGUIDED.label):
                     wholes[row.label, name] = float(self.per_picture(drawn, row.label, name).mean())
-        return Measured(
-            drawn.rows, len(drawn.samples), columns, self.resampling, "nothing", wholes, {}
-        )
+        return Measured(drawn.rows, len(drawn.samples), columns, self.resampling, "", wholes, {})
 
     def per_picture(self, drawn: Drawn, label: str, name: str) -> Tensor:
         """A metric of every picture of a row, `(N,)` float64."""

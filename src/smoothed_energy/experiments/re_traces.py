@@ -23,19 +23,18 @@ _METRICS = {
 
 
 def rows_of(study: Study) -> list[Row]:
-    """The smoothers that the figures compare, in the first third of the steps and in all."""
+    """The smoothers that the figures compare, in the first third of the steps; one in all."""
     subject = study.subject
+    blurs = {
+        "Gaussian, sigma 10": "gaussian:10",
+        "EMA 0.95": "ema:0.95",
+        "box, alpha 0.9": f"box:{subject.box_kernels[-1]},alpha=0.9",
+    }
+    scale = subject.paper_scale
     return [
         UNGUIDED,
-        *(
-            seg(subject, blur, subject.paper_scale, steps=steps, label=f"{words}{when}")
-            for steps, when in (("begin", ""), ("all", ", all steps"))
-            for blur, words in (
-                ("gaussian:10", "Gaussian, sigma 10"),
-                ("ema:0.95", "EMA 0.95"),
-                (f"box:{subject.box_kernels[-1]},alpha=0.9", "box, alpha 0.9"),
-            )
-        ),
+        *(seg(subject, blur, scale, steps="begin", label=name) for name, blur in blurs.items()),
+        seg(subject, "gaussian:10", scale, label="Gaussian, sigma 10, all steps"),
     ]
 
 

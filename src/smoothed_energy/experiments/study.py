@@ -197,7 +197,7 @@ class Study:
 
     def side_effects(self, drawn: Drawn) -> Table:
         """Side effects alone, which need no real pictures and few samples."""
-        return self.measuring.side_effects(drawn).table("Side effects, means over these pictures.")
+        return self.measuring.side_effects(drawn).table("Side effects.", compared=False)
 
     def edges(self, picture: Path) -> Path:
         """The edges of a picture, in a file."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = ["interval_plot", "line_plot", "point_plot"]
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 LABEL_WIDTH = 72  # characters of a line along an axis
 NAME_WIDTH = 36  # and of a name within a plot or beside it
 BAND = 0.16  # opacity
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def line_plot(lines: Sequence[Line], axes: PlotAxes, caption: str) -> Plot:
@@ -181,6 +184,11 @@ def _finish(plot: Axes, axes: PlotAxes) -> None:
         plot.set_xscale("log")
     if axes.y_log:
         plot.set_yscale("log")
+    # Text of the page, which knows no mathematics of matplotlib.
+    for axis, is_log in ((plot.xaxis, axes.x_log), (plot.yaxis, axes.y_log)):
+        if is_log:
+            axis.set_major_formatter(_power_of_ten)
+            axis.set_minor_formatter("")
     plot.set_xlabel(_wrapped(axes.x))
     plot.set_title(_wrapped(axes.y))
     for label, at in axes.guides.items():
@@ -195,6 +203,16 @@ def _finish(plot: Axes, axes: PlotAxes) -> None:
             color=QUIET,
             fontsize="small",
         )
+
+
+def _power_of_ten(value: float, place: float) -> str:
+    """A tick of a logarithmic axis: 0.01 to 100 as they are, others as powers of ten."""
+    exponent = round(math.log10(value))
+    if not math.isclose(value, 10.0**exponent, rel_tol=1e-9):
+        return ""
+    if abs(exponent) <= 2:
+        return f"{10.0**exponent:g}"
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
 def _draw_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
