@@ -15,6 +15,8 @@ import smoothed_energy.guidance.softmax as softmax
 import smoothed_energy.methods.registry as method_registry
 from small_models import small_pipeline, small_unet
 
+pytest_plugins = ["browser_pages"]
+
 # A test that shares its processor with others takes any time; timing is for benchmarks/.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")

@@ -1,29 +1,20 @@
 """Pages in a browser: no complaint and no request, and all that a reader can do with them.
 
-They need Chromium, which `make browser` installs where apt is. Without it they are skipped, and on
-continuous integration they fail.
+They need Chromium; see `browser_pages`.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import shutil
 import socket
 
 import pytest
-from playwright.sync_api import sync_playwright
 from sample_page import HOSTILE, LAYERS, SCALES, SEEDS, grid, hostile_page, sample_page, table
 
+from browser_pages import DESKTOP, PHONE
 from smoothed_energy.report.page import Page, Section, table_text, write_page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-OPTIONS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
-DESKTOP, PHONE = (1280, 800), (375, 812)
 CLIPBOARD = (
     "Object.defineProperty(navigator, 'clipboard', {value: "
     "{writeText: async (text) => { window.copied = text; }}});"
@@ -35,50 +26,10 @@ NO_CLIPBOARD = (
 
 
 @pytest.fixture(scope="session")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        stop = pytest.fail if os.environ.get("CI") else pytest.skip
-        stop(f"pages are tested in Chromium, and there is none of {', '.join(BROWSERS)}")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(OPTIONS))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
 def sample(tmp_path_factory):
     path = tmp_path_factory.mktemp("pages") / "sample.html"
     write_page(sample_page(), path)
     return path
-
-
-@pytest.fixture
-def visit(browser):
-    """Opens pages; at the end nothing may have been complained of or asked for."""
-    contexts, visited, seen = [], [], []
-
-    def visit(path, size=DESKTOP, script="", **options):
-        viewport = {"width": size[0], "height": size[1]}
-        context = browser.new_context(viewport=viewport, **options)
-        contexts.append(context)
-        if script:
-            context.add_init_script(script)
-        page = context.new_page()
-        page.on("console", lambda message: seen.append((message.type, message.text)))
-        page.on("pageerror", lambda error: seen.append(("error", str(error))))
-        page.on("request", lambda request: seen.append(("request", request.url)))
-        visited.append(path.as_uri())
-        page.goto(path.as_uri())
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    allowed = {("request", url) for url in visited}
-    assert allowed <= {*seen}
-    inside = ("request", "data:")
-    assert [what for what in seen if what not in allowed and (what[0], what[1][:5]) != inside] == []
 
 
 def names(page, number=1):
