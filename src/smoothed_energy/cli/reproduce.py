@@ -53,7 +53,12 @@ def _reproduce(settings: ReproduceSettings) -> None:
     from ..experiments.subject import subject_of
     from ..sweeps.progress import Bar
 
-    subject = subject_of(settings.model, reference=settings.reference, captions=settings.captions)
+    subject = subject_of(
+        settings.model,
+        reference=settings.reference,
+        captions=settings.captions,
+        square=settings.square,
+    )
     scope = Scope(
         samples=settings.samples,
         selection=min(settings.selection, settings.samples),
@@ -61,6 +66,7 @@ def _reproduce(settings: ReproduceSettings) -> None:
         workers=settings.workers,
         batch_size=settings.batch_size,
         device=settings.device,
+        dtype=settings.dtype,
         ray=settings.ray,
     )
     study = Study(subject, settings.out, scope, Bar())

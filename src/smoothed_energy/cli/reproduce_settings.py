@@ -102,6 +102,27 @@ class ReproduceSettings:
             is_remembered=False,
         ),
     ]
+    square: Annotated[
+        int | None,
+        Option(
+            integer_from(32),
+            "Cut the reference's pictures to middle squares of so many pixels.",
+            default_words="480 for SDXL",
+            group=_MODEL,
+            is_remembered=False,
+        ),
+    ]
+    dtype: Annotated[
+        str,
+        Option(
+            TEXT,
+            "float32, float16, bfloat16, float64.",
+            default="auto",
+            default_words="what suits the device",
+            group=_MODEL,
+            is_remembered=False,
+        ),
+    ]
     device: Annotated[
         str,
         Option(

@@ -26,6 +26,7 @@ __all__ = ["Interval", "Resampling", "interval", "paired_interval"]
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -74,6 +75,9 @@ class Resampling:
         # Of an odd number the half is smaller, and moves more.
         half = samples // 2
         scale = (half / (samples - half)) ** 0.5
+        # Halves know the spread of few samples badly, and too small: Student's t mends both.
+        scale *= _student(1 - tail, samples - 1) / NormalDist().inv_cdf(1 - tail)
+        scale *= (samples / (samples - 1)) ** 0.5
         return float(whole + scale * low), float(whole + scale * high)
 
     def halves(self, samples: int) -> Iterator[Tensor]:
@@ -163,6 +167,21 @@ def paired_interval(
     return interval(
         lambda indices: first(indices) - second(indices), samples, resampling, progress=progress
     )
+
+
+def _student(share: float, freedom: int) -> float:
+    """A quantile of Student's t (Abramowitz and Stegun, 26.7.5), within 1 % from 3 on."""
+    z = NormalDist().inv_cdf(share)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    found: float = z
+    for power, term in enumerate(terms, start=1):
+        found += term / freedom**power
+    return found
 
 
 def _around(whole: float, halves: list[float], resampling: Resampling, samples: int) -> Interval:

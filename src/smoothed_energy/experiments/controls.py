@@ -23,8 +23,11 @@ _BARELY = 1.0 + 1e-6
 #: How near the matched norm must be, as a share of it, and how often it is tried.
 _NEAR, _TRIES = 0.02, 6
 
+#: Larger scales than this are no guidance but noise.
+_SCALE_MOST = 100.0
 
-def matched_cfg(study: Study, row: Row, *, captions: bool = False) -> Row:
+
+def matched_cfg(study: Study, row: Row, *, captions: bool = False) -> Row | None:
     r"""Plain CFG at the effective scale of a row.
 
     The effective scale of a step is $\langle D^\star - u, c - u \rangle / \|c - u\|^2$, where
@@ -35,6 +38,10 @@ def matched_cfg(study: Study, row: Row, *, captions: bool = False) -> Row:
         study: Draws the runs, on seeds of their own.
         row: The row.
         captions: Whether samples have the subject's captions; otherwise its prompts.
+
+    Returns:
+        The control; None if there is none, since CFG of 1 or less is no guidance. The scale is kept
+        with the study's numbers either way.
     """
     name = "matched-cfg"
     measured = row if row.cfg > 1 else row.with_cfg(_BARELY)
@@ -49,10 +56,12 @@ def matched_cfg(study: Study, row: Row, *, captions: bool = False) -> Row:
         f"matched CFG of {row.label}",
         {"scale": matched, "deviation": _deviation(scales), "runs": len(scales)},
     )
+    if matched <= 1:
+        return None
     return Row(f"CFG {matched:g}, matched to {row.label}", cfg=matched, controls=row.label)
 
 
-def momentum_of_equal_norm(study: Study, row: Row) -> Row:
+def momentum_of_equal_norm(study: Study, row: Row, *, steps: str = "all") -> Row | None:
     r"""The momentum of the prediction, as strong as a row without a prompt.
 
     Its scale is the one at which the relative norm of its correction,
@@ -61,39 +70,49 @@ def momentum_of_equal_norm(study: Study, row: Row) -> Row:
     Args:
         study: Draws the runs, on seeds of their own.
         row: The row.
+        steps: The steps that it guides, which the control guides, too.
 
-    Raises:
-        RuntimeError: If no such scale is found.
+    Returns:
+        The control; None if no scale up to 100 has this norm. What was tried is kept with the
+        study's numbers.
     """
     seeds = range(PILOT_SEED, PILOT_SEED + study.scope.pilots)
     name = "matched-momentum"
     wanted = statistics.fmean(
         _facts(study.draw(name, [row], seeds=seeds), row.label, "relative_correction")
     )
-    scale, found = 0.5, math.nan
-    for _ in range(_TRIES):
-        candidate = _momentum(scale, row)
+    tried: dict[str, float] = {}
+    scale, matched = 0.5, None
+    while len(tried) < _TRIES and 0 < scale <= _SCALE_MOST:
+        candidate = _momentum(scale, row, steps)
         drawn = study.draw(name, [candidate], seeds=seeds)
         found = statistics.fmean(_facts(drawn, candidate.label, "relative_correction"))
-        if abs(found / wanted - 1) < _NEAR:
+        tried[f"{scale:g}"] = found
+        if abs(found - wanted) < _NEAR * wanted:
+            matched = candidate
+            break
+        if found == 0:
             break
         # The norm is nearly proportional to the scale.
         scale = float(f"{scale * wanted / found:.3g}")
-    else:
-        raise RuntimeError(
-            f"no scale of momentum has a relative norm of {wanted:.3g}, that of {row.label}; the "
-            f"last one tried, {scale:g}, has {found:.3g}"
-        )
     study.keep(
         f"momentum as strong as {row.label}",
-        {"scale": scale, "relative norm": found, "wanted": wanted, "runs": len(seeds)},
+        {
+            "wanted": wanted,
+            "relative norms by scale": tried,
+            "matched": matched is not None,
+            "runs": len(seeds),
+        },
     )
-    return candidate
+    return matched
 
 
-def _momentum(scale: float, row: Row) -> Row:
+def _momentum(scale: float, row: Row, steps: str) -> Row:
     label = f"momentum {scale:g}, as strong as {row.label}"
-    return Row(label, (f"momentum; scale={scale:g}",), controls=row.label)
+    text = f"momentum; scale={scale:g}"
+    if steps != "all":
+        text += f"; steps={steps}"
+    return Row(label, (text,), scheduler=row.scheduler, controls=row.label, baseline=row.baseline)
 
 
 def _facts(drawn: Drawn, label: str, name: str) -> list[float]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["blur_label", "pag", "sag", "seg"]
+__all__ = ["blur_label", "pag", "sag", "seg", "unguided"]
 
-from .row import Row
+from .row import UNGUIDED, Row, unguided_by
 from .subject import Subject
 
 
@@ -47,7 +47,18 @@ def pag(subject: Subject, scale: float, *, label: str = "") -> Row:
 def sag(subject: Subject, scale: float, *, label: str = "") -> Row:
     """A row with self-attention guidance, with the scheduler that the SEG paper uses for it."""
     text = f"sag; scale={scale:g}"
-    return Row(label or f"SAG, scale {scale:g}", (text,), scheduler=subject.sag_scheduler)
+    label = label or f"SAG, scale {scale:g}"
+    if subject.sag_scheduler is None:
+        return Row(label, (text,))
+    other = unguided_by(subject.sag_scheduler)
+    return Row(label, (text,), scheduler=other.scheduler, baseline=other.label)
+
+
+def unguided(subject: Subject) -> list[Row]:
+    """The unguided rows of a comparison that has SAG in it: one for each scheduler."""
+    if subject.sag_scheduler is None:
+        return [UNGUIDED]
+    return [UNGUIDED, unguided_by(subject.sag_scheduler)]
 
 
 def blur_label(blur: str) -> str:

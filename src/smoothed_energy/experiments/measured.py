@@ -127,31 +127,32 @@ class Measured:
         from ..report.page import Column, Table  # noqa: PLC0415 - only when a page is made
 
         main = self.columns[0]
-        labels = [row.label for row in self.rows]
-        base = UNGUIDED.label if compared and UNGUIDED.label in labels else None
+        labels = {row.label for row in self.rows}
+        compared = compared and any(row.baseline in labels for row in self.rows)
         columns = [Column("row")]
         for column in self.columns:
             columns.append(
                 Column(column.title, kind=column.kind, better=column.better, unit=column.unit)
             )
-            if column is main and base is not None:
+            if column is main and compared:
                 columns.append(Column("difference to unguided", kind=f"{main.kind}, paired"))
         values = []
-        for label in labels:
-            line: list[str | Number | None] = [label]
+        for row in self.rows:
+            line: list[str | Number | None] = [row.label]
             for column in self.columns:
-                line.append(self.number(label, column.name))
-                if column is main and base is not None:
-                    line.append(self._to_unguided(label, base))
+                line.append(self.number(row.label, column.name))
+                if column is main and compared:
+                    line.append(self._to_unguided(row))
             values.append(line)
         return Table(columns, values, caption, self.note)
 
-    def _to_unguided(self, label: str, compared: str) -> Number | None:
+    def _to_unguided(self, row: Row) -> Number | None:
         from ..report.page import Number  # noqa: PLC0415 - only when a page is made
 
-        if label == compared:
+        metric = self.columns[0].name
+        if row.label == row.baseline or (row.baseline, metric) not in self.wholes:
             return None
-        found = self.difference(label, compared, self.columns[0].name)
+        found = self.difference(row.label, row.baseline, metric)
         return Number(found.value, found.low, found.high)
 
     @property
@@ -207,6 +208,7 @@ class Measured:
                         "row": row.label,
                         "guidance": list(row.guidance),
                         "cfg": row.cfg,
+                        "scheduler": row.scheduler,
                         "metric": column.name,
                         "kind": column.kind,
                         "value": number.value,

@@ -21,11 +21,18 @@ from ..evaluation import (
     feature_set,
     open_extractor,
 )
-from ..evaluation.picture_metric import PairMetric, PictureMetric, TextMetric, open_picture_metric
+from ..evaluation.picture_metric import (
+    PICTURE_METRICS,
+    NetworkMetric,
+    PairMetric,
+    PictureMetric,
+    TextMetric,
+    open_picture_metric,
+)
 from .drawn import Drawn
 from .measured import Measured, SetColumn
 from .reference import read_reference
-from .row import UNGUIDED
+from .row import Row
 from .subject import Subject
 
 _TITLES = {"frechet": "Frechet distance", "kernel": "kernel distance"}
@@ -35,7 +42,11 @@ _SET_METRICS = ("frechet", "kernel", "precision", "recall")
 
 _SIDE_EFFECTS = ("saturation", "contrast", "clipped", "sharpness")
 
-_READ_AT_ONCE = 64
+#: Pixels that are measured at once: 64 pictures of 96 x 96.
+_PIXELS_AT_ONCE = 64 * 96 * 96
+
+#: Halves of more samples take hours for metrics that compare all pairs: no interval then.
+_PAIRS_MOST = 5000
 
 
 class Measuring:
@@ -87,8 +98,23 @@ class Measuring:
                     f"distances need real pictures to compare {self.subject.title} with; expected "
                     "--reference FOLDER (the papers use the validation set of MS-COCO 2014)"
                 )
-            self._reference = read_reference(place, self.extractor, self._store)
+            square = self.subject.square
+            self._reference = read_reference(place, self.extractor, self._store, square)
         return self._reference
+
+    def check(self, metrics: Iterable[str]) -> None:
+        """Open what tables need before anything is drawn for them.
+
+        Args:
+            metrics: The names of metrics of pictures.
+
+        Raises:
+            ValueError: If there is no reference, or it can't be read.
+            ImportError: If a package is missing.
+        """
+        _ = self.reference
+        for name in metrics:
+            self._metric(name)
 
     def measure(self, drawn: Drawn, pair: str, text: str) -> Measured:
         """All metrics of an experiment's rows.
@@ -109,11 +135,12 @@ class Measuring:
             for name in metrics:
                 subsets = METRICS[name].subsets(features.features, self.reference.features)
                 wholes[row.label, name] = subsets(torch.arange(count))
-                if resampling is not None and count >= 2 * METRICS[name].least:
+                all_pairs = name != "frechet" and count > _PAIRS_MOST
+                if resampling is not None and count >= 2 * METRICS[name].least and not all_pairs:
                     numbers = [subsets(half) for half in resampling.halves(count)]
                     halves[row.label, name] = torch.tensor(numbers, dtype=torch.float64)
         names = list(_SIDE_EFFECTS)
-        if UNGUIDED.label in drawn.paths:
+        if any(row.baseline in drawn.paths for row in drawn.rows):
             names += ["color-shift", pair]
         if all(sample.prompt for sample in drawn.samples):
             names.insert(0, text)
@@ -130,9 +157,9 @@ class Measuring:
                 )
             )
             for row in drawn.rows:
-                if isinstance(metric, PairMetric) and row.label == UNGUIDED.label:
+                if isinstance(metric, PairMetric) and not _has_pairs(drawn, row):
                     continue
-                each = self.per_picture(drawn, row.label, name)
+                each = self.per_picture(drawn, row, name)
                 wholes[row.label, name] = float(each.mean())
                 if resampling is not None:
                     means = [each[half].mean() for half in resampling.halves(count)]
@@ -164,27 +191,29 @@ class Measuring:
         """Side effects alone, which need no real pictures and few samples."""
         wholes: dict[tuple[str, str], float] = {}
         columns = []
-        names = [*_SIDE_EFFECTS, *(["color-shift"] if UNGUIDED.label in drawn.paths else [])]
+        paired = any(_has_pairs(drawn, row) for row in drawn.rows)
+        names = [*_SIDE_EFFECTS, *(["color-shift"] if paired else [])]
         for name in names:
             metric = self._metric(name)
             columns.append(
                 SetColumn(name, name.replace("-", " "), "mean over pictures", None, metric.unit)
             )
             for row in drawn.rows:
-                if not (isinstance(metric, PairMetric) and row.label == UNGUIDED.label):
-                    wholes[row.label, name] = float(self.per_picture(drawn, row.label, name).mean())
+                if not isinstance(metric, PairMetric) or _has_pairs(drawn, row):
+                    wholes[row.label, name] = float(self.per_picture(drawn, row, name).mean())
         return Measured(drawn.rows, len(drawn.samples), columns, self.resampling, "", wholes, {})
 
-    def per_picture(self, drawn: Drawn, label: str, name: str) -> Tensor:
+    def per_picture(self, drawn: Drawn, row: Row, name: str) -> Tensor:
         """A metric of every picture of a row, `(N,)` float64."""
-        metric = self._metric(name)
+        metric, paths = self._metric(name), drawn.paths[row.label]
+        pixels = Pictures(paths[:1])[0][0].numel()
         parts = []
-        for batch in _batches(range(len(drawn.samples)), _READ_AT_ONCE):
-            pictures = self._read(drawn.paths[label], batch)
+        for batch in _batches(range(len(paths)), max(1, _PIXELS_AT_ONCE // pixels)):
+            pictures = self._read(paths, batch)
             if isinstance(metric, TextMetric):
                 parts.append(metric(pictures, [drawn.samples[index].prompt for index in batch]))
             elif isinstance(metric, PairMetric):
-                parts.append(metric(pictures, self._read(drawn.paths[UNGUIDED.label], batch)))
+                parts.append(metric(pictures, self._read(drawn.paths[row.baseline], batch)))
             else:
                 assert isinstance(metric, PictureMetric)
                 parts.append(metric(pictures))
@@ -196,7 +225,9 @@ class Measuring:
 
     def _metric(self, name: str) -> Any:
         if name not in self._metrics:
-            self._metrics[name] = open_picture_metric(name)
+            with_network = isinstance(PICTURE_METRICS[name], NetworkMetric)
+            options = {"device": self._device} if with_network else {}
+            self._metrics[name] = open_picture_metric(name, **options)
         return self._metrics[name]
 
     def _set_column(self, name: str) -> SetColumn:
@@ -205,6 +236,11 @@ class Measuring:
             title = "FID"
         metric = METRICS[name]
         return SetColumn(name, title, self.extractor.name, metric.better, bounds=metric.bounds)
+
+
+def _has_pairs(drawn: Drawn, row: Row) -> bool:
+    """Whether a row has an unguided one to be compared with."""
+    return row.baseline in drawn.paths and row.baseline != row.label
 
 
 def _batches(items: Sequence[int], size: int) -> Iterable[Sequence[int]]:

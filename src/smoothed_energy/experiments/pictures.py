@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .drawn import Drawn, Sample
-from .row import UNGUIDED, Row
+from .row import Row
 
 if TYPE_CHECKING:
     from ..report.page import PictureGrid
@@ -30,23 +30,21 @@ def picture_grid(
         title: The grid's name.
         caption: What is to be seen in it.
         axes: Where a row stands; by default there is one axis, "guidance", of all labels.
-        baseline: The label of the row that a row is compared with; by default that of the
+        baseline: The label of the row that a row is compared with; by default that of its
             unguided one, where there is one.
         columns: The axis of the columns; by default the last one of `axes`.
     """
     from ..report.page import Cell, PictureGrid  # noqa: PLC0415 - only when a page is made
 
     place = axes or (lambda row: {"guidance": row.label})
-    labels = [row.label for row in drawn.rows]
-    usual = UNGUIDED.label if UNGUIDED.label in labels else ""
     with_prompts = len({sample.prompt for sample in drawn.samples}) > 1
     with_seeds = len({sample.seed for sample in drawn.samples}) > 1
     cells = []
     for row in drawn.rows:
-        compared = usual if baseline is None else baseline(row)
+        compared = row.baseline if baseline is None else baseline(row)
         for index, sample in enumerate(drawn.samples):
             other = None
-            if compared and compared != row.label:
+            if compared in drawn.paths and compared != row.label:
                 other = Cell(drawn.paths[compared][index], label=compared)
             cells.append(
                 Cell(
@@ -77,6 +75,7 @@ def _settings(row: Row, sample: Sample) -> dict[str, str]:
     return {
         "guidance": " + ".join(row.guidance) or "none",
         "classifier-free guidance": f"{row.cfg:g}" if row.cfg != 1 else "off",
+        **({} if row.scheduler is None else {"scheduler": row.scheduler}),
         "prompt": sample.prompt or "none",
         "seed": str(sample.seed),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["RE_APPENDIX_A2", "RE_FIGURE_9"]
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from .study import Study
 from .traced import trace_rows
 
 if TYPE_CHECKING:
-    from ..report.page import Section
+    from ..report.page import Section, Verdict
 
 #: The study calls trajectories identical whose numbers agree to so many decimals.
 _IDENTICAL = 1e-13
@@ -46,7 +47,6 @@ def _figure_9(study: Study) -> Section:
         PlotAxes,
         Section,
         Table,
-        Verdict,
         line_plot,
     )
 
@@ -65,7 +65,6 @@ def _figure_9(study: Study) -> Section:
         )
         numbers[label] = {"relative_l2": means, "first above 1e-13": earliest[label]}
     study.keep("divergence", numbers)
-    first = earliest["all steps"]
     steps = len(plain)
     return Section(
         "Divergence of trajectories",
@@ -86,20 +85,33 @@ def _figure_9(study: Study) -> Section:
                 table,
                 "When guided and unguided runs come apart.",
             ),
-            Verdict(
-                "Trajectories are identical to 13 decimals until step 17 (of 30).",
-                "[Re], section 6.4",
-                "holds"
-                if first is not None and first >= round(17 / 30 * steps)
-                else "does not hold",
-                f"Guided from the first step on, runs differ at step {first} of {steps}, the "
-                "first at which they can. Only guidance that begins later leaves earlier steps as "
-                "they are: in the last third alone, that is until "
-                f"step {earliest['last third']}. Comparing such runs would explain the claim.",
-            ),
+            _identical(earliest, steps),
         ],
         anchor="re-figure-9",
         source="[Re], Figure 9",
+    )
+
+
+def _identical(earliest: Mapping[str, int | None], steps: int) -> Verdict:
+    """What the first steps that differ say of section 6.4."""
+    from ..report.page import Verdict  # noqa: PLC0415 - only when a page is made
+
+    first, late = earliest["all steps"], earliest["last third"]
+    holds = first is None or first >= round(17 / 30 * steps)
+    because = f"Guided from the first step on, runs differ at step {first} of {steps}"
+    because += ", the first at which they can. " if first == 1 else ". "
+    if late is not None and not holds:
+        because += (
+            "Only guidance that begins later leaves earlier steps as they are: in the last third "
+            f"alone, that is until step {late}. Comparing such runs would explain the claim."
+        )
+    if first is None:
+        because = "Guided from the first step on, runs do not differ at all."
+    return Verdict(
+        "Trajectories are identical to 13 decimals until step 17 (of 30).",
+        "[Re], section 6.4",
+        "holds" if holds else "does not hold",
+        because,
     )
 
 

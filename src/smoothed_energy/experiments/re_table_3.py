@@ -7,6 +7,7 @@ __all__ = ["RE_TABLE_3_EXPERIMENT"]
 from typing import TYPE_CHECKING
 
 from .claims import Claim, verdicts
+from .controls import momentum_of_equal_norm
 from .experiment import Experiment
 from .guidances import seg
 from .published import RE_TABLE_3
@@ -40,12 +41,16 @@ def smoothers(subject: Subject, scale: float, steps: str = "begin") -> dict[str,
 def _run(study: Study) -> Section:
     from ..report.page import Section  # noqa: PLC0415 - only when a page is made
 
+    study.check_tables()
     subject = study.subject
     rows = smoothers(subject, subject.paper_scale)
     everywhere = seg(
         subject, "gaussian:inf", subject.paper_scale, label="Gaussian, sigma inf, all steps"
     )
-    drawn = study.draw("re-table-3", [UNGUIDED, *rows.values(), everywhere])
+    best = rows["Gaussian, sigma inf"]
+    control = momentum_of_equal_norm(study, best, steps="begin")
+    controls = [] if control is None else [control]
+    drawn = study.draw("re-table-3", [UNGUIDED, *rows.values(), everywhere, *controls])
     measured = study.measure(drawn)
     names = list(rows)
     gaussians = [name for name in names if name.startswith("Gaussian, sigma 10")]
@@ -75,6 +80,15 @@ def _run(study: Study) -> Section:
             _SOURCE,
             "Gaussian, sigma inf",
             UNGUIDED.label,
+        ),
+        *(
+            Claim(
+                "Guidance in the first third is more than an extrapolation of the same norm there.",
+                "this package's control",
+                best.label,
+                control.label,
+            )
+            for control in controls
         ),
     ]
     height, width = subject.grid

@@ -11,16 +11,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ..evaluation import FeatureSet, FeatureStore, feature_set
+from ..evaluation import FeatureSet, FeatureStore, Pictures, feature_set, pictures_in
 
 
-def read_reference(place: Path, extractor: Any, store: FeatureStore) -> FeatureSet:
+def read_reference(
+    place: Path, extractor: Any, store: FeatureStore, square: int | None = None
+) -> FeatureSet:
     """The features of real pictures.
 
     Args:
         place: A folder of pictures, or a file that `write_reference` wrote.
         extractor: What makes, or made, the features.
         store: Where features of a folder are kept.
+        square: The side of the middle squares that a folder's pictures are cut to; None takes them
+            as they are, all of one size.
 
     Raises:
         ValueError: If there is neither, or the file's features are of another extractor.
@@ -38,7 +42,8 @@ def read_reference(place: Path, extractor: Any, store: FeatureStore) -> FeatureS
         return FeatureSet(features, extractor.name, extractor.digest, facts.get("source", ""))
     if not place.is_dir():
         raise ValueError(f"--reference {place}: expected a folder of pictures")
-    found = feature_set(place, extractor, store=store)
+    pictures = Pictures(pictures_in(place), label=place.resolve().name, square=square)
+    found = feature_set(pictures, extractor, store=store)
     assert isinstance(found, FeatureSet)
     return found
 

@@ -13,13 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .experiment import Experiment
+from .experiment import EXPERIMENTS, Experiment
 from .study import Study
 
 if TYPE_CHECKING:
     from ..report.page import Page, Provenance, Section
-
-PAGE, NUMBERS = "report.html", "numbers.json"
 
 _PARTS = {"SEG": "Smoothed Energy Guidance (NeurIPS 2024)", "[Re]": "[Re] SEG (MLRC 2025)"}
 
@@ -48,9 +46,11 @@ def reproduce(
     command: str = "",
     tell: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Run experiments, and write their page and their numbers after each.
+    """Run experiments, and write their page and their numbers.
 
-    What is drawn and measured already is not drawn or measured again. An experiment that can't be
+    Both are written after each experiment as `.unfinished` files, and take their names at the
+    end, so an earlier page stays until this one is whole. What is drawn already is not drawn again, and
+    features of networks are kept; other numbers are made anew. An experiment that can't be
     made (no reference, no captions, a package that is missing) is told on the page with its reason,
     and the others go on.
 
@@ -62,19 +62,26 @@ def reproduce(
     """
     sections: list[Section] = []
     failed: dict[str, str] = {}
-    page, numbers = study.out / PAGE, study.out / NUMBERS
+    named = "" if len(experiments) == len(EXPERIMENTS) else f"-{experiments[0].name}"
+    if len(experiments) > 1 and named:
+        named += f"-and-{len(experiments) - 1}"
+    page, numbers = study.out / f"report{named}.html", study.out / f"numbers{named}.json"
     for number, experiment in enumerate(experiments, start=1):
         tell(f"{number}/{len(experiments)} {experiment.name}: {experiment.question}")
         study.begin(experiment.name)
         try:
             section = experiment.run(study)
-        except (ValueError, ImportError, RuntimeError, OSError) as error:
+        except Exception as error:  # whatever it is, the others can be made
             reason = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, (ValueError, ImportError, RuntimeError, OSError)):
+                reason = f"{type(error).__name__}: {reason}"
             failed[experiment.name] = reason
             tell(f"{experiment.name} could not be made: {reason}")
             section = _missing(experiment, reason)
         sections.append(_in_part(section, experiment))
-        _write(study, sections, failed, command, page, numbers)
+        _write(study, sections, failed, command, (_unfinished(page), _unfinished(numbers)))
+    for path in (page, numbers):
+        _unfinished(path).replace(path)
     return Outcome(page, numbers, failed)
 
 
@@ -102,8 +109,7 @@ def _write(
     sections: Sequence[Section],
     failed: dict[str, str],
     command: str,
-    page: Path,
-    numbers: Path,
+    paths: tuple[Path, Path],
 ) -> None:
     from ..report.page import write_page  # noqa: PLC0415 - only when a page is made
 
@@ -118,7 +124,9 @@ def _write(
         "failed": failed,
         "experiments": study.numbers,
     }
-    _replace(numbers, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    page, numbers = paths
+    numbers.parent.mkdir(parents=True, exist_ok=True)
+    numbers.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     write_page(_page(study, sections, failed, provenance), page)
 
 
@@ -129,9 +137,9 @@ def _page(
 
     scope = study.scope
     summary = (
-        f"Every table and figure of the two papers, on {study.subject.title}: {scope.samples} "
-        "samples a row of each table, and the same seeds in all rows. Published numbers stand "
-        "beside them and are of another model and other features. A verdict is about this model: "
+        f"Tables and figures of the two papers, on {study.subject.title}: {scope.samples} "
+        "samples a row of each table (a quarter of that in Figure 6 of SEG), and the same seeds in "
+        "all rows. Published numbers stand beside them and are of another model and other features. A verdict is about this model: "
         "it rests on a paired difference whose 95 % interval leaves out 0, and says *can't be "
         "told* where it does not."
     )
@@ -195,8 +203,5 @@ def _verdicts(sections: Sequence[Section]) -> list[dict[str, Any]]:
     return found
 
 
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.unfinished{path.suffix}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["UNGUIDED", "Row"]
+__all__ = ["UNGUIDED", "Row", "unguided_by"]
 
 from dataclasses import dataclass, replace
-
-from .published import Published
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,8 @@ class Row:
         cfg: The scale of classifier-free guidance; 1 is off.
         scheduler: The class of the scheduler, where it is not the subject's.
         controls: The label of the row that this one is the control of.
-        published: The paper's row of this kind, if it has one.
+        baseline: The label of the unguided row that it is compared with, picture by picture: one
+            with the same scheduler.
     """
 
     label: str
@@ -27,7 +26,7 @@ class Row:
     cfg: float = 1.0
     scheduler: str | None = None
     controls: str | None = None
-    published: Published | None = None
+    baseline: str = "unguided"
 
     def with_cfg(self, cfg: float) -> Row:
         """The same with classifier-free guidance."""
@@ -36,3 +35,9 @@ class Row:
 
 #: No guidance at all.
 UNGUIDED = Row("unguided")
+
+
+def unguided_by(scheduler: str) -> Row:
+    """No guidance, with another scheduler than the subject's."""
+    label = f"unguided, {scheduler}"
+    return Row(label, scheduler=scheduler, baseline=label)

@@ -22,6 +22,8 @@ def _run(study: Study) -> Section:
     from ..report.page import Section  # noqa: PLC0415 - only when a page is made
 
     subject = study.subject
+    if subject.controlnet is None:
+        raise ValueError(f"there is no ControlNet for {subject.title} here")
     rows = [
         UNGUIDED,
         *(

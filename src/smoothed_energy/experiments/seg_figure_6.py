@@ -23,6 +23,7 @@ _SOURCE = "SEG, Figures 6 and 20"
 def _run(study: Study) -> Section:
     from ..report.page import Section  # noqa: PLC0415 - only when a page is made
 
+    study.check_tables()
     subject = study.subject
     grid = {
         (blur, scale): seg(subject, blur, scale)
@@ -81,7 +82,6 @@ def _run(study: Study) -> Section:
                 "Sigma and scale",
                 "Sigma from left to right, the scale from top to bottom.",
                 axes=axes,
-                baseline=lambda row: UNGUIDED.label,
                 columns="sigma",
             ),
             measured.trade_off(

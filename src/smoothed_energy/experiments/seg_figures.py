@@ -6,7 +6,7 @@ __all__ = ["SEG_FIGURES"]
 
 from collections.abc import Mapping
 
-from .guidances import pag, sag, seg
+from .guidances import pag, sag, seg, unguided
 from .picture_experiment import Figure, picture_experiment
 from .row import UNGUIDED, Row
 from .study import Study
@@ -23,7 +23,7 @@ def _sigmas(study: Study) -> list[Row]:
 
 def _peers(study: Study) -> list[Row]:
     subject = study.subject
-    rows = [UNGUIDED]
+    rows = unguided(subject)
     for scale in dict.fromkeys((subject.paper_scale, subject.mild_scale)):
         rows += [
             sag(subject, min(scale, 1.0)),

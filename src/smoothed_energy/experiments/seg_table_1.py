@@ -11,7 +11,7 @@ from .best_scale import best_scales
 from .claims import Claim, verdicts
 from .controls import momentum_of_equal_norm
 from .experiment import Experiment
-from .guidances import pag, sag, seg
+from .guidances import pag, sag, seg, unguided
 from .published import SEG_TABLE_1
 from .published_table import published_table
 from .row import UNGUIDED, Row
@@ -26,6 +26,7 @@ _SOURCE = "SEG, Table 1"
 def _run(study: Study) -> Section:
     from ..report.page import Section  # noqa: PLC0415 - only when a page is made
 
+    study.check_tables()
     subject = study.subject
     methods: dict[str, Callable[[float], Row]] = {
         "SAG": lambda scale: sag(subject, scale),
@@ -40,9 +41,10 @@ def _run(study: Study) -> Section:
     }
     best = {name: make(chosen.scales[name]) for name, make in methods.items()}
     # One row where the best scale of the grid is the paper's.
-    rows = {row.label: row for row in (UNGUIDED, *papers.values(), *best.values())}
+    rows = {row.label: row for row in (*unguided(subject), *papers.values(), *best.values())}
     control = momentum_of_equal_norm(study, best["SEG sigma inf"])
-    rows[control.label] = control
+    if control is not None:
+        rows[control.label] = control
     drawn = study.draw("seg-table-1", list(rows.values()))
     measured = study.measure(drawn)
     ours = best["SEG sigma inf"].label
@@ -77,13 +79,16 @@ def _run(study: Study) -> Section:
             )
             for peer in ("SAG", "PAG")
         ),
-        Claim(
-            "SEG is more than an extrapolation of the same norm (momentum of the prediction).",
-            "this package's control",
-            ours,
-            control.label,
-        ),
     ]
+    if control is not None:
+        claims.append(
+            Claim(
+                "SEG is more than an extrapolation of the same norm (momentum of the prediction).",
+                "this package's control",
+                ours,
+                control.label,
+            )
+        )
     return Section(
         "Without a prompt: SEG, SAG and PAG",
         "No prompt and no classifier-free guidance. Each method is at the paper's scale and at the "

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["Scope", "Study"]
+__all__ = ["Scope", "Study", "measuring_device"]
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..evaluation import Resampling
 from ..models.edges import canny
-from ..sweeps import Sweep, run
+from ..models.loading import placement
+from ..sweeps import Plan, Sweep, run
+from ..sweeps.pictures import PictureFolder
 from ..sweeps.progress import Progress, Silence
 from ..sweeps.weights import model_digest
 from .drawn import Drawn, Sample
@@ -45,7 +49,8 @@ class Scope:
         resampling: How intervals are made.
         workers: Processes that draw; None is one a core.
         batch_size: Pictures that a worker draws at once; on a CPU it changes none.
-        device: Where networks that measure run, and the model.
+        device: Where the model runs, and networks that measure where there is such a device.
+        dtype: Of the model; "auto" suits the device.
         ray: The address of a Ray cluster whose nodes draw.
     """
 
@@ -56,6 +61,7 @@ class Scope:
     workers: int | None = None
     batch_size: int = 8
     device: str = "auto"
+    dtype: str = "auto"
     ray: str | None = None
 
 
@@ -78,8 +84,9 @@ class Study:
         self.out = out
         self.scope = scope
         self.progress = progress or Silence()
-        device = "cpu" if scope.device == "auto" else scope.device
-        self.measuring = Measuring(subject, out / "features", scope.resampling, device)
+        self.measuring = Measuring(
+            subject, out / "features", scope.resampling, measuring_device(scope.device)
+        )
         #: The numbers of every experiment, as JSON values.
         self.numbers: dict[str, Any] = {}
         self._name = ""
@@ -156,6 +163,7 @@ class Study:
                 "name": name,
                 "model": subject.name,
                 "device": self.scope.device,
+                "dtype": self.scope.dtype,
                 "controlnet": None if control is None else subject.controlnet,
                 "prompts": prompts,
                 "seeds": list(seeds),
@@ -165,9 +173,10 @@ class Study:
                 "trace": True,
             }
         )
+        folder = PictureFolder(self.out / "drawn")
         results = run(
             sweep,
-            self.out / "drawn",
+            folder.root,
             workers=self.scope.workers,
             batch_size=self.scope.batch_size,
             progress=self.progress,
@@ -177,17 +186,23 @@ class Study:
             failed = results.failures
             reason = "" if failed.empty else f": {failed.iloc[0]['reason']}"
             raise RuntimeError(f"{name}: {len(results.missing)} pictures are missing{reason}")
-        table = results.pictures
-        first = table[table["configuration"] == rows[0].label]
-        samples = [
-            Sample(int(seed), prompt)
-            for seed, prompt in zip(first["seed"], first["prompt"], strict=True)
-        ]
-        facts = {
-            row.label: table[table["configuration"] == row.label].to_dict("records") for row in rows
-        }
-        paths = {row.label: results.paths(row.label) for row in rows}
-        return Drawn(tuple(rows), tuple(samples), paths, facts)
+        return _found(results.plan, folder, rows)
+
+    def check_tables(self, *, captions: bool = False) -> None:
+        """Refuse what lacks something for a table before anything is drawn for it.
+
+        Args:
+            captions: Whether the table needs captions.
+
+        Raises:
+            ValueError: If there is no reference, or there are no captions.
+            ImportError: If a package is missing.
+        """
+        names = [self.pair_metric]
+        if captions:
+            self.subject.read_captions(1)
+            names.append(self.text_metric)
+        self.measuring.check(names)
 
     def measure(self, drawn: Drawn) -> Measured:
         """All metrics of an experiment's rows; its numbers are kept."""
@@ -204,8 +219,11 @@ class Study:
         place = self.out / "edges" / picture.name
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.asarray(Image.open(picture).convert("RGB"))
-            Image.fromarray(canny(pixels)).save(place)
+            with Image.open(picture) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            unfinished = place.with_suffix(".unfinished")
+            Image.fromarray(canny(pixels)).save(unfinished, format="png")
+            unfinished.replace(place)
         return place
 
     def begin(self, name: str) -> None:
@@ -221,6 +239,32 @@ class Study:
         """
         json.dumps(numbers)  # refuses what is not JSON here, where it is known what it is
         self.numbers.setdefault(self._name, {})[what] = numbers
+
+
+def measuring_device(device: str) -> str:
+    """Where networks that measure run: on the device that draws, if this machine has it."""
+    if device == "auto":
+        return str(placement(None, None)[0])
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError):
+        return "cpu"  # the driver of a cluster
+    return device
+
+
+def _found(plan: Plan, folder: PictureFolder, rows: Sequence[Row]) -> Drawn:
+    """The pictures of a plan by its rows, read from their files: tables may be of another run."""
+    samples = [Sample(row.seed, row.prompt) for row in islice(plan.rows(), plan.pictures_each)]
+    paths: dict[str, list[Path]] = {row.label: [] for row in rows}
+    facts: dict[str, list[Mapping[str, Any]]] = {row.label: [] for row in rows}
+    for row in plan.rows():
+        label = plan.configurations[row.configuration].label
+        picture = folder.read(row.id)
+        if picture is None:
+            raise RuntimeError(f"{folder.path(row.id)} is gone or damaged; run this again")
+        paths[label].append(folder.path(row.id))
+        facts[label].append(picture.facts)
+    return Drawn(tuple(rows), tuple(samples), paths, facts)
 
 
 def _configuration(row: Row, subject: Subject) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["AVATARS", "SDXL", "SUBJECTS", "Subject", "subject_of"]
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +35,9 @@ class Subject:
         layers: The layers of the paper.
         prompts: Prompts for pictures.
         captions: A file of captions for tables, one a line.
-        reference: A folder of real pictures, or a file of their statistics.
+        reference: A folder of real pictures, or a file of `write_reference`.
+        square: The side of the middle squares that pictures of a folder are cut to; None takes them
+            as they are.
         attributes: Whether a classifier can tell what its pictures show.
         controlnet: A ControlNet for it.
         picture_seeds: Seeds of pictures that are looked at; the [Re] study's for SDXL.
@@ -62,6 +63,7 @@ class Subject:
     prompts: tuple[str, ...]
     captions: Path | None
     reference: Path | None
+    square: int | None
     attributes: bool
     controlnet: str | None
     picture_seeds: tuple[int, ...]
@@ -121,6 +123,7 @@ AVATARS = Subject(
     ),
     captions=_embedded("captions.txt"),
     reference=_embedded("drawings.safetensors"),
+    square=None,
     attributes=True,
     controlnet="canny",
     picture_seeds=(0, 1, 2),
@@ -152,6 +155,8 @@ SDXL = Subject(
     ),
     captions=None,
     reference=None,
+    # Pictures of MS-COCO are some 640 x 480, of either orientation.
+    square=480,
     attributes=False,
     controlnet="diffusers/controlnet-canny-sdxl-1.0",
     picture_seeds=(77, 5867991739709137916, 53647657),
@@ -162,23 +167,37 @@ SUBJECTS = {subject.name: subject for subject in (AVATARS, SDXL)}
 
 
 def subject_of(
-    model: str, *, reference: Path | None = None, captions: Path | None = None
+    model: str,
+    *,
+    reference: Path | None = None,
+    captions: Path | None = None,
+    square: int | None = None,
 ) -> Subject:
-    """The subject for a model; a model without settings of its own has those of SDXL.
+    """The subject for a model.
+
+    A model without settings of its own has the scales and kernels of SDXL, and the scheduler and
+    size that it comes with; experiments with a ControlNet are not for it.
 
     Args:
         model: A name of this package, a folder, or an id of the hub.
-        reference: A folder of real pictures or a file of statistics, in place of its own.
+        reference: A folder of real pictures, in place of its own.
         captions: A file of captions, in place of its own.
+        square: The side of middle squares of the reference, in place of its own.
     """
-    found = SUBJECTS.get(model) or replace(SDXL, name=model, title=model)
+    found = SUBJECTS.get(model)
+    if found is None:
+        found = replace(
+            SDXL,
+            name=model,
+            title=model,
+            size=None,
+            scheduler=None,
+            sag_scheduler=None,
+            controlnet=None,
+        )
     return replace(
         found,
         reference=reference or found.reference,
         captions=captions or found.captions,
+        square=square or found.square,
     )
-
-
-def seeds_from(first: int, count: int) -> Sequence[int]:
-    """Seeds that count up."""
-    return range(first, first + count)

@@ -13,9 +13,11 @@ import torch
 
 from ..methods import as_guidances
 from ..models import load
+from ..sweeps import PictureSettings
+from ..sweeps.pipeline_call import batch_arguments, settings_arguments
 from ..trace import Trace, Trajectory
 from .row import Row
-from .study import Study
+from .study import Study, measuring_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,8 +56,7 @@ def trace_rows(
         What was measured, by the labels of the rows.
     """
     subject = study.subject
-    device = None if study.scope.device == "auto" else study.scope.device
-    pipe = load(subject.name, device=device, dtype=dtype)
+    pipe = load(subject.name, device=measuring_device(study.scope.device), dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     count = min(max(study.samples, 2), _RUNS_MOST)
     own = pipe.scheduler
@@ -63,21 +64,19 @@ def trace_rows(
     for row in rows:
         name = row.scheduler or subject.scheduler
         pipe.scheduler = own if name is None else _scheduler(name, own)
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(count)]
+        settings = PictureSettings(
+            cfg=row.cfg, num_inference_steps=subject.num_inference_steps, size=subject.size
+        )
+        call = batch_arguments(
+            pipe, settings_arguments(pipe, settings), [("", seed) for seed in range(count)]
+        )
         with contextlib.ExitStack() as attached:
             trace = attached.enter_context(
                 Trace(pipe, layers=subject.layers, metrics=metrics, trajectory=True)
             )
             for guidance in as_guidances(list(row.guidance)):
                 attached.enter_context(guidance.attach(pipe))
-            pipe(
-                prompt=[""] * count,
-                num_inference_steps=subject.num_inference_steps,
-                guidance_scale=row.cfg,
-                generator=generators,
-                output_type="latent",
-                **_size(subject.size),
-            )
+            pipe(**call, output_type="latent")
         found[row.label] = Traced(trace.layers, trace.steps, trace.trajectories[0])
     return found
 
@@ -86,7 +85,3 @@ def _scheduler(name: str, own: Any) -> Any:
     import diffusers
 
     return getattr(diffusers, name).from_config(own.config)
-
-
-def _size(size: tuple[int, int] | None) -> dict[str, int]:
-    return {} if size is None else {"height": size[0], "width": size[1]}

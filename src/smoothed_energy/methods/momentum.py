@@ -34,22 +34,25 @@ class _Average:
 
     def __call__(self, second: NegativeContext) -> Tensor:
         signal, noise = signal_and_noise(second, _NAME)
-        output, kind = second.clean, second.prediction_type
+        # Differences of estimates are divided by the noise level: half precision would magnify
+        # its rounding until that is most of them.
+        prediction, kind = second.clean, second.prediction_type
+        output = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
         if output.shape[2:] != second.sample.shape[2:]:
             raise ValueError(
                 f"{_NAME} needs latents and predictions of one size; these are "
                 f"{tuple(second.sample.shape)} and {tuple(output.shape)}"
             )
-        x = second.sample[:, : output.shape[1]]
+        x = second.sample[:, : output.shape[1]].to(output.dtype)
         clean, _ = clean_and_noise(kind, x, output, (signal, noise), _NAME)
         # In units of the picture: the denoiser's input may be scaled by the step.
         average = second.memory.get("average")
         if average is None or average.shape != clean.shape:
             second.memory["average"] = clean
-            return output
+            return prediction
         second.memory["average"] = torch.lerp(clean, average, self.decay)
         change: Tensor = (clean - average) / clean_slope(kind, signal, noise, _NAME)
-        return output - change
+        return (output - change).to(prediction.dtype)
 
 
 @dataclass(frozen=True)
