@@ -127,3 +127,20 @@ def test_useless_settings_are_refused():
         difference(*rows, rows[0], "frechet")
     with pytest.raises(ValueError, match="samples have the extractor 'a' and real images ''"):
         difference(FeatureSet(normal(9, 0, 3), "a"), rows[0], rows[0], "frechet")
+
+
+@pytest.mark.parametrize("samples", [4, 6, 16])
+def test_intervals_of_few_samples_of_a_mean_are_wide_enough(samples):
+    """Of normal numbers with mean 0, the interval should hold 0 in 95 of 100 cases."""
+    generator = torch.Generator().manual_seed(samples)
+    held, trials = 0, 400
+    for trial in range(trials):
+        numbers = torch.randn(samples, generator=generator, dtype=torch.float64)
+        found = interval(
+            lambda indices, numbers=numbers: float(numbers[indices].mean()),
+            samples,
+            Resampling(200, seed=trial),
+        )
+        held += not found.excludes_zero
+    # Three standard errors of 95 %, and the 2 % that halves of four numbers still miss.
+    assert 0.90 <= held / trials <= 0.99

@@ -8,8 +8,10 @@ import pytest
 from smoothed_energy.experiments.best_scale import best_scales
 from smoothed_energy.experiments.controls import matched_cfg, momentum_of_equal_norm
 from smoothed_energy.experiments.drawn import Drawn, Sample
+from smoothed_energy.experiments.guidances import sag, unguided
 from smoothed_energy.experiments.row import UNGUIDED, Row
 from smoothed_energy.experiments.study import PILOT_SEED, SELECTION_SEED
+from smoothed_energy.experiments.subject import AVATARS, SDXL
 
 
 class FakeStudy:
@@ -79,10 +81,40 @@ def test_momentum_is_matched_by_its_norm():
     assert control.controls == "SEG"
 
 
-def test_a_norm_that_is_not_reached_is_refused():
+def test_a_norm_that_is_not_reached_has_no_control():
     study = FakeStudy(lambda row: {"relative_correction": 0.2 if row.label == "SEG" else 0.1})
-    with pytest.raises(RuntimeError, match=r"no scale of momentum has a relative norm of 0.2"):
-        momentum_of_equal_norm(study, Row("SEG", ("seg",)))
+    assert momentum_of_equal_norm(study, Row("SEG", ("seg",))) is None
+    kept = study.kept["momentum as strong as SEG"]
+    assert not kept["matched"]
+    assert kept["wanted"] == 0.2
+    assert [*kept["relative norms by scale"].values()] == [0.1] * 6
+
+
+def test_a_control_of_no_correction_at_all_is_none():
+    study = FakeStudy(lambda row: {"relative_correction": 0.2 if row.label == "SEG" else 0.0})
+    assert momentum_of_equal_norm(study, Row("SEG", ("seg",))) is None
+
+
+def test_a_control_acts_in_the_steps_of_its_row():
+    study = FakeStudy(lambda row: {"relative_correction": 0.2})
+    control = momentum_of_equal_norm(study, Row("SEG", ("seg; steps=begin",)), steps="begin")
+    assert control.guidance == ("momentum; scale=0.5; steps=begin",)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.97])
+def test_an_effective_scale_of_1_or_less_has_no_control(scale):
+    study = FakeStudy(lambda row: {"effective_cfg_scale": scale})
+    assert matched_cfg(study, Row("SEG", ("seg",))) is None
+    assert study.kept["matched CFG of SEG"]["scale"] == scale
+
+
+def test_sag_is_compared_with_an_unguided_row_of_its_scheduler():
+    row = sag(SDXL, 1.0)
+    plain, other = unguided(SDXL)
+    assert row.baseline == other.label != plain.label
+    assert row.scheduler == other.scheduler == "DDIMScheduler"
+    assert sag(AVATARS, 1.0).baseline == UNGUIDED.label
+    assert unguided(AVATARS) == [UNGUIDED]
 
 
 def test_the_best_scale_is_chosen_on_other_seeds():

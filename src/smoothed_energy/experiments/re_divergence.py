@@ -1,4 +1,4 @@
-"""[Re], Figure 9 and appendix A.2: how fast guided and unguided trajectories come apart."""
+"""Figure 9 and appendix A.2 of [Re]: how fast guided and unguided trajectories come apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""[Re], its figures of pictures: when, which kernel, which layers."""
+"""Figures of pictures of [Re]: when, which kernel, which layers."""
 
 from __future__ import annotations
 

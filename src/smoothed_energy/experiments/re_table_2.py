@@ -1,4 +1,4 @@
-"""[Re], Table 2 and Figure 5: what smoothers cost, side by side with each other and with a copy."""
+"""Table 2 and Figure 5 of [Re]: what smoothers cost, side by side, and beside a plain copy."""
 
 from __future__ import annotations
 

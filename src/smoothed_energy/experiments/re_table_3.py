@@ -1,4 +1,4 @@
-"""[Re], Table 3: kernel sizes, moving averages and box blurs, in the first third of the steps."""
+"""Table 3 of [Re]: kernel sizes, moving averages and box blurs, in the first third of the steps."""
 
 from __future__ import annotations
 

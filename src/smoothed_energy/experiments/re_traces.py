@@ -1,4 +1,4 @@
-"""[Re], Figures 6 to 8: norms, Laplacian variance and gradient entropy of hidden states by step."""
+"""Figures 6 to 8 of [Re]: norm, Laplacian variance, gradient entropy of hidden states by step."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ def reproduce(
     """Run experiments, and write their page and their numbers.
 
     Both are written after each experiment as `.unfinished` files, and take their names at the
-    end, so an earlier page stays until this one is whole. What is drawn already is not drawn again, and
-    features of networks are kept; other numbers are made anew. An experiment that can't be
-    made (no reference, no captions, a package that is missing) is told on the page with its reason,
-    and the others go on.
+    end, so an earlier page stays until this one is whole. What is drawn already is not drawn
+    again, and features of networks are kept; other numbers are made anew. An experiment that can't
+    be made (no reference, no captions, a package that is missing) is told on the page with its
+    reason, and the others go on.
 
     Args:
         experiments: The experiments.
@@ -139,9 +139,9 @@ def _page(
     summary = (
         f"Tables and figures of the two papers, on {study.subject.title}: {scope.samples} "
         "samples a row of each table (a quarter of that in Figure 6 of SEG), and the same seeds in "
-        "all rows. Published numbers stand beside them and are of another model and other features. A verdict is about this model: "
-        "it rests on a paired difference whose 95 % interval leaves out 0, and says *can't be "
-        "told* where it does not."
+        "all rows. Published numbers stand beside them and are of another model and other "
+        "features. A verdict is about this model: it rests on a paired difference whose 95 % "
+        "interval leaves out 0, and says *can't be told* where it does not."
     )
     if failed:
         summary += f"\n\nNot made: {', '.join(failed)}; the reasons are in their sections."
