@@ -46,9 +46,9 @@ def laplacian_variance(maps: Tensor) -> Tensor:
     """
     if min(maps.shape[-2:]) < 3:
         return _unknown(maps)
-    rows = maps[..., 1:-1, :]
-    laplacian = maps[..., :-2, 1:-1] + maps[..., 2:, 1:-1]
-    laplacian.add_(rows[..., :-2]).add_(rows[..., 2:]).sub_(rows[..., 1:-1], alpha=4)
+    columns, rows = maps[..., 1:-1], maps[..., 1:-1, :]
+    laplacian = columns[..., :-2, :] + columns[..., 2:, :]
+    laplacian.add_(rows[..., :-2]).add_(rows[..., 2:]).sub_(columns[..., 1:-1, :], alpha=4)
     laplacian.sub_(laplacian.mean(dim=(-2, -1), keepdim=True))
     return laplacian.square_().mean(dim=(-3, -2, -1))
 
@@ -63,7 +63,7 @@ def gradient_entropy(maps: Tensor, bins: int = BINS) -> Tensor:
     nats, and lies in $[0, \log(\text{bins})]$. A map without any gradient has 0. Since the range is
     each map's own, the number does not change if a map is scaled.
 
-    [Re] states neither the number nor the range of its bins; values compare only where both agree.
+    Values compare only where number and range of the bins agree.
 
     Args:
         maps: `(B, M, H, W)`.
@@ -74,20 +74,20 @@ def gradient_entropy(maps: Tensor, bins: int = BINS) -> Tensor:
     """
     if min(maps.shape[-2:]) < 3:
         return _unknown(maps)
-    across = maps[..., 2:] - maps[..., :-2]
-    along = maps[..., 2:, :] - maps[..., :-2, :]
-    g_x = (across[..., :-2, :] + across[..., 2:, :]).add_(across[..., 1:-1, :], alpha=2)
-    g_y = (along[..., :-2] + along[..., 2:]).add_(along[..., 1:-1], alpha=2)
+    above, rows, below = maps[..., :-2, :], maps[..., 1:-1, :], maps[..., 2:, :]
+    smooth, steep = (above + below).add_(rows, alpha=2), below - above
+    g_x = smooth[..., 2:] - smooth[..., :-2]
+    g_y = (steep[..., :-2] + steep[..., 2:]).add_(steep[..., 1:-1], alpha=2)
     magnitude = torch.hypot(g_x, g_y).flatten(2)
     greatest = magnitude.amax(dim=-1, keepdim=True)
     magnitude.div_(greatest.clamp_min(torch.finfo(maps.dtype).tiny)).mul_(bins)
     bin_of = magnitude.long().clamp_(0, bins - 1)
     shares = maps.new_zeros(*magnitude.shape[:2], bins)
     shares.scatter_add_(-1, bin_of, magnitude.fill_(1 / magnitude.shape[-1]))
-    # Over the maps at once: the sum over bins, and the mean over maps.
-    entropies: Tensor = torch.special.entr(shares).sum(dim=(-2, -1))
-    # What is not finite has no bin, and makes this NaN.
-    return entropies / maps.shape[1] + 0 * greatest.sum(dim=(-2, -1))
+    # Over the maps at once: the sum over bins, and the mean over maps. What is not finite has no
+    # bin, and makes it NaN.
+    entropies: Tensor = torch.special.entr(shares).sum(dim=(-2, -1)).div_(maps.shape[1])
+    return entropies.add_(greatest.sum(dim=(-2, -1)), alpha=0)
 
 
 def _unknown(maps: Tensor) -> Tensor:
