@@ -20,14 +20,12 @@ from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_n
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ...engine.participant import Participant
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from ..attach import warn_if_it_changes_nothing
 from .guider_session import GuiderSession
 from .guider_step import GuiderStep
 from .preparation import Preparation
-from .step_batches import StepBatches
 
 
 class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has no types
@@ -161,8 +159,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             prediction = base + self.guidance_scale * (pred_cond - pred_uncond)
         step = GuiderStep(self)
         delta = self._run.correction(pred_cond, pred_uncond, step, perturbed)
-        if delta is not None:
-            prediction = prediction + delta
+        prediction = prediction if delta is None else prediction + delta
         if self.guidance_rescale > 0:
             prediction = rescale_noise_cfg(prediction, pred_cond, self.guidance_rescale)
         self._run.finish(is_last=self._enabled and step.is_last)
@@ -184,11 +181,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     def _begin(self) -> None:
         """Forget what earlier steps were like: other images begin."""
         self._close()
-        observers = self.session.observers
-        participants = [Participant(guidance) for guidance in self.guidances]
-        self._run = StepBatches(participants, observers)
-        for observer in observers:
-            observer.begin()
+        self._run = self.session.begin(self.guidances)
         self._state: weakref.ref[Any] | None = None
 
     def _prepared(self, batch_of: Callable[[int, str], Any]) -> list[Any]:

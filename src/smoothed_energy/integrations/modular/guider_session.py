@@ -4,15 +4,27 @@ from __future__ import annotations
 
 __all__ = ["GuiderSession"]
 
+from collections.abc import Sequence
+
 from typing_extensions import override
 
+from ...engine.participant import Participant
+from ...guidance import Guidance
 from ..attachment import Attachment, Session
+from .step_batches import StepBatches
 
 
 class GuiderSession(Session):
     """The observers of a guider. Its guidances are settings of its own."""
 
     target_name = "SmoothedEnergyGuider"
+
+    def begin(self, guidances: Sequence[Guidance]) -> StepBatches:
+        """The batches of a run, which begins: its observers are told."""
+        for observer in self.observers:
+            observer.begin()
+        participants = [Participant(guidance) for guidance in guidances]
+        return StepBatches(participants, self.observers)
 
     @override
     def warn_if_idle(self, attachment: Attachment) -> None:

@@ -14,11 +14,10 @@ from torch import Tensor
 from ...denoisers.cfg_batch import BatchLayout, Formulation
 from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ...denoisers.prediction import Predictions, with_prediction
-from ...engine.members import Members
 from ...engine.observer import Observer
 from ...engine.participant import Participant, ParticipantState
 from ...engine.passes import PassRunner
-from ...engine.step import BRANCHES, GuidedStep
+from ...engine.step import BRANCHES, GuidedStep, Members
 from ...engine.summary import warn_if_idle
 from ...guidance.combine import compare_places
 from ...intercept.module_call import ModuleCall
