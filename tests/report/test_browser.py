@@ -96,6 +96,7 @@ class TestPage:
         write_page(hostile_page(), tmp_path / "page.html")
         page = visit(tmp_path / "page.html")
         page.locator("button.cell").first.click()
+        wait_for(page, "document.querySelector('#_viewer-title').textContent !== ''")
         assert page.evaluate("window.hacked") is None
         assert page.title() == HOSTILE
         for selector in ("h1", ".source", "h3", "#_viewer-title", ".provenance dd >> nth=0"):
@@ -232,7 +233,7 @@ class TestPage:
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == "rgb(255, 255, 255)"
         page.emulate_media(media="screen")
-        assert page.locator("details[open]").count() == 0
+        wait_for(page, "!document.querySelector('details[open]')")
 
     def test_a_pdf_has_every_picture_though_none_was_scrolled_to(self, visit, sample):
         page = visit(sample)
