@@ -6,8 +6,8 @@
 A sampler stands in for the model that draws single pixels, so what is left is the scheduler: plan,
 look for what is there, hand out units, write each picture with its facts, and write the tables.
 Each file is synced to the disk, so on a disk the times are the disk's; the default is a folder in
-memory where there is one (2.4 GB of it), which shows the scheduler's own. *Peak* is the most memory that the driver has at once (resident, Linux), less what
-it has after its imports.
+memory where there is one (2.4 GB of it), which shows the scheduler's own. *Peak* is the most memory
+that the driver has at once (resident, Linux), less what it has after its imports.
 
 The runs: from nothing; the same again when all is there; and with every 97th picture cut short.
 """

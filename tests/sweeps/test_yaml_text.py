@@ -38,7 +38,11 @@ def test_scalars_are_read_by_yaml_1_2(text, value):
 # JSON escapes further characters by two codes, which YAML does not know.
 texts = st.text(st.characters(max_codepoint=0xD7FF))
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
