@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 EXTRAS := test,measure,ray,control,training,lint
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo browser test lint format bench clean
 
 help: ## Show what can be made.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,8 +31,20 @@ without the pins (pip install .)" % (sys.executable, *sys.version_info[:2]))'
 demo: $(INSTALLED) ## Draw with the embedded model, unguided against guided, into out/demo.
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh out/demo
 
+browser: ## Have Chromium, in which reports are tested: by apt where it is missing.
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name >/dev/null && exit 0; \
+	done; \
+	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "installing Chromium, in which reports are tested"; \
+		{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+			apt-get -qq install --yes --no-install-recommends chromium; } >/dev/null; \
+	else \
+		echo "no Chromium, and no apt or no root to install it: tests of reports in a browser are skipped"; \
+	fi
+
 # One process a core, of one thread each: the models are too small to share.
-test: $(INSTALLED) ## Run the tests; ARGS="-k grid" and the like go to pytest.
+test: $(INSTALLED) browser ## Run the tests; ARGS="-k grid" and the like go to pytest.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types and the floors of the package.

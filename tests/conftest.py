@@ -9,10 +9,13 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from hypothesis import settings
 
 import smoothed_energy.evaluation.metric as metric
+import smoothed_energy.evaluation.picture_metric as picture_metric
 import smoothed_energy.families.registry as family_registry
 import smoothed_energy.guidance.softmax as softmax
 import smoothed_energy.methods.registry as method_registry
 from small_models import small_pipeline, small_unet
+
+pytest_plugins = ["browser_pages"]
 
 # A test that shares its processor with others takes any time; timing is for benchmarks/.
 settings.register_profile("default", deadline=None)
@@ -37,7 +40,12 @@ def pipe() -> StableDiffusionXLPipeline:
 @pytest.fixture
 def registries():
     """What a test registers is forgotten after it."""
-    kept = (method_registry._methods, family_registry._families, metric._metrics)
+    kept = (
+        method_registry._methods,
+        family_registry._families,
+        metric._metrics,
+        picture_metric._registered,
+    )
     before = [dict(registry) for registry in kept]
     softmax_free = list(softmax.softmax_free)
     yield

@@ -235,7 +235,8 @@ LIKENESS = register_metric(Metric("likeness", likeness, better="higher", least=1
 def test_a_metric_is_one_file(own_file):
     metric = own_file(METRIC).LIKENESS
     assert METRICS["likeness"] is metric
-    assert list(METRICS) == ["frechet", "kernel", "likeness"]
+    assert list(METRICS)[:2] == ["frechet", "kernel"]
+    assert list(METRICS)[-1] == "likeness"
     samples, real = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0], [5.0, 3.0]])
     values = {name: METRICS[name](samples, real) for name in METRICS if METRICS[name].least < 2}
     assert values == {"likeness": 1 * 4 + 2 * 2}

@@ -41,6 +41,7 @@ SETTINGS = {
         (SaliencyFusion(1e20), Rescale(0.5, "partial"), Projection()),
     ],
     "every": [2, 99],
+    "decay": [0, 0.1 + 0.2, 1],
     "layers": ["down", ["d0", "*attn1"], "d2.2-9,u0.*", "b7-b9", "blocks.[0-3].attn?"],
     "blur": [
         *("gaussian:2", GaussianBlur(0), GaussianBlur(2, 5, "symmetric", 0.5), GaussianBlur(1e-7)),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .methods import (
         Autoguidance,
         EntropyRectifyingGuidance,
+        MomentumGuidance,
         PerturbedAttentionGuidance,
         SelfAttentionGuidance,
         SkipLayerGuidance,
@@ -50,6 +51,7 @@ __all__ = [
     "GuidanceInterval",
     "GuidanceWarning",
     "LinearScale",
+    "MomentumGuidance",
     "NoiseLevels",
     "PerturbedAttentionGuidance",
     "RunSummary",
@@ -76,6 +78,7 @@ _HOME_OF = {
     "PerturbedAttentionGuidance": "methods",
     "SelfAttentionGuidance": "methods",
     "Autoguidance": "methods",
+    "MomentumGuidance": "methods",
     "SkipLayerGuidance": "methods",
     "SlidingWindowGuidance": "methods",
     "SmoothedEnergyGuidance": "methods",

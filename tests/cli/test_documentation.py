@@ -40,7 +40,20 @@ def test_the_readme_uses_only_real_options(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     _, generate, _ = run("generate", "--help")
     _, layers, _ = run("layers", "--help")
-    assert options(README) <= options(generate) | options(layers)
+    measuring = [run(name, "--help")[1] for name in ("evaluate", "sweep", "reproduce")]
+    real = set().union(*map(options, [generate, layers, *measuring]))
+    assert options(README) <= real
+
+
+EXPERIMENTS = (ROOT / "docs" / "experiments.md").read_text()
+
+
+def test_the_page_on_experiments_uses_only_real_options(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, reproduce, _ = run("reproduce", "--help")
+    assert options(EXPERIMENTS) <= options(reproduce)
+    # What the page leaves out is told by the command itself.
+    assert "--pilots" in options(reproduce)
 
 
 def table(heading, text=README):

@@ -14,6 +14,7 @@ from tiny_sana import CASES, GRID, SPRINT, sana, transformer
 from smoothed_energy import (
     Autoguidance,
     EntropyRectifyingGuidance,
+    MomentumGuidance,
     PerturbedAttentionGuidance,
     SelfAttentionGuidance,
     SkipLayerGuidance,
@@ -130,6 +131,7 @@ def test_the_methods_that_are_named_work():
         TokenPerturbationGuidance(layers="b1"),
         SlidingWindowGuidance(scale=3.0),
         Autoguidance(weak=weaker),
+        MomentumGuidance(),
     ]
     assert [guidance.method for guidance in guidances] == softmax_free
     others = {"seg", "sag", "erg", "interval"}

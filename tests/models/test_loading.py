@@ -117,7 +117,8 @@ def test_a_folder_loads_with_the_dtype_that_is_asked_for(tmp_path):
 def test_the_embedded_weights_are_safetensors_and_small():
     folder = models.model_folder("avatars")
     weights = list(folder.rglob("*.safetensors"))
-    assert {p.parent.name for p in weights} == {"unet", "vae", "text_encoder_2", "canny"}
+    parts = {"unet", "vae", "text_encoder_2", "canny", "classifier", "reference"}
+    assert {p.parent.name for p in weights} == parts
     assert sum(p.stat().st_size for p in weights) <= LIMIT
     assert not [p for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt"}]
 

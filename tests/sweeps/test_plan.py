@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_sampler import small_sweep
@@ -212,3 +213,23 @@ def test_what_can_t_be_drawn_is_refused(changes, message, monkeypatch):
     with pytest.raises(SweepError) as caught:
         ids(**changes)
     assert message in str(caught.value)
+
+
+def test_versions_tell_the_code_that_draws(monkeypatch, tmp_path):
+    """Files that draw are all there, and a change of one is another version."""
+    from smoothed_energy.sweeps import code
+
+    root = Path(code.__file__).parents[1]
+    assert all((root / name).exists() for name in code._DRAWING)
+    copy = tmp_path / "smoothed_energy"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    monkeypatch.setattr(code, "__file__", str(copy / "sweeps" / "code.py"))
+    digest = code.code_digest.__wrapped__
+    before = digest()
+    assert identity_of(Sweep(**BASE), []).versions["smoothed-energy"].endswith(before[:12])
+    page = copy / "report" / "page" / "page.js"
+    page.write_text(page.read_text() + "\n")
+    assert digest() == before
+    method = copy / "methods" / "momentum.py"
+    method.write_text(method.read_text() + "\n")
+    assert digest() != before

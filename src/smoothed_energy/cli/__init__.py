@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import generate, layers, methods, sweep
+from . import evaluate, generate, layers, methods, reproduce, sweep
 
 # A command line mistake; Typer brings its own copy of Click or uses the installed one, by version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -29,6 +29,8 @@ app = typer.Typer(
 app.command("generate")(generate.command)
 app.command("layers")(layers.command)
 app.command("methods")(methods.command)
+app.command("evaluate")(evaluate.command)
+app.command("reproduce")(reproduce.command)
 app.command("sweep")(sweep.command)
 
 

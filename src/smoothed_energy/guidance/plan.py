@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Negative", "NegativeContext", "Plan"]
+__all__ = ["Memory", "Negative", "NegativeContext", "Plan"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -17,6 +17,9 @@ from ..denoisers.prediction import PredictionKind
 from ..intercept.module_call import ModuleCall
 from ..schedule import StepPosition
 from .perturbation import Perturbation, Probe
+
+#: What a plan keeps from step to step of a run, by names of its own; empty when other images begin.
+Memory: TypeAlias = dict[str, Any]
 
 
 class NegativeContext(ABC):
@@ -38,6 +41,15 @@ class NegativeContext(ABC):
     @abstractmethod
     def prediction_type(self) -> PredictionKind:
         """What the denoiser predicts; see `OutputKind`."""
+
+    @property
+    @abstractmethod
+    def memory(self) -> Memory:
+        """What the plan kept in earlier steps of this run, and keeps for later ones.
+
+        Raises:
+            RuntimeError: If the plan remembers nothing.
+        """
 
     @abstractmethod
     def predict(self, call: ModuleCall) -> Tensor:
@@ -83,6 +95,8 @@ class Plan:
             makes it on the same input, with its modules edited.
         probe: What is observed in the clean pass, if anything.
         probed: The modules that are observed, and the layer that each belongs to.
+        remembers: Whether `negative` keeps something from step to step.
+        memory: What it keeps; a run gives each of its plans that remember one of its own.
     """
 
     formulation: Formulation = "conditional"
@@ -92,3 +106,5 @@ class Plan:
     negative: Negative | None = None
     probe: Probe | None = None
     probed: Mapping[nn.Module, str] = field(default_factory=dict)
+    remembers: bool = False
+    memory: Memory | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Attachment", "attach", "denoisers_of", "observe", "warn_if_it_changes_nothing"]
+__all__ = ["Attachment", "attach", "observe", "observed_denoisers", "warn_if_it_changes_nothing"]
 
 from typing import Any
 
@@ -39,17 +39,30 @@ def attach(guidance: Guidance, target: Any, *, replay: bool = True) -> Attachmen
 
 
 def observe(observer: Observer, target: Any) -> Observation:
-    """Let somebody look at the runs of a pipeline, or at a denoiser in one's own loop.
+    """Let somebody look at the runs of a pipeline or guider, or at a denoiser in one's own loop.
 
     Args:
         observer: Who looks.
-        target: A `diffusers` pipeline, or its denoiser.
+        target: A `diffusers` pipeline, its denoiser, or a `SmoothedEnergyGuider`; a pipeline of
+            Modular Diffusers stands for its guider.
 
     Raises:
-        TypeError: If `target` is neither.
+        TypeError: If `target` is none of these.
     """
+    guider = _guider_of(target)
+    if guider is not None:
+        return Observation(observer, guider.session)
     denoisers_of(target)
     return Observation(observer, _session_of(target))
+
+
+def observed_denoisers(target: Any) -> tuple[nn.Module, ...]:
+    """The denoisers that `observe` would look at, as far as they are known before a run.
+
+    Raises:
+        TypeError: If `target` can't be observed.
+    """
+    return denoisers_of(target) if _guider_of(target) is None else ()
 
 
 def denoisers_of(target: Any) -> tuple[nn.Module, ...]:
@@ -59,6 +72,26 @@ def denoisers_of(target: Any) -> tuple[nn.Module, ...]:
         TypeError: If `target` is neither.
     """
     return (target,) if isinstance(target, nn.Module) else find_denoisers(target)
+
+
+def _guider_of(target: Any) -> Any:
+    """The guider of this package that a target is or has; None if that is no question.
+
+    Raises:
+        TypeError: If a pipeline of Modular Diffusers has another guider, or none.
+    """
+    if isinstance(getattr(target, "session", None), Session):
+        return target
+    names = [cls.__name__ for cls in type(target).__mro__]
+    if "ModularPipeline" not in names:
+        return None
+    guider = getattr(target, "guider", None)
+    if isinstance(getattr(guider, "session", None), Session):
+        return guider
+    raise TypeError(
+        f"this {type(target).__name__} has {type(guider).__name__} as its guider, whose steps "
+        "can't be looked at; expected SmoothedEnergyGuider"
+    )
 
 
 def _session_of(target: Any) -> Session:

@@ -100,11 +100,13 @@ class DenoiserSession(Session):
         if rows == 1 or self._warned:
             return
         guided = [item.guidance for item in self.attachments if not item.guidance.limits_cfg]
-        if all(guidance.is_off for guidance in guided):
+        acts = not all(guidance.is_off for guidance in guided)
+        if not acts and not self.observers:
             return
         self._warned = True
+        done = "is guided" if acts else "counts as a picture"
         warn_caller(
-            f"each of the {rows} rows of this batch is guided by itself, since nothing says what "
+            f"each of the {rows} rows of this batch {done} by itself, since nothing says what "
             "they are; under classifier-free guidance attach to the pipeline, or call "
             "step(index, count, conditional_rows=...) of the attachment before the denoiser",
             GuidanceWarning,

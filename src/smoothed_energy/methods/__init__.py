@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
+from .momentum import MomentumGuidance
 from .pag import PerturbedAttentionGuidance
 from .registry import (
     METHODS,
@@ -23,6 +24,7 @@ __all__ = [
     "METHODS",
     "Autoguidance",
     "EntropyRectifyingGuidance",
+    "MomentumGuidance",
     "PerturbedAttentionGuidance",
     "SelfAttentionGuidance",
     "SkipLayerGuidance",

@@ -27,6 +27,7 @@ from ..guidance.softmax import softmax_free
 from ..settings.text import join_settings, split_settings
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
+from .momentum import MomentumGuidance
 from .pag import PerturbedAttentionGuidance
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
@@ -120,6 +121,7 @@ for _cls in (
     TokenPerturbationGuidance,
     SlidingWindowGuidance,
     Autoguidance,
+    MomentumGuidance,
     GuidanceInterval,
 ):
     register(_cls)

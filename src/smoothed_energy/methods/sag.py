@@ -9,7 +9,6 @@ from __future__ import annotations
 
 __all__ = ["SelfAttentionGuidance"]
 
-import math
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -21,9 +20,9 @@ from typing_extensions import override
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import Formulation
 from ..denoisers.image_tokens import rows_in_order
-from ..denoisers.prediction import Preconditioned, PredictionKind
 from ..families.layer_selection import LayerSelection, normalise_selection, select_layers
 from ..guidance.attention_perturbation import ReceivedAttention
+from ..guidance.clean_estimate import clean_and_noise, signal_and_noise
 from ..guidance.guidance import About
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
@@ -31,6 +30,8 @@ from ..guidance.softmax import require_softmax
 from ..settings.checks import check_positive
 from ..settings.conversion import set_field
 from ..smoothing import GaussianBlur, Smoothing, as_smoothing
+
+_NAME = "self-attention guidance"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class _Degraded:
     threshold: float
 
     def __call__(self, second: NegativeContext) -> Tensor:
-        signal, noise = _levels(second)
+        signal, noise = signal_and_noise(second, _NAME)
         sample, output = second.sample, second.clean
         if sample.ndim != 4 or output.shape[2:] != sample.shape[2:]:
             raise ValueError(
@@ -50,7 +51,7 @@ class _Degraded:
             )
         # Masks and source pictures may follow the latents (inpainting, InstructPix2Pix, ...).
         x, conditions = sample.tensor_split([output.shape[1]], dim=1)
-        clean, epsilon = _estimates(second.prediction_type, x, output, signal, noise)
+        clean, epsilon = clean_and_noise(second.prediction_type, x, output, (signal, noise), _NAME)
         tokens = clean.flatten(2).mT
         blurred = self.blur.apply(tokens, tuple(clean.shape[2:])).mT.reshape(clean.shape)
         masks = []
@@ -69,52 +70,6 @@ class _Degraded:
         degraded = clean + mask * (blurred - clean)
         noisy = (signal * degraded + noise * epsilon).to(x.dtype)
         return second.of_sample(torch.cat([noisy, conditions], dim=1))[:, : output.shape[1]]
-
-
-def _levels(second: NegativeContext) -> tuple[float, float]:
-    """The factors of the clean image and of the noise in the denoiser's input."""
-    sigma = second.position().sigma
-    if sigma is None:
-        raise ValueError(
-            "self-attention guidance needs the noise level, which is not known here; expected a "
-            "scheduler with sigmas or alphas_cumprod, or sigma= in step() of the attachment"
-        )
-    if second.prediction_type in ("flow", "reversed_flow"):
-        noise = 1.0 if math.isinf(sigma) else sigma / (1 + sigma)
-        return 1 - noise, noise
-    if isinstance(second.prediction_type, Preconditioned):
-        sigma /= second.prediction_type.sigma_data
-    signal = 1 / math.sqrt(1 + sigma * sigma)
-    return signal, math.sqrt(1 - signal * signal)
-
-
-def _estimates(
-    kind: PredictionKind, x: Tensor, output: Tensor, signal: float, noise: float
-) -> tuple[Tensor, Tensor]:
-    """The clean image, in units of the denoiser's input, and the noise of a prediction."""
-    if isinstance(kind, Preconditioned):
-        velocity = output if kind.negative else -output
-        return _estimates("v_prediction", x, velocity, signal, noise)
-    if kind == "v_prediction":
-        return signal * x - noise * output, noise * x + signal * output
-    if kind == "flow":
-        return x - noise * output, x + signal * output
-    if kind == "reversed_flow":
-        return x + noise * output, x - signal * output
-    if kind == "sample":
-        return output, (x - signal * output) / max(noise, 1e-12)
-    if kind == "epsilon":
-        if signal < 1e-4:
-            raise ValueError(
-                "a noise prediction tells nothing of the clean image where there is only noise; "
-                'expected steps without the first, such as "0.05:1"'
-            )
-        return (x - noise * output) / signal, output
-    raise ValueError(
-        "self-attention guidance needs to know what the denoiser predicts; expected a scheduler "
-        "that tells (epsilon, v_prediction, sample or flow) and latents that come first in the "
-        "denoiser's input, or for a bare denoiser prediction_type= in step() of the attachment"
-    )
 
 
 @dataclass(frozen=True)

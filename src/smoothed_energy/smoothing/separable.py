@@ -107,9 +107,9 @@ class GaussianBlur(Separable):
 
     `padding="reflect"` is the reference's choice, but does not preserve the mean: for 32 tokens and
     sigma = 10 the columns of $B$ sum to between 0.52 and 1.04, and its largest singular value is
-    1.008, so that Lemma 3.1's decrease of variance is not guaranteed. With `padding="symmetric"`
-    $B$ is symmetric and doubly stochastic: the mean is preserved exactly, and the variance never
-    grows.
+    1.008. Nor is Lemma 3.1's decrease of variance guaranteed: at sigma = 1 it may grow by 1 %. With
+    `padding="symmetric"` $B$ is symmetric and doubly stochastic: the mean is preserved exactly, and
+    the variance never grows.
 
     Args:
         sigma: Standard deviation in tokens, in [0, inf]. Above 9999 it counts as infinite.

@@ -23,6 +23,7 @@ import torch
 
 from .. import __version__
 from ..models.loading import placement
+from .code import code_digest
 from .configuration import PictureSettings, canonical_json
 from .file import Sweep, SweepError
 from .weights import file_digest, folder_digest, model_digest
@@ -89,10 +90,11 @@ def identity_of(
 
 
 def current_versions() -> dict[str, str]:
-    """The versions of the libraries that determine pictures, as they are installed here."""
+    """The versions of what determines pictures, as it is installed here; our own with its code."""
     return {
-        "smoothed-energy": __version__,
+        "smoothed-energy": f"{__version__}+{code_digest()[:12]}",
         "diffusers": version("diffusers"),
+        "transformers": version("transformers"),
         "torch": torch.__version__,
     }
 

@@ -90,7 +90,8 @@ def run(  # noqa: PLR0913 - what a run can be told
         reporter.end()
     if todo.stopped is not None:
         raise SweepStopped(todo.stopped)
-    return Results.open(folder.root)
+    # Not what another run may have left in the folder meanwhile.
+    return Results(folder.root, planned)
 
 
 class _Reporter:

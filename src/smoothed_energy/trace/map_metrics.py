@@ -27,7 +27,7 @@ def frobenius_norm(maps: Tensor) -> Tensor:
     Returns:
         `(B,)`.
     """
-    norms: Tensor = torch.linalg.vector_norm(maps.flatten(2), dim=-1)
+    norms: Tensor = torch.linalg.vector_norm(maps, dim=(-2, -1))
     return norms.mean(dim=-1)
 
 
@@ -44,13 +44,13 @@ def laplacian_variance(maps: Tensor) -> Tensor:
     Returns:
         `(B,)`; NaN where a side is shorter than 3.
     """
-    inner = maps[..., 1:-1, 1:-1]
-    across = maps[..., 1:-1, :-2] + maps[..., 1:-1, 2:]
-    along = maps[..., :-2, 1:-1] + maps[..., 2:, 1:-1]
-    laplacian = (across + along - 4 * inner).flatten(2)
-    if not laplacian.shape[-1]:
+    if min(maps.shape[-2:]) < 3:
         return _unknown(maps)
-    return laplacian.var(dim=-1, correction=0).mean(dim=-1)
+    columns, rows = maps[..., 1:-1], maps[..., 1:-1, :]
+    laplacian = columns[..., :-2, :] + columns[..., 2:, :]
+    laplacian.add_(rows[..., :-2]).add_(rows[..., 2:]).sub_(columns[..., 1:-1, :], alpha=4)
+    laplacian.sub_(laplacian.mean(dim=(-2, -1), keepdim=True))
+    return laplacian.square_().mean(dim=(-3, -2, -1))
 
 
 def gradient_entropy(maps: Tensor, bins: int = BINS) -> Tensor:
@@ -63,30 +63,31 @@ def gradient_entropy(maps: Tensor, bins: int = BINS) -> Tensor:
     nats, and lies in $[0, \log(\text{bins})]$. A map without any gradient has 0. Since the range is
     each map's own, the number does not change if a map is scaled.
 
-    [Re] states neither the number nor the range of its bins; values compare only where both agree.
+    Values compare only where number and range of the bins agree.
 
     Args:
         maps: `(B, M, H, W)`.
         bins: The number of bins.
 
     Returns:
-        `(B,)`; NaN where a side is shorter than 3.
+        `(B,)`; NaN where a side is shorter than 3, or a number is not finite.
     """
-    across = maps[..., 2:] - maps[..., :-2]
-    along = maps[..., 2:, :] - maps[..., :-2, :]
-    g_x = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
-    g_y = along[..., :-2] + 2 * along[..., 1:-1] + along[..., 2:]
-    magnitude = torch.hypot(g_x, g_y).flatten(2)
-    count = magnitude.shape[-1]
-    if not count:
+    if min(maps.shape[-2:]) < 3:
         return _unknown(maps)
+    above, rows, below = maps[..., :-2, :], maps[..., 1:-1, :], maps[..., 2:, :]
+    smooth, steep = (above + below).add_(rows, alpha=2), below - above
+    g_x = smooth[..., 2:] - smooth[..., :-2]
+    g_y = (steep[..., :-2] + steep[..., 2:]).add_(steep[..., 1:-1], alpha=2)
+    magnitude = torch.hypot(g_x, g_y).flatten(2)
     greatest = magnitude.amax(dim=-1, keepdim=True)
-    scaled = magnitude * (bins / greatest.clamp_min(torch.finfo(maps.dtype).tiny))
-    bin_of = scaled.long().clamp_(0, bins - 1)
-    shares = torch.zeros(*magnitude.shape[:2], bins, dtype=maps.dtype, device=maps.device)
-    shares.scatter_add_(-1, bin_of, torch.full_like(magnitude, 1 / count))
-    entropies: Tensor = torch.special.entr(shares).sum(dim=-1)
-    return entropies.mean(dim=-1)
+    magnitude.div_(greatest.clamp_min(torch.finfo(maps.dtype).tiny)).mul_(bins)
+    bin_of = magnitude.long().clamp_(0, bins - 1)
+    shares = maps.new_zeros(*magnitude.shape[:2], bins)
+    shares.scatter_add_(-1, bin_of, magnitude.fill_(1 / magnitude.shape[-1]))
+    # Over the maps at once: the sum over bins, and the mean over maps. What is not finite has no
+    # bin, and makes it NaN.
+    entropies: Tensor = torch.special.entr(shares).sum(dim=(-2, -1)).div_(maps.shape[1])
+    return entropies.add_(greatest.sum(dim=(-2, -1)), alpha=0)
 
 
 def _unknown(maps: Tensor) -> Tensor:

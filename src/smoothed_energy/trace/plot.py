@@ -26,6 +26,7 @@ _DEFAULT = (
 _KEYS = ("run", "step", "sample", "layer", "code", "branch")
 _BLUE, _GREY = "#2f6fb0", "#6b6b6b"
 _ACROSS = 3
+_PROPER = ("CFG", "Frobenius", "Laplacian")
 
 
 class _Tables(Protocol):
@@ -48,7 +49,7 @@ def plot_lines(
         table = tables.layers[tables.layers["branch"] == "conditional"]
         parts = _layers(table, layers)
     names = _chosen(table, columns)
-    across = min(_ACROSS, len(names))
+    across = 2 if len(names) == 4 else min(_ACROSS, len(names))
     down = math.ceil(len(names) / across)
     figure: Figure = matplotlib_figure().Figure(
         figsize=(4.2 * across, 2.9 * down), layout="constrained"
@@ -142,7 +143,9 @@ def _line(panel: Any, table: pd.DataFrame, name: str, label: str | None, colour:
 
 
 def _dress(panel: Any, name: str) -> None:
-    words = name.replace("_", " ").replace(".", ": ").replace("cfg", "CFG")
+    words = name.replace("_", " ").replace(".", ": ")
+    for proper in _PROPER:
+        words = words.replace(proper.lower(), proper)
     panel.set_title(words, fontsize=10, loc="left")
     panel.grid(True, color="#e3e3e3", linewidth=0.7)
     panel.set_axisbelow(True)

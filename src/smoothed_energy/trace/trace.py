@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
+from ..engine.summary import GuidanceWarning
 from ..families.layer_selection import LayerSelection
 from ..guidance.guidance import Guidance
-from ..integrations.attach import denoisers_of, observe
+from ..integrations.attach import observe, observed_denoisers
 from ..integrations.attachment import Observation
+from ..settings.warning_place import warn_caller
 from .builtin_metrics import DEFAULT_METRICS
 from .measurements import Measurements
 from .metric import TraceMetric, as_trace_metrics
@@ -38,7 +40,8 @@ class Trace(Measurements):
     the chosen layers.
 
     Args:
-        target: A `diffusers` pipeline, its denoiser, or a `SmoothedEnergyGuider`.
+        target: A `diffusers` pipeline, its denoiser, or a `SmoothedEnergyGuider` (or the pipeline
+            of Modular Diffusers that has it, when the block is entered).
         layers: The self-attention layers that are measured, in the forms of
             `families.layer_selection`; `()` for none.
         metrics: Names of `TRACE_METRICS`, or metrics; `()` for those of guidance alone.
@@ -69,6 +72,7 @@ class Trace(Measurements):
         self._target = target
         self._recorder = TraceRecorder(layers, as_trace_metrics(metrics), keeps_latents=trajectory)
         self._observation: Observation | None = None
+        self._before = 0
         self._made: dict[str, tuple[int, pd.DataFrame]] = {}
 
     def __enter__(self) -> Self:
@@ -79,9 +83,10 @@ class Trace(Measurements):
         """
         if self._observation is not None:
             raise RuntimeError("this trace is recording already")
-        for denoiser in denoisers_of(self._target):
+        for denoiser in observed_denoisers(self._target):
             self._recorder.layers_of(denoiser)
         self._recorder.begin()
+        self._before = len(self._recorder.records)
         self._observation = observe(self._recorder, self._target)
         return self
 
@@ -92,9 +97,16 @@ class Trace(Measurements):
         trace: TracebackType | None,
     ) -> None:
         """Look no more."""
-        if self._observation is not None:
-            self._observation.detach()
-            self._observation = None
+        if self._observation is None:
+            return
+        self._observation.detach()
+        self._observation = None
+        if kind is None and len(self._recorder.records) == self._before:
+            warn_caller(
+                f"no step was traced: no call of a denoiser of this {type(self._target).__name__} "
+                "was seen in the block",
+                GuidanceWarning,
+            )
 
     def step(self, index: int, count: int, **facts: Any) -> None:
         """Tell of the next calls of a bare denoiser, as `Attachment.step` does.

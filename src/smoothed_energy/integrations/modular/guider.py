@@ -24,6 +24,7 @@ from ...engine.participant import Participant
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from ..attach import warn_if_it_changes_nothing
+from .guider_session import GuiderSession
 from .guider_step import GuiderStep
 from .preparation import Preparation
 from .step_batches import StepBatches
@@ -54,6 +55,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     Attributes:
         guidances: The guidances.
         scheduler: The pipeline's scheduler, if it was set.
+        session: Who looks at its steps.
 
     Raises:
         TypeError: If `guidance` is none.
@@ -93,6 +95,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             guidance=texts[0] if len(texts) == 1 else texts, _use_default_values=[]
         )
         self._preparation: Preparation | None = None
+        self.session = GuiderSession()
         self._begin()
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
@@ -125,7 +128,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         super().prepare_models(denoiser)
         if batch.perturbed_by is not None:
             handler = functools.partial(self._run.hand_out, batch)
-        elif self._run.is_perturbed(batch):
+        elif self._run.needs(batch):
             handler = functools.partial(self._run.predict, batch, GuiderStep(self, denoiser))
         else:
             return
@@ -157,7 +160,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             base = pred_cond if self.use_original_formulation else pred_uncond
             prediction = base + self.guidance_scale * (pred_cond - pred_uncond)
         step = GuiderStep(self)
-        delta = self._run.correction(pred_cond, pred_uncond, step.cfg_scale, perturbed)
+        delta = self._run.correction(pred_cond, pred_uncond, step, perturbed)
         if delta is not None:
             prediction = prediction + delta
         if self.guidance_rescale > 0:
@@ -181,7 +184,11 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     def _begin(self) -> None:
         """Forget what earlier steps were like: other images begin."""
         self._close()
-        self._run = StepBatches([Participant(guidance) for guidance in self.guidances])
+        observers = self.session.observers
+        participants = [Participant(guidance) for guidance in self.guidances]
+        self._run = StepBatches(participants, observers)
+        for observer in observers:
+            observer.begin()
         self._state: weakref.ref[Any] | None = None
 
     def _prepared(self, batch_of: Callable[[int, str], Any]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Batch", "StepBatches"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from ...denoisers.cfg_batch import BatchLayout, Formulation
 from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ...denoisers.prediction import Predictions, with_prediction
 from ...engine.members import Members
+from ...engine.observer import Observer
 from ...engine.participant import Participant, ParticipantState
 from ...engine.passes import PassRunner
 from ...engine.step import BRANCHES, GuidedStep
@@ -54,15 +55,19 @@ class StepBatches:
 
     Args:
         participants: The guidances.
+        observers: Who looks at the steps.
     """
 
-    def __init__(self, participants: Sequence[Participant]) -> None:
+    def __init__(
+        self, participants: Sequence[Participant], observers: Sequence[Observer] = ()
+    ) -> None:
         self.participants = participants
         self.batches: list[Batch] = []
-        self._members = Members()
+        self._members = Members(observers=observers)
         self._runner: PassRunner | None = None
         self._step = GuidedStep({})
         self._latent_layout: LatentLayout = ChannelsFirst()
+        self._layout_of: Callable[[], LatentLayout] = ChannelsFirst
         self._outputs: dict[ParticipantState, Any] = {}
         self._given: set[ParticipantState] = set()
         self._warned = False
@@ -103,9 +108,9 @@ class StepBatches:
         """The branch of the batch that a guidance perturbs at this step."""
         return member.formulation if self.has_cfg else "conditional"
 
-    def is_perturbed(self, batch: Batch) -> bool:
-        """Whether some guidance perturbs what a clean batch predicts."""
-        return bool(self._perturbing(batch))
+    def needs(self, batch: Batch) -> bool:
+        """Whether somebody perturbs what a clean batch predicts, or looks at it."""
+        return bool(self._perturbing(batch) or self._members.observers)
 
     def _perturbing(self, batch: Batch) -> list[ParticipantState]:
         """The guidances that perturb what a clean batch predicts."""
@@ -140,6 +145,7 @@ class StepBatches:
         if compare_places([one for member in pending for one in member.combinations]):
             # Steps without a second pass ask for it, too.
             self._latent_layout = outcome.latent_layout()
+        self._layout_of = outcome.latent_layout
         for member in pending:
             negative = outcome.prediction[:, : outcome.channels] - self._step.differences[member]
             variance = outcome.prediction[:, outcome.channels :]
@@ -195,33 +201,37 @@ class StepBatches:
         return self.batches[count]
 
     def correction(
-        self, c: Tensor, u: Tensor | None, scale: float, perturbed: dict[str, Tensor]
+        self, c: Tensor, u: Tensor | None, step: GuiderStep, perturbed: dict[str, Tensor]
     ) -> Tensor | None:
         r"""The correction $\delta$ of the step; None if no guidance acts.
 
         Args:
             c: The prediction with the prompt, `(B, *)`.
             u: The one without it; None without CFG.
-            scale: CFG's scale.
+            step: The step.
             perturbed: The perturbed predictions by the names of their batches.
         """
 
         def predictions(formulation: Formulation) -> Predictions:
             clean = u if u is not None and formulation == "unconditional" else c
-            return Predictions(clean, c, u, scale)
+            return Predictions(clean, c, u, step.cfg_scale)
 
         for batch in self.batches:
             if batch.perturbed_by is not None:
                 clean = predictions(batch.branch).clean
                 self._step.differences[batch.perturbed_by] = clean - perturbed[batch.name]
-        if not self._step.scales:
-            return None
-        return self._step.combine(predictions, lambda: self._latent_layout)
+        delta = None
+        if self._step.scales:
+            delta = self._step.combine(predictions, lambda: self._latent_layout)
+        # Where CFG is taken away, its scale is 1; in a run without it there is none.
+        scale = step.cfg_scale if u is not None else 1.0 if step.run_has_cfg else None
+        self._step.show(predictions, delta, self._layout_of, scale, step)
+        return delta
 
     def finish(self, *, is_last: bool) -> None:
         """Forget what one step alone needs; after the last one, warn if nothing was guided."""
         self._outputs.clear()
-        self._step = GuidedStep({})
+        self._step, self._layout_of = GuidedStep({}), ChannelsFirst
         if is_last and not self._warned:
             self._warned = True
             for participant in self.participants:
