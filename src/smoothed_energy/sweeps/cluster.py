@@ -13,6 +13,7 @@ __all__ = ["RayCluster", "draw_on_ray"]
 
 import importlib
 import secrets
+import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -119,14 +120,10 @@ def _draw(
             fn_constructor_args=(drawer,),
             num_cpus=1,
             num_gpus=1 if on_gpu else 0,
-            ray_remote_args_fn=_options_of_actors,
+            max_restarts=-1,  # Ray's own limit of retries would be none
+            max_task_retries=_TASK_RETRIES,
         )
         outcomes.write_parquet(str(place))
-
-
-def _options_of_actors() -> dict[str, int]:
-    """An actor that died is replaced; Ray's own limit of retries is none."""
-    return {"max_restarts": -1, "max_task_retries": _TASK_RETRIES}
 
 
 @contextmanager
@@ -144,7 +141,10 @@ def _retries(ray: Any) -> Iterator[None]:
     try:
         for name in before:
             setattr(context, name, wanted[name])
-        yield
+        with warnings.catch_warnings():
+            # Ray 2.60 says so of the limits of retries, for which there is no other way yet.
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            yield
     finally:
         for name, value in before.items():
             setattr(context, name, value)
