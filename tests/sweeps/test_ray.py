@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_sampler import FakeSource, small_sweep
 
-from smoothed_energy.sweeps import SweepError, run
+from smoothed_energy.sweeps import SweepError, SweepStopped, run
 
 ray = pytest.importorskip("ray")
 
@@ -91,3 +91,8 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path, fake, undisturbe
     assert run(SWEEP, out, workers=2, source=source, ray="local").complete
     assert len(source.drawn) - drawn == 18 - there
     assert content(out) == undisturbed
+
+
+def test_a_model_that_no_actor_can_open_ends_the_run(tmp_path, fake):
+    with pytest.raises(SweepStopped, match="ValueError: the model is not there"):
+        run(SWEEP, tmp_path / "out", workers=2, source=fake(opens=False), ray="local")

@@ -13,6 +13,7 @@ __all__ = ["RayCluster", "draw_on_ray"]
 
 import importlib
 import secrets
+import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -101,10 +102,6 @@ def _draw(
 ) -> None:
     """One round: every unit goes through an actor, and what comes out of it to a Parquet file."""
     pa = pyarrow()
-    context = ray.data.DataContext.get_current()
-    context.actor_init_retry_on_errors = True
-    context.actor_task_retry_on_errors = True
-    context.max_errored_blocks = -1  # what is missing afterwards is tried in the next round
     size = -(-len(units) // _BLOCKS)
     blocks = [
         pa.table({"unit": [*numbers], "rows": [units[number].tolist() for number in numbers]})
@@ -112,18 +109,45 @@ def _draw(
         for numbers in [range(start, min(start + size, len(units)))]
     ]
     on_gpu = plan.identity.device == "cuda"
-    rows = ray.data.from_arrow(blocks).map_batches(
-        _Drawer,
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-        fn_constructor_args=(drawer,),
-        num_cpus=1,
-        num_gpus=1 if on_gpu else 0,
-        max_restarts=-1,
-        max_task_retries=_TASK_RETRIES,
-    )
-    rows.write_parquet(str(place))
+    with _retries(ray):  # a data set remembers how it was when it was made
+        outcomes = ray.data.from_arrow(blocks).map_batches(
+            _Drawer,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=min(actors, len(blocks)), max_tasks_in_flight_per_actor=2
+            ),
+            fn_constructor_args=(drawer,),
+            num_cpus=1,
+            num_gpus=1 if on_gpu else 0,
+            max_restarts=-1,  # Ray's own limit of retries would be none
+            max_task_retries=_TASK_RETRIES,
+        )
+        outcomes.write_parquet(str(place))
+
+
+@contextmanager
+def _retries(ray: Any) -> Iterator[None]:
+    """What Ray tries again by itself, as long as a round takes."""
+    context = ray.data.DataContext.get_current()
+    wanted = {
+        "actor_init_retry_on_errors": True,
+        "actor_init_max_retries": _TASK_RETRIES,
+        "actor_task_retry_on_errors": True,
+        "max_errored_blocks": -1,  # what is missing afterwards is tried in the next round
+    }
+    # Not all versions know all of them.
+    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
+    try:
+        for name in before:
+            setattr(context, name, wanted[name])
+        with warnings.catch_warnings():
+            # Ray 2.60 says so of the limits of retries, for which there is no other way yet.
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
 
 
 class _Drawer:
