@@ -1,6 +1,8 @@
 """Folders for sweeps, and what is in them."""
 
 import multiprocessing
+import os
+import subprocess
 
 import pytest
 from fake_sampler import FakeSource
@@ -46,3 +48,20 @@ def content():
         return pictures, repr(tables)
 
     return content
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for some pictures."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = (
+        os.name == "posix"
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], capture_output=True
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield place
+    subprocess.run(["umount", place], check=True)

@@ -1,7 +1,6 @@
 """Workers of this machine: what is missing is drawn, whatever dies."""
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -214,23 +213,6 @@ def test_a_driver_that_is_killed_leaves_pictures_and_no_workers(
     results = run(SWEEP, out, workers=1, source=source)
     assert results.complete and len(source.drawn) == drawn + 18 - len(there)
     assert content(out) == undisturbed
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own with room for some pictures."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = (
-        os.name == "posix"
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], capture_output=True
-        ).returncode
-    )
-    if not mounted:
-        pytest.skip("mounting a small file system is not permitted here")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_drawn(small_disk, tmp_path, fake, content):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from fake_sampler import FakeSource, small_sweep
 
-from smoothed_energy.sweeps import SweepError, SweepStopped, run
+from smoothed_energy.sweeps import SweepError, SweepStopped, plan, run
+from smoothed_energy.sweeps.pictures import PictureFolder
 
 ray = pytest.importorskip("ray")
 
@@ -96,3 +97,16 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(tmp_path, fake, undisturbe
 def test_a_model_that_no_actor_can_open_ends_the_run(tmp_path, fake):
     with pytest.raises(SweepStopped, match="ValueError: the model is not there"):
         run(SWEEP, tmp_path / "out", workers=2, source=fake(opens=False), ray="local")
+
+
+def test_a_full_disk_ends_the_run_of_actors(small_disk, fake):
+    source, out = fake(side=128), small_disk / "out"
+    with pytest.raises(SweepStopped, match="No space left on device"), pytest.warns(UserWarning):
+        run(SWEEP, out, workers=2, batch_size=1, source=source, ray="local")
+    folder, rows = PictureFolder(out), [*plan(SWEEP, drawn_by="fake").rows()]
+    there = [row.id for row in rows if folder.read(row.id) is not None]
+    assert 3 <= len(there) < 18
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    drawn = len(source.drawn)
+    assert run(SWEEP, out, workers=2, source=source, ray="local").complete
+    assert len(source.drawn) == drawn + 18 - len(there)

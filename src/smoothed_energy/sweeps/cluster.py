@@ -12,7 +12,9 @@ from __future__ import annotations
 __all__ = ["RayCluster", "draw_on_ray"]
 
 import importlib
+import os
 import secrets
+import tempfile
 import warnings
 from array import array
 from collections.abc import Iterator, Sequence
@@ -28,7 +30,7 @@ from .identity import current_versions
 from .pictures import PictureFolder
 from .plan import Plan
 from .sampler import SamplerSource
-from .tables import UNITS, pyarrow
+from .tables import UNITS, pyarrow, read_units
 from .todo import Todo
 from .work import Outcome, Trouble, Unit, draw_unit
 
@@ -36,6 +38,8 @@ LOCAL = "local"
 #: How often a task whose actor died is given to another one, within one round.
 _TASK_RETRIES = 1
 _BLOCKS = 1000
+#: So many bytes must find room on a disk that is not full.
+_PROBE = 2**18
 # Nothing but rows' numbers and outcomes is kept in it.
 _OBJECT_STORE = 200 * 2**20
 
@@ -84,10 +88,11 @@ def draw_on_ray(
             except Exception as error:  # of many kinds, and the pictures are there
                 todo.stop(_first_line(error))
             outcomes = _outcomes(place)
+            unheard = Outcome() if len(outcomes) == len(units) else _no_answer(folder.root)
             for number, indices in enumerate(units):
                 rows = tuple(map(plan.row, indices))
                 unit = Unit(plan.configurations[rows[0].configuration], rows)
-                outcome = outcomes.get(number, _NO_ANSWER)
+                outcome = outcomes.get(number, unheard)
                 todo.report(unit, outcome)
                 yield unit, outcome
 
@@ -195,11 +200,6 @@ class _Drawer:
         }
 
 
-_NO_ANSWER = Outcome(
-    trouble=Trouble.FAILED, reason="its actor died, perhaps out of memory, or its node was lost"
-)
-
-
 def _schema() -> Any:
     pa = pyarrow()
     texts = pa.list_(pa.string())
@@ -220,18 +220,31 @@ def _schema() -> Any:
 
 def _outcomes(place: Path) -> dict[int, Outcome]:
     """What Ray wrote of the units of a round."""
-    found = {}
-    for path in sorted(place.glob("*.parquet")):
-        for row in pyarrow(".parquet").read_table(path).to_pylist():
-            found[row["unit"]] = Outcome(
-                tuple(row["drawn"]),
-                row["found"],
-                row["seconds"],
-                Trouble(row["trouble"]) if row["trouble"] else None,
-                row["reason"],
-                tuple(row["notes"]),
-            )
-    return found
+    return {
+        row["unit"]: Outcome(
+            tuple(row["drawn"]),
+            row["found"],
+            row["seconds"],
+            Trouble(row["trouble"]) if row["trouble"] else None,
+            row["reason"],
+            tuple(row["notes"]),
+        )
+        for row in read_units(place)
+    }
+
+
+def _no_answer(root: Path) -> Outcome:
+    """The outcome of units of which nothing was heard: their actor died, or could not write."""
+    try:
+        with tempfile.TemporaryFile(dir=root) as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Outcome(trouble=Trouble.DISK_FULL, reason=f"{root}: {error.strerror or error}")
+    return Outcome(
+        trouble=Trouble.FAILED, reason="its actor died, perhaps out of memory, or its node was lost"
+    )
 
 
 def _actors(ray: Any, plan: Plan, cluster: RayCluster) -> int:

@@ -23,6 +23,7 @@ __all__ = [
     "TimingLog",
     "pyarrow",
     "read_lines",
+    "read_units",
     "write_tables",
     "write_text",
 ]
@@ -239,14 +240,20 @@ def _write_timings(root: Path) -> None:
 
 
 def _units_of_ray(root: Path) -> Iterator[dict[str, Any]]:
+    for folder in sorted((root / UNITS).glob("*")):
+        for unit in read_units(folder):
+            yield {**unit, "pictures": len(unit["drawn"]), "worker": "ray"}
+
+
+def read_units(folder: Path) -> Iterator[dict[str, Any]]:
+    """What Ray wrote of the units of a round; files that are half written are left out."""
     pa = pyarrow()
-    for path in sorted((root / UNITS).glob("*/*.parquet")):
+    for path in sorted(folder.glob("*.parquet")):
         try:
             units = pyarrow(".parquet").read_table(path).to_pylist()
         except (OSError, pa.ArrowInvalid):
-            continue  # a run that was killed left it half written
-        for unit in units:
-            yield {**unit, "pictures": len(unit["drawn"]), "worker": "ray"}
+            continue  # the disk was full, or the run was killed
+        yield from units
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
