@@ -8,7 +8,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-#: The packages and modules that a picture goes through.
+#: The packages and modules that a picture, and what is noted of its run, go through.
 _DRAWING = (
     "denoisers",
     "engine",
@@ -20,6 +20,8 @@ _DRAWING = (
     "models",
     "schedule",
     "smoothing",
+    "trace",
+    "sweeps/facts.py",
     "sweeps/pipeline_call.py",
     "sweeps/pipeline_sampler.py",
 )
