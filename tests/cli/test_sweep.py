@@ -1,8 +1,10 @@
 """The command `sweep`."""
 
+import json
 import multiprocessing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import smoothed_energy.sweeps as sweeps
@@ -114,3 +116,50 @@ def test_the_example_is_a_sweep(run, tmp_path, monkeypatch):
     code, out, err = run("sweep", EXAMPLE, "--dry-run")
     assert code == 0, err
     assert "208 pictures of 13 configurations" in out
+
+
+def test_metrics_of_the_file_are_measured(run, file, tmp_path):
+    """The numbers are those of the library for the same files."""
+    from PIL import Image
+
+    from smoothed_energy.evaluation import evaluate, open_extractor
+
+    real = tmp_path / "real"
+    real.mkdir()
+    for seed in range(6):
+        noise = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(real / f"{seed}.png")
+    file.write_text(f"{file.read_text()}metrics: [frechet, kernel]\nagainst: {real}\n")
+    code, out, err = run("sweep", file, "--workers", 1)
+    assert code == 0, err
+    assert "Frechet distance" in out
+    folder = tmp_path / "out" / "tiny"
+    found = json.loads((folder / "metrics.json").read_text())
+    assert [*found] == ["scale=0.5", "scale=2", "unguided"]
+    paths = Results.open(folder).paths("unguided")
+    expected = evaluate(
+        paths, real, ["frechet", "kernel"], extractor=open_extractor("efficientnet-lite0")
+    )
+    assert [one["metric"] for one in found["unguided"]] == ["frechet", "kernel"]
+    for one, value in zip(found["unguided"], expected, strict=True):
+        assert one["value"] == pytest.approx(value.value, rel=1e-9)
+        assert one["low"] <= one["value"] <= one["high"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("metrics: [freshet]\nagainst: .", "'freshet'"),
+        ("metrics: [frechet]", "nothing to compare with"),
+        ("metrics: [frechet]\nagainst: nowhere", "nowhere is not there"),
+        ("against: .", "has no effect without metrics"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(
+    run, file, tmp_path, lines, message
+):
+    file.write_text(f"{file.read_text()}{lines}\n")
+    code, _, err = run("sweep", file)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..evaluation import Value
     from ..sweeps import Plan, Results
 
 
@@ -45,10 +48,19 @@ def command(  # noqa: PLR0913 - each is an option
     run.
     """
     try:
-        from ..sweeps import SweepStopped, output_folder, plan, read_sweep, run
+        from ..sweeps import (
+            SweepStopped,
+            check_measurement,
+            measure,
+            output_folder,
+            plan,
+            read_sweep,
+            run,
+        )
         from ..sweeps.progress import Bar, Lines
 
         sweep = read_sweep(file)
+        check_measurement(sweep)
         if dry_run:
             _print_plan(plan(sweep), output_folder(sweep, out))
             return
@@ -69,6 +81,8 @@ def command(  # noqa: PLR0913 - each is an option
     _print_results(results)
     if not results.complete:
         raise typer.Exit(1)
+    if sweep.metrics:
+        _print_metrics(measure(results))
 
 
 def _print_plan(plan: Plan, folder: Path) -> None:
@@ -92,6 +106,23 @@ def _print_plan(plan: Plan, folder: Path) -> None:
         f"{len(plan)} pictures of {len(plan.configurations)} configurations, "
         f"{sum(done)} of them in {folder}, {len(plan) - sum(done)} to draw"
     )
+
+
+def _print_metrics(found: Mapping[str, list[Value]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    first = next(iter(found.values()))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=first[0].intervals or None)
+    table.add_column("configuration", overflow="fold")
+    for value in first:
+        table.add_column(value.name, justify="right")
+    for label, values in found.items():
+        table.add_row(label, *(value.text for value in values))
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    console.print(table)
 
 
 def _print_results(results: Results) -> None:

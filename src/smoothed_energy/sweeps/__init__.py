@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .configuration import Configuration, PictureSettings
 from .file import Sweep, SweepError, read_sweep
+from .measurement import check_measurement, measure
 from .plan import Plan, Row, plan
 from .results import Results
 from .run import SweepStopped, count_done, output_folder, run
@@ -20,7 +21,9 @@ __all__ = [
     "Sweep",
     "SweepError",
     "SweepStopped",
+    "check_measurement",
     "count_done",
+    "measure",
     "output_folder",
     "plan",
     "read_sweep",

@@ -57,8 +57,10 @@ class Sweep(BaseModel):
             names its values.
         listed: Further configurations, under the key `list`: settings beside `base`, each perhaps
             with a `label`. Without axes they are all there is.
-        metrics: The names of the metrics to evaluate afterwards.
-        against: What they are evaluated against.
+        metrics: Metrics of each configuration's pictures, measured when all are drawn; see
+            `measurement.measure`.
+        against: What they are compared with: a folder of real pictures, or a file of statistics.
+        features: The extractor of their features.
         trace: Whether facts of each picture's run are kept: its effective CFG scale, and the size
             of the correction.
         output: The folder; by default `out/NAME`.
@@ -79,6 +81,7 @@ class Sweep(BaseModel):
     listed: tuple[dict[str, Any], ...] = Field(default=(), alias="list")
     metrics: tuple[str, ...] = ()
     against: str | None = None
+    features: str = "efficientnet-lite0"
     trace: bool = False
     output: str | None = None
 
