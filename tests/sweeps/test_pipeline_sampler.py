@@ -214,3 +214,18 @@ def test_a_worker_takes_its_gpu(monkeypatch):
         with pytest.raises(SweepError):
             PipelineSource("avatars", "cuda", "bfloat16").open(worker)
     assert taken == [(f"cuda:{number}", torch.bfloat16) for number in (0, 1, 0)]
+
+
+def test_without_a_size_the_control_picture_has_the_model_s_own(tmp_path):
+    """A pipeline with a ControlNet does not tell its size; its denoiser does."""
+    from smoothed_energy.models import load
+    from smoothed_energy.sweeps import PictureSettings
+    from smoothed_energy.sweeps.pipeline_call import settings_arguments
+
+    edges = tmp_path / "edges.png"
+    Image.new("RGB", (200, 100)).save(edges)
+    pipe = load("avatars", device="cpu", controlnet="canny")
+    call = settings_arguments(pipe, PictureSettings(control=str(edges)))
+    assert call["image"].size == (96, 96)
+    call = settings_arguments(pipe, PictureSettings(control=str(edges), size=(48, 64)))
+    assert call["image"].size == (64, 48)

@@ -172,7 +172,7 @@ class Measured:
         present = [Number(n.value, n.low, n.high) for n in numbers if n is not None]
         guide = self.wholes.get((UNGUIDED.label, column.name))
         axes = PlotAxes(
-            "",
+            "row",
             f"{column.title}, {column.kind}",
             guides={} if guide is None else {"unguided": guide},
         )

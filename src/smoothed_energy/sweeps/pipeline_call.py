@@ -101,8 +101,10 @@ def _control_picture(pipe: Any, settings: PictureSettings) -> Image.Image:
     """The picture that a ControlNet follows, cut to the size of what is drawn."""
     size = settings.size
     if size is None:
-        side = pipe.default_sample_size * pipe.vae_scale_factor
-        size = side, side
+        # Not every pipeline tells it, and those with a ControlNet ask the denoiser.
+        own = getattr(pipe, "default_sample_size", None) or pipe.unet.config.sample_size
+        height, width = (own, own) if isinstance(own, int) else own
+        size = height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
     try:
         with Image.open(Path(str(settings.control)).expanduser()) as image:
             picture = ImageOps.exif_transpose(image).convert("RGB")
