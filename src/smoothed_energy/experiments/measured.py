@@ -106,7 +106,11 @@ class Measured:
         whole = self.wholes[label, metric] - self.wholes[other, metric]
         first, second = self.halves.get((label, metric)), self.halves.get((other, metric))
         halves = None if first is None or second is None else first - second
-        return self._around(whole, halves, metric)
+        column = self.column(metric)
+        # It may stand alone, beside a verdict.
+        return replace(
+            self._around(whole, halves, metric), kind=f"{column.title}, {column.kind}, paired"
+        )
 
     def _around(self, whole: float, halves: Tensor | None, metric: str) -> Number:
         from ..report.page import Number  # noqa: PLC0415 - only when a page is made
