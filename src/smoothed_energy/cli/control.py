@@ -34,10 +34,9 @@ def own_size(pipeline: Any, settings: GenerateSettings) -> tuple[int, int]:
     """Height and width of what will be drawn, in pixels."""
     if settings.size is not None:
         return settings.size
-    size = pipeline.default_sample_size if hasattr(pipeline, "default_sample_size") else None
-    size = pipeline.unet.config.sample_size if size is None else size
-    height, width = (size, size) if isinstance(size, int) else size
-    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
+    from ..integrations.pipeline_facts import picture_size
+
+    return picture_size(pipeline)
 
 
 def fit_control(picture: Image.Image, size: tuple[int, int], *, find_edges: bool) -> Image.Image:

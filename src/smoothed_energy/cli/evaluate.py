@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .evaluate_settings import EvaluateSettings, default_store
-from .option import option_signature, options_of
+from .option import option_signature, settings_of
 from .warning_lines import warnings_as_lines
 
 if TYPE_CHECKING:
@@ -26,12 +26,7 @@ def command(**options: Any) -> None:
     A number's name says the network and how pictures are resized for it: numbers with other names
     can't be compared.
     """
-    settings = EvaluateSettings(
-        **{
-            name: option.default if options[name] is None else options[name]
-            for name, option in options_of(EvaluateSettings).items()
-        }
-    )
+    settings = settings_of(EvaluateSettings, options)
     settings.check()
     try:
         _evaluate(settings)

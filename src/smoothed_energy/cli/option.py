@@ -5,16 +5,18 @@ Typer reads a command's options from the signature of a function; `option_signat
 
 from __future__ import annotations
 
-__all__ = ["ByModel", "Option", "option_signature", "options_of"]
+__all__ = ["ByModel", "Option", "option_signature", "options_of", "settings_of"]
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from .setting_kinds import Kind
+
+_Settings = TypeVar("_Settings")
 
 
 class ByModel:
@@ -118,6 +120,21 @@ def options_of(settings: type) -> Mapping[str, Option]:
     """
     annotations = get_type_hints(settings, include_extras=True)
     return {item.name: annotations[item.name].__metadata__[0] for item in fields(settings)}
+
+
+def settings_of(settings: type[_Settings], options: Mapping[str, Any]) -> _Settings:
+    """The settings that Typer read, and the defaults of those that were left out.
+
+    Args:
+        settings: Their class, whose defaults don't depend on a model.
+        options: What Typer read; None where an option was left out.
+    """
+    return settings(
+        **{
+            name: option.default if options[name] is None else options[name]
+            for name, option in options_of(settings).items()
+        }
+    )
 
 
 def option_signature(settings: type) -> inspect.Signature:

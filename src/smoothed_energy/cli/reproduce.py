@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from .option import option_signature, options_of
+from .option import option_signature, settings_of
 from .reproduce_settings import ReproduceSettings
 
 
@@ -20,12 +20,7 @@ def command(**options: Any) -> None:
     What is drawn and measured already is not made again, so a run that was stopped goes on, and
     more samples add to those that are there.
     """
-    settings = ReproduceSettings(
-        **{
-            name: option.default if options[name] is None else options[name]
-            for name, option in options_of(ReproduceSettings).items()
-        }
-    )
+    settings = settings_of(ReproduceSettings, options)
     try:
         _reproduce(settings)
     # What is missing, or can't be read or written, is not a defect of this program.

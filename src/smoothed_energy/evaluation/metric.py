@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from ..settings.registration import register_metric_as
 from .statistics import Moments
 
 #: Which of two values is that of the better samples.
@@ -110,18 +111,5 @@ def register_metric(metric: Metric) -> Metric:
     """
     if not isinstance(metric, Metric):
         raise TypeError(f"{metric!r} is not a Metric; expected an instance of it")
-    other = _metrics.get(metric.name)
-    if other is not None and _origin(other) != _origin(metric):
-        raise ValueError(
-            f"{_origin(metric)} and {_origin(other)} are both the metric {metric.name!r}; expected "
-            "a name of its own"
-        )
-    _metrics[metric.name] = metric
+    register_metric_as(_metrics, metric.name, metric, lambda one: one.compare)
     return metric
-
-
-def _origin(metric: Metric) -> str:
-    """Where the function of a metric is defined."""
-    compare = metric.compare
-    name = getattr(compare, "__qualname__", None)
-    return repr(compare) if name is None else f"{compare.__module__}.{name}"

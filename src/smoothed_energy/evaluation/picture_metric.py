@@ -23,6 +23,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..settings.registration import register_metric_as
 from .metric import Better
 
 
@@ -214,13 +215,7 @@ def register_picture_metric(metric: AnyPictureMetric | NetworkMetric) -> None:
             f"{metric!r} is not a metric of pictures; expected a PictureMetric, TextMetric, "
             "PairMetric, SeedsMetric or NetworkMetric"
         )
-    other = _registered.get(metric.name)
-    if other is not None and _origin(other) != _origin(metric):
-        raise ValueError(
-            f"{_origin(metric)} and {_origin(other)} are both the metric {metric.name!r}; expected "
-            "a name of its own"
-        )
-    _registered[metric.name] = metric
+    register_metric_as(_registered, metric.name, metric, _function)
 
 
 def open_picture_metric(name: str, **options: object) -> AnyPictureMetric:
@@ -246,8 +241,5 @@ def open_picture_metric(name: str, **options: object) -> AnyPictureMetric:
     return metric
 
 
-def _origin(metric: AnyPictureMetric | NetworkMetric) -> str:
-    """Where the function of a metric is defined."""
-    function = metric.load if isinstance(metric, NetworkMetric) else metric.measure
-    name = getattr(function, "__qualname__", None)
-    return repr(function) if name is None else f"{function.__module__}.{name}"
+def _function(metric: AnyPictureMetric | NetworkMetric) -> Callable[..., object]:
+    return metric.load if isinstance(metric, NetworkMetric) else metric.measure

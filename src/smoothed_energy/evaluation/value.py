@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Value", "ValueTable"]
+__all__ = ["Value", "ValueTable", "metric_title"]
 
 import math
 from collections.abc import Iterable, Mapping
@@ -62,8 +62,7 @@ class Value:
 
         FID, KID, FD-DINOv2 and CMMD are called so only in the features that define them.
         """
-        plain = _PLAIN.get(self.metric, self.metric)
-        short = _PUBLISHED.get((self.metric, self.extractor), plain)
+        short = metric_title(self.metric, self.extractor)
         return f"{short} ({self.extractor})" if self.extractor else short
 
     @property
@@ -93,6 +92,11 @@ class Value:
             return cls(**given)
         except TypeError as error:
             raise ValueError(f"a value lacks fields: {error}") from error
+
+
+def metric_title(metric: str, extractor: str) -> str:
+    """What to call a metric in the features of an extractor, without the extractor's name."""
+    return _PUBLISHED.get((metric, extractor), _PLAIN.get(metric, metric))
 
 
 def _digits(width: float, value: float) -> int:

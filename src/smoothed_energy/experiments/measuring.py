@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Measuring"]
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..evaluation import (
-    EXTRACTORS,
     METRICS,
     FeatureSet,
     FeatureStore,
@@ -29,13 +28,12 @@ from ..evaluation.picture_metric import (
     TextMetric,
     open_picture_metric,
 )
+from ..evaluation.value import metric_title
 from .drawn import Drawn
 from .measured import Measured, SetColumn
 from .reference import read_reference
 from .row import Row
 from .subject import Subject
-
-_TITLES = {"frechet": "Frechet distance", "kernel": "kernel distance"}
 
 # A distance of the set as a whole is measured for halves, too; those of a picture are averaged.
 _SET_METRICS = ("frechet", "kernel", "precision", "recall")
@@ -72,10 +70,6 @@ class Measuring:
     def extractor(self) -> Any:
         """The extractor of set distances, opened when it is first needed."""
         if self._extractor is None:
-            if self.subject.features not in EXTRACTORS:
-                raise ValueError(
-                    f"no extractor {self.subject.features!r}; available: {', '.join(EXTRACTORS)}"
-                )
             self._extractor = open_extractor(self.subject.features, device=self._device)
         return self._extractor
 
@@ -156,10 +150,7 @@ class Measuring:
                     metric.bounds,
                 )
             )
-            for row in drawn.rows:
-                if isinstance(metric, PairMetric) and not _has_pairs(drawn, row):
-                    continue
-                each = self.per_picture(drawn, row, name)
+            for row, each in self._by_row(drawn, name):
                 wholes[row.label, name] = float(each.mean())
                 if resampling is not None:
                     means = [each[half].mean() for half in resampling.halves(count)]
@@ -198,10 +189,16 @@ class Measuring:
             columns.append(
                 SetColumn(name, name.replace("-", " "), "mean over pictures", None, metric.unit)
             )
-            for row in drawn.rows:
-                if not isinstance(metric, PairMetric) or _has_pairs(drawn, row):
-                    wholes[row.label, name] = float(self.per_picture(drawn, row, name).mean())
+            for row, each in self._by_row(drawn, name):
+                wholes[row.label, name] = float(each.mean())
         return Measured(drawn.rows, len(drawn.samples), columns, self.resampling, "", wholes, {})
+
+    def _by_row(self, drawn: Drawn, name: str) -> Iterator[tuple[Row, Tensor]]:
+        """A metric of every picture of each row that has it; see `per_picture`."""
+        paired = isinstance(self._metric(name), PairMetric)
+        for row in drawn.rows:
+            if not paired or _has_pairs(drawn, row):
+                yield row, self.per_picture(drawn, row, name)
 
     def per_picture(self, drawn: Drawn, row: Row, name: str) -> Tensor:
         """A metric of every picture of a row, `(N,)` float64."""
@@ -231,10 +228,7 @@ class Measuring:
         return self._metrics[name]
 
     def _set_column(self, name: str) -> SetColumn:
-        title = _TITLES.get(name, name)
-        if name == "frechet" and self.subject.features == "inception":
-            title = "FID"
-        metric = METRICS[name]
+        title, metric = metric_title(name, self.extractor.name), METRICS[name]
         return SetColumn(name, title, self.extractor.name, metric.better, bounds=metric.bounds)
 
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ..evaluation import Resampling
+from ..evaluation.atomic_file import whole_file
 from ..models.edges import canny
 from ..models.loading import placement
 from ..sweeps import Plan, Sweep, run
@@ -218,12 +219,10 @@ class Study:
         """The edges of a picture, in a file."""
         place = self.out / "edges" / picture.name
         if not place.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
             with Image.open(picture) as image:
                 pixels = np.asarray(image.convert("RGB"))
-            unfinished = place.with_suffix(".unfinished")
-            Image.fromarray(canny(pixels)).save(unfinished, format="png")
-            unfinished.replace(place)
+            with whole_file(place) as file:
+                Image.fromarray(canny(pixels)).save(file, format="png")
         return place
 
     def begin(self, name: str) -> None:

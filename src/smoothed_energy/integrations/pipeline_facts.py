@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "batch_layout",
     "has_learned_variance",
+    "picture_size",
     "prediction_type",
     "refuse_own_guidance",
     "step_position",
@@ -165,3 +166,12 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
             f"{name} arranges its batches in a way of its own, so guidance would come out wrong; "
             "docs/pipelines.md lists the pipelines that work"
         )
+
+
+def picture_size(pipeline: Any) -> tuple[int, int]:
+    """Height and width in pixels of what a pipeline with a U-Net draws if it is told none."""
+    # Not every pipeline tells it: those with a ControlNet ask the denoiser.
+    size = getattr(pipeline, "default_sample_size", None)
+    size = pipeline.unet.config.sample_size if size is None else size
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
-from ..integrations.pipeline_facts import refuse_own_guidance
+from ..integrations.pipeline_facts import picture_size, refuse_own_guidance
 from .configuration import PictureSettings
 from .sampler import ConfigurationError
 
@@ -99,12 +99,7 @@ def batch_arguments(
 
 def _control_picture(pipe: Any, settings: PictureSettings) -> Image.Image:
     """The picture that a ControlNet follows, cut to the size of what is drawn."""
-    size = settings.size
-    if size is None:
-        # Not every pipeline tells it, and those with a ControlNet ask the denoiser.
-        own = getattr(pipe, "default_sample_size", None) or pipe.unet.config.sample_size
-        height, width = (own, own) if isinstance(own, int) else own
-        size = height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
+    size = picture_size(pipe) if settings.size is None else settings.size
     try:
         with Image.open(Path(str(settings.control)).expanduser()) as image:
             picture = ImageOps.exif_transpose(image).convert("RGB")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..engine.observer import SeenStep
 from ..guidance.attention_perturbation import AttentionCall
+from ..settings.registration import register_metric_as
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,7 @@ def register_trace_metric(metric: TraceMetric) -> TraceMetric:
         ValueError: If another metric has the name.
     """
     _check(metric)
-    other = _metrics.get(metric.name)
-    if other is not None and _origin(other) != _origin(metric):
-        raise ValueError(
-            f"{_origin(metric)} and {_origin(other)} are both the metric {metric.name!r}; expected "
-            "a name of its own"
-        )
-    _metrics[metric.name] = metric
+    register_metric_as(_metrics, metric.name, metric, lambda one: one.measure)
     return metric
 
 
@@ -128,9 +123,3 @@ def _check(metric: object) -> None:
     if not isinstance(metric, get_args(TraceMetric)):
         kinds = ", ".join([kind.__name__ for kind in get_args(TraceMetric)])
         raise TypeError(f"{metric!r} is no metric of a trace; expected a name or one of {kinds}")
-
-
-def _origin(metric: TraceMetric) -> str:
-    """Where the function of a metric is defined."""
-    name = getattr(metric.measure, "__qualname__", None)
-    return repr(metric.measure) if name is None else f"{metric.measure.__module__}.{name}"
