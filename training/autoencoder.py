@@ -205,7 +205,7 @@ def refine_decoder(
     clock, step = Clock(minutes * 60), 0
     deviation = noise * float(np.asarray(latents[:1000], dtype=np.float32).std())
     while clock.fraction < 1:
-        rows = np.random.default_rng([3, step]).integers(0, len(latents), 12)
+        rows = np.random.default_rng([3, step]).integers(0, len(latents), recipe.autoencoder_batch)
         target = to_images(pixels[rows]).to(device)
         z = torch.from_numpy(latents[rows].astype(np.float32))
         z = (z + deviation * torch.randn_like(z)).to(device)

@@ -55,6 +55,16 @@ class Portraits:
             raise ValueError(f"{len(latents)} latents but captions of {len(tokens)} portraits")
         self.latents, self.tokens, self.empty = latents, tokens, empty
         self.std, self.dropout = std, dropout
+        self._orders: dict[int, np.ndarray] = {}
+        self.to("cpu")
+
+    def to(self, device: str) -> Portraits:
+        """Keeps latents and captions on a device, where batches of them are then made."""
+        self._device = device
+        self._latents = torch.from_numpy(self.latents).to(device)
+        self._tokens = torch.from_numpy(self.tokens).to(device)
+        self._empty = torch.from_numpy(self.empty.astype(np.int64)).to(device)
+        return self
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -65,8 +75,10 @@ class Portraits:
         if per_pass == 0:
             raise ValueError(f"a batch of {size} from a data set of {len(self)}")
         epoch, position = divmod(step, per_pass)
-        order = np.random.default_rng([1, epoch]).permutation(len(self))
-        return order[position * size : (position + 1) * size]
+        if epoch not in self._orders:
+            order = np.random.default_rng([1, epoch]).permutation(len(self))
+            self._orders = {epoch: order}
+        return self._orders[epoch][position * size : (position + 1) * size]
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, the same whenever it is asked for.
@@ -74,15 +86,19 @@ class Portraits:
         Each pass over the data visits every portrait once, in an order of its own.
 
         Returns:
-            Latents of unit variance ``(size, 4, h, w)`` float32 and tokens ``(size, TOKENS)``.
+            Latents of unit variance ``(size, 4, h, w)`` float32 and tokens ``(size, TOKENS)``, on
+            the device of the data.
         """
         rows = self.rows(step, size)
         rng = np.random.default_rng([2, step])
         which = rng.integers(0, self.tokens.shape[1], size)
-        tokens = self.tokens[rows, which].astype(np.int64)
-        tokens[rng.random(size) < self.dropout] = self.empty
-        latents = self.latents[rows].astype(np.float32) / self.std
-        return torch.from_numpy(latents), torch.from_numpy(tokens)
+        dropped = rng.random(size) < self.dropout
+        place, caption, empty = (
+            torch.from_numpy(x).to(self._device) for x in (rows, which, dropped)
+        )
+        tokens = self._tokens[place, caption].long()
+        tokens = torch.where(empty[:, None], self._empty, tokens)
+        return self._latents[place].float() / self.std, tokens
 
 
 class ControlledPortraits:

@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decay", type=float, default=0.25, help="last share of the budget")
     parser.add_argument("--measure", type=int, default=512, help="held-out drawings to measure by")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", action="store_true", help="compile the U-Net: a minute first")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
     recipe, run = RECIPES[options.recipe], options.folder / options.recipe
@@ -139,7 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     encode(options.folder, run, recipe, options)
     portraits, tokenizer = prepare(options.folder, options.recipe)
-    trainer = JointTrainer(recipe, tokenizer, device=options.device)
+    portraits.to(options.device)
+    trainer = JointTrainer(
+        recipe, tokenizer, device=options.device, compiled=options.compile
+    )
     if (run / "latest.pt").exists():
         trainer.load_state(load_checkpoint(run / "latest.pt"))
         print(f"resumed at step {trainer.step}, {trainer.elapsed / 60:.1f} minutes", flush=True)

@@ -90,4 +90,6 @@ RECIPES: dict[str, Recipe] = {
     ),
 }
 #: The model of two cores, trained on with the batches of a GPU.
-RECIPES["cpu-on-gpu"] = replace(RECIPES["cpu"], batch=256, learning_rate=1e-3, ema=0.9995)
+RECIPES["cpu-on-gpu"] = replace(
+    RECIPES["cpu"], batch=512, learning_rate=1e-3, ema=0.9995, autoencoder_batch=96
+)

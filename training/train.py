@@ -65,10 +65,25 @@ def prepare(folder: Path, recipe_name: str) -> tuple[Portraits, CLIPTokenizer]:
 
 
 class JointTrainer(Trainer):
-    """The U-Net and the text encoder, from nothing."""
+    """The U-Net and the text encoder, from nothing.
+
+    Args:
+        recipe: The configuration.
+        tokenizer: Of the captions.
+        device: Where it trains.
+        seed: Of the random start.
+        compiled: Whether steps run a compiled U-Net; measurements never do, since they have
+            another size of batch.
+    """
 
     def __init__(
-        self, recipe: Recipe, tokenizer: CLIPTokenizer, *, device: str = "cpu", seed: int = 0
+        self,
+        recipe: Recipe,
+        tokenizer: CLIPTokenizer,
+        *,
+        device: str = "cpu",
+        seed: int = 0,
+        compiled: bool = False,
     ) -> None:
         torch.manual_seed(seed)
         self.unet = build_unet(recipe).to(device, memory_format=torch.channels_last)
@@ -78,13 +93,17 @@ class JointTrainer(Trainer):
             self.unet.set_attn_processor(AttnProcessor())
             self.text_encoder.set_attn_implementation("eager")
         networks = {"unet": self.unet, "text_encoder": self.text_encoder}
+        self.compiled = torch.compile(self.unet, dynamic=False) if compiled else None
         super().__init__(recipe, networks, learning_rate=recipe.learning_rate, device=device)
 
     def predict(self, noisy: Tensor, timesteps: Tensor, *conditions: Tensor) -> Tensor:
         """See `Trainer.predict`; the condition is tokenized captions `(B, L)`."""
         (tokens,) = conditions
         states, pooled = text_conditioning(self.text_encoder, tokens)
-        found: Tensor = self.unet(
+        whole = torch.is_grad_enabled() and self.compiled is not None
+        unet = self.compiled if whole else self.unet
+        assert unet is not None
+        found: Tensor = unet(
             noisy,
             timesteps,
             encoder_hidden_states=states,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -69,17 +68,19 @@ class Trainer(ABC):
 
         Args:
             batch: Latents of unit variance `(B, C, H, W)`, and the conditions.
-            generator: For noise and timesteps.
+            generator: For noise and timesteps, on the device where they are drawn.
         """
-        noise = torch.randn(batch[0].shape, generator=generator)
+        drawn: dict[str, Any] = {"generator": generator, "device": generator.device}
+        noise = torch.randn(batch[0].shape, **drawn)
         # Stratified timesteps: one from each of B equal parts of the schedule.
         count = len(noise)
-        position = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        position = position[torch.randperm(count, generator=generator)]
+        places = torch.arange(count, device=generator.device)
+        position = (places + torch.rand(count, **drawn)) / count
+        position = position[torch.randperm(count, **drawn)]
         timesteps = (position * len(self.levels)).long().clamp_max(len(self.levels) - 1)
         rows = slice(None) if self.exchange is None else self.exchange.rows(count)
         noise, timesteps, latents, *conditions = (
-            x[rows].to(self.device) for x in (noise, timesteps, *batch)
+            x[rows].to(self.device, non_blocking=True) for x in (noise, timesteps, *batch)
         )
         noisy, velocity = noised(latents, noise, self.levels[timesteps])
         noisy = noisy.contiguous(memory_format=torch.channels_last)
@@ -87,10 +88,13 @@ class Trainer(ABC):
             predicted = self.predict(noisy, timesteps, *conditions)
         return nn.functional.mse_loss(predicted.float(), velocity)
 
-    def train_step(self, batch: tuple[Tensor, ...], rate: float) -> float:
-        """One optimizer step at a multiple `rate` of the learning rate; returns the loss."""
+    def train_step(self, batch: tuple[Tensor, ...], rate: float) -> Tensor:
+        """One optimizer step at a multiple `rate` of the learning rate; returns the loss.
+
+        A scalar on the device: to read it waits for the step.
+        """
         # Noise depends on the step alone, so that a resumed run repeats the run it continues.
-        generator = torch.Generator().manual_seed(self.step)
+        generator = torch.Generator(self.device).manual_seed(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * rate
         loss = self.loss(batch, generator)
@@ -103,7 +107,7 @@ class Trainer(ABC):
         self.step += 1
         if self.leads:
             self.average.update(self.step)
-        return loss.item()
+        return loss.detach()
 
     @property
     def leads(self) -> bool:
@@ -181,7 +185,8 @@ def train(
     """
     clock = Clock(minutes * 60, trainer.elapsed)
     stop = float("inf") if piece is None else (clock.elapsed + piece) / clock.budget
-    saved, recent, decaying = clock.elapsed, [], clock.fraction > 1 - decay
+    saved, decaying = clock.elapsed, clock.fraction > 1 - decay
+    recent: list[Tensor] = []
     measured = clock.elapsed if trainer.step else -measure_every
     while True:
         fraction = clock.fraction
@@ -203,7 +208,7 @@ def train(
                 "step": trainer.step,
                 "seen": seen,
                 "seconds": round(clock.elapsed, 1),
-                "loss": round(float(np.mean(recent)), 5),
+                "loss": round(float(torch.stack(recent).mean()), 5),
                 "rate": round(rate, 4),
             }
             with (run / "loss.jsonl").open("a") as out:
