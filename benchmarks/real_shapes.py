@@ -1,4 +1,4 @@
-r"""Runs of whole pipelines at their real shapes on a GPU, eager and compiled, beside diffusers' PAG.
+r"""Runs of whole pipelines at real shapes on a GPU, eager and compiled, beside diffusers' PAG.
 
     python benchmarks/real_shapes.py [--device cuda] [--models sdxl flux] [--tiny]
 
@@ -144,7 +144,11 @@ def sdxl(device: str, dtype: torch.dtype, steps: int, tiny: bool) -> tuple[Any, 
                     run,
                     attached(ours, SmoothedEnergyGuidance(**mid), replay=False),
                 ),
-                Way("ours: SEG, every layer", run, attached(ours, SmoothedEnergyGuidance(layers="all"))),
+                Way(
+                    "ours: SEG, every layer",
+                    run,
+                    attached(ours, SmoothedEnergyGuidance(layers="all")),
+                ),
                 Way("ours: PAG, mid", run, attached(ours, PerturbedAttentionGuidance(**mid))),
                 Way(PAG_MID, run, their_pag),
             ]
@@ -224,7 +228,9 @@ def runner(pipe: Any, arguments: dict[str, Any]) -> Callable[[], Any]:
     return run
 
 
-def attached(pipe: Any, guidance: Any, **settings: Any) -> Callable[[], AbstractContextManager[Any]]:
+def attached(
+    pipe: Any, guidance: Any, **settings: Any
+) -> Callable[[], AbstractContextManager[Any]]:
     """Attaches a guidance for one run."""
     return lambda: guidance.attach(pipe, **settings)
 
@@ -286,8 +292,8 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     print(
-        f"{machine}, {dtype}, torch {torch.__version__}, diffusers {diffusers.__version__}; runs of "
-        f"{options.steps} steps, {options.turns} turns\n"
+        f"{machine}, {dtype}, torch {torch.__version__}, diffusers {diffusers.__version__}; "
+        f"runs of {options.steps} steps, {options.turns} turns\n"
     )
     print("| model | mode | way | ms a step | / unguided | least | / unguided | peak, MiB |")
     print("|---|---|---|---:|---:|---:|---:|---:|")

@@ -1,6 +1,6 @@
-"""The curves of a training run as a picture: losses over hours, from its logs.
+"""The curves of a training run as a picture: losses over samples, from its logs.
 
-python -m training.curves --run ~/.cache/smoothed-energy/training/cpu --to training/curves.png
+python -m training.curves --run training/history --to training/curves.png
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ Curve = Sequence[tuple[float, float]]
 #: Line colours that differ in lightness as well as in hue.
 _COLORS = ("#222222", "#d1495b", "#00798c", "#edae49", "#30638e", "#7a9e3a", "#8d5a97", "#9a9a9a")
 _WIDTH, _HEIGHT, _LEFT, _TOP, _RIGHT, _BOTTOM = 860, 420, 60, 34, 150, 46
+#: Where the axis of samples begins.
+_FIRST = 1000.0
 #: Lines of the log of training losses that are averaged into one point.
 _SMOOTH = 4
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """Curves by name: ``(hours, loss)`` points of the held-out and of the training loss."""
+    """Curves by name: ``(samples, loss)`` points of the held-out and of the training loss."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for line in (run / "heldout.jsonl").read_text().splitlines():
         record = json.loads(line)
         for name, value in record["averaged"].items():
             label = "held out, all" if name == "all" else name
-            curves.setdefault(label, []).append((record["seconds"] / 3600, value))
+            curves.setdefault(label, []).append((record["seen"], value))
     losses = [json.loads(line) for line in (run / "loss.jsonl").read_text().splitlines()]
     for start in range(0, len(losses), _SMOOTH):
         part = losses[start : start + _SMOOTH]
-        hours = float(np.mean([r["seconds"] for r in part])) / 3600
+        seen = float(np.mean([r["seen"] for r in part]))
         mean = float(np.mean([r["loss"] for r in part]))
-        curves.setdefault("training", []).append((hours, mean))
+        curves.setdefault("training", []).append((seen, mean))
     return dict(curves)
 
 
 def draw_curves(curves: Mapping[str, Curve], title: str) -> Image.Image:
-    """Curves over hours, the loss on a logarithmic axis.
+    """Curves over samples, both axes logarithmic; what comes before a thousand is at their left.
 
     Raises:
         ValueError: If there are more curves than colours, or no points at all.
@@ -53,12 +55,12 @@ def draw_curves(curves: Mapping[str, Curve], title: str) -> Image.Image:
     points = [point for curve in curves.values() for point in curve]
     if not points:
         raise ValueError("there are no points to draw")
-    hours = max(max(x for x, _ in points), 1e-3)
+    most = math.log(max(max(x for x, _ in points), 2 * _FIRST) / _FIRST)
     low = math.log(min(y for _, y in points)) - 0.05
     high = math.log(max(y for _, y in points)) + 0.05
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = _LEFT + x / hours * (_WIDTH - _LEFT - _RIGHT)
+        across = _LEFT + math.log(max(x, _FIRST) / _FIRST) / most * (_WIDTH - _LEFT - _RIGHT)
         return across, _TOP + (high - math.log(y)) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
@@ -66,14 +68,16 @@ def draw_curves(curves: Mapping[str, Curve], title: str) -> Image.Image:
     font = ImageFont.load_default(13)
     draw.text((_LEFT, 8), title, fill="black", font=font)
     for tick in _loss_ticks(low, high):
-        (x0, y), (x1, _) = place(0, tick), place(hours, tick)
+        (x0, y), (x1, _) = place(0, tick), place(_FIRST * math.exp(most), tick)
         draw.line((x0, y, x1, y), fill="#dddddd")
         draw.text((x0 - 8, y), f"{tick:g}", fill="black", font=font, anchor="rm")
-    for tick in _hour_ticks(hours):
+    for tick in _sample_ticks(_FIRST * math.exp(most)):
         x, bottom = place(tick, math.exp(low))
         draw.line((x, _TOP, x, bottom), fill="#eeeeee")
-        draw.text((x, bottom + 6), f"{tick:g}", fill="black", font=font, anchor="ma")
-    draw.text(place(hours / 2, math.exp(low)), "\nhours", fill="black", font=font, anchor="ma")
+        name = f"{tick / 1e6:g}M" if tick >= 1e6 else f"{tick / 1e3:g}k"
+        draw.text((x, bottom + 6), name, fill="black", font=font, anchor="ma")
+    middle = place(_FIRST * math.exp(most / 2), math.exp(low))
+    draw.text(middle, "\nsamples", fill="black", font=font, anchor="ma")
     label_y = float(_TOP)
     for (name, curve), color in zip(curves.items(), _COLORS, strict=False):
         line = [place(x, y) for x, y in curve]
@@ -91,9 +95,9 @@ def _loss_ticks(low: float, high: float) -> list[float]:
     return [tick for tick in every if low <= math.log(tick) <= high]
 
 
-def _hour_ticks(hours: float) -> list[float]:
-    step = next(s for s in (0.1, 0.25, 0.5, 1, 2, 5, 10, 50) if hours / s <= 10 or s == 50)
-    return [step * i for i in range(int(hours / step) + 1)]
+def _sample_ticks(most: float) -> list[float]:
+    every = [m * 10.0**e for e in range(3, 10) for m in (1, 2, 5)]
+    return [tick for tick in every if _FIRST <= tick <= most]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

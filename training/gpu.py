@@ -141,9 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     encode(options.folder, run, recipe, options)
     portraits, tokenizer = prepare(options.folder, options.recipe)
     portraits.to(options.device)
-    trainer = JointTrainer(
-        recipe, tokenizer, device=options.device, compiled=options.compile
-    )
+    trainer = JointTrainer(recipe, tokenizer, device=options.device, compiled=options.compile)
     if (run / "latest.pt").exists():
         trainer.load_state(load_checkpoint(run / "latest.pt"))
         print(f"resumed at step {trainer.step}, {trainer.elapsed / 60:.1f} minutes", flush=True)

@@ -29,10 +29,10 @@ from .samples import CAPTIONS
 
 __all__ = ["ROWS", "Row", "draw"]
 
-PROMPT = CAPTIONS[13]
+PROMPT = CAPTIONS[6]
 #: Colours alone, since the edges say the rest.
 CONTROL_PROMPT = "someone with purple hair and dark skin, on a yellow background"
-#: What the ControlNet's edges are taken from: all three styles, nothing selected.
+#: What the ControlNet's edges are taken from: all styles, nothing selected.
 SOURCES = CAPTIONS[::3]
 CFG = 3.0
 SEEDS = range(8)

@@ -24,47 +24,47 @@ from .sheet import contact_sheet
 
 __all__ = ["CAPTIONS", "draw", "side_by_side"]
 
-#: Captions to judge the model by, in the words of the data.
-CAPTIONS = (
-    *(
-        f"a personas portrait of someone {rest}"
-        for rest in (
-            "with a red mohawk and sunglasses, on a yellow background",
-            "with purple pigtails and a big smile, on a green background",
-            "with big curly blond hair and glasses, on a pink background",
-            "with a bald head and a pacifier, on a dark blue background",
-            "with an orange cap, on a gray background",
-            "with a red beanie and a frown, on a teal background",
-            "with long black hair wearing a yellow sweater",
-            "with a full brown beard and a bald head, on an orange background",
-        )
+_SPOKEN = {
+    "personas": (
+        "with a red mohawk and sunglasses, on a yellow background",
+        "with big curly blond hair and glasses, on a pink background",
+        "with a red beanie and a frown, on a teal background",
+        "with a full brown beard and a bald head, on an orange background",
     ),
-    *(
-        f"a toon portrait of someone {rest}"
-        for rest in (
-            "with spiky green hair wearing a red t-shirt, on a purple background",
-            "with a white hair bun and a smile, on a dark blue background",
-            "with a pink undercut wearing a black turtleneck, on a yellow background",
-            "with long straight hair and side-combed blond hair, on a red background",
-            "with a long red beard and wide eyes, on a light blue background",
-            "with dark skin and spiky white hair, on a teal background",
-            "with closed eyes and a blue hair bun, on a pink background",
-            "with a laughing mouth wearing a white collared shirt, on a green background",
-        )
+    "toon": (
+        "with spiky green hair wearing a red t-shirt, on a purple background",
+        "with a pink undercut wearing a black turtleneck, on a yellow background",
+        "with dark skin and spiky white hair, on a teal background",
+        "with closed eyes and a blue hair bun, on a pink background",
     ),
-    *(
-        f"a dylan portrait of someone {rest}"
-        for rest in (
-            "with two purple hair buns and a happy face, on a yellow background",
-            "with spiky blue hair and an angry face, on a pink background",
-            "with a red flat top and a big laugh, on a light blue background",
-            "with long black hair with bangs and a sad face, on an orange background",
-            "with a round green bob, on a gray background",
-            "with stubble and short white hair, on a dark blue background",
-            "with long curly pink hair and a confused face, on a teal background",
-            "with shaggy brown hair and a neutral face, on a purple background",
-        )
+    "dylan": (
+        "with two purple hair buns and a happy face, on a yellow background",
+        "with spiky blue hair and an angry face, on a pink background",
+        "with long black hair with bangs and a sad face, on an orange background",
+        "with long curly pink hair and a confused face, on a teal background",
     ),
+    "micah": (
+        "with a green mohawk and a nervous grin wearing a purple sweater, on a gray background",
+        "with a bald head, round glasses and a smile, on a light blue background",
+        "with long wavy red hair and a hoop earring, on a dark blue background",
+        "with a full white beard and a black turban wearing a yellow t-shirt, on a pink background",
+    ),
+    "bigsmile": (
+        "with blue braids and starry eyes, on a purple background",
+        "with a blond bowl cut, glasses and a laughing mouth, on a green background",
+        "with dark skin, a wavy red bob and cat ears, on a yellow background",
+        "with a purple buzz cut, angry eyes and a straight mouth, on a teal background",
+    ),
+    "miniavs": (
+        "with a black ponytail and rosy cheeks wearing a green t-shirt, on an orange background",
+        "with a big blond quiff and round glasses wearing a red turtleneck, on a gray background",
+        "with long straight pink hair and a smile, on a dark blue background",
+        "with curly brown hair, a brown goatee and a missing tooth, on a light blue background",
+    ),
+}
+#: Captions to judge the model by, in the words of the data: four of each style.
+CAPTIONS = tuple(
+    f"a {style} portrait of someone {rest}" for style, those in _SPOKEN.items() for rest in those
 )
 
 

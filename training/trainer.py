@@ -230,7 +230,8 @@ def _log_heldout(
     trainer: Trainer, run: Path, measure: Callable[[Trainer], Mapping[str, float]]
 ) -> None:
     """Adds a line of held-out losses to the run's log."""
-    line = {"step": trainer.step, "seconds": round(trainer.elapsed, 1)}
+    seen = trainer.step * trainer.recipe.batch
+    line = {"step": trainer.step, "seen": seen, "seconds": round(trainer.elapsed, 1)}
     weights = measure(trainer)
     trainer.average.swap()
     averaged = measure(trainer)

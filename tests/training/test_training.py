@@ -211,3 +211,38 @@ def test_the_weights_of_each_recipe_fit_in_the_package(name, tokenizer):
     autoencoder = build_autoencoder(recipe)
     count = sum(p.numel() for part in [*parts, autoencoder] for p in part.parameters())
     assert 2 * count <= 64_000_000
+
+
+def test_steps_run_the_compiled_network_and_measurements_the_plain_one(
+    recipe, tokenizer, portraits, monkeypatch
+):
+    calls = []
+
+    def compiled(network, **settings):
+        def call(*arguments, **named):
+            calls.append(settings)
+            return network(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    plain = JointTrainer(recipe, tokenizer)
+    trainer = JointTrainer(recipe, tokenizer, compiled=True)
+    batch = portraits.batch(0, 4)
+    assert torch.equal(trainer.train_step(batch, 1.0), plain.train_step(batch, 1.0))
+    assert calls == [{"dynamic": False}]
+    with torch.no_grad():
+        trainer.loss(batch, torch.Generator().manual_seed(1))
+    assert len(calls) == 1
+
+
+def test_a_batch_has_the_stored_latents_and_captions(portraits):
+    order = np.concatenate([portraits.rows(step, 2) for step in (4, 5)])
+    portraits.dropout = 0.0
+    latents = torch.cat([portraits.batch(step, 2)[0] for step in (4, 5)])
+    tokens = torch.cat([portraits.batch(step, 2)[1] for step in (4, 5)])
+    assert torch.equal(latents, torch.from_numpy(portraits.latents[order].astype(np.float32)))
+    for row, found in zip(order, tokens, strict=True):
+        assert any(np.array_equal(found, known) for known in portraits.tokens[row])
+    portraits.dropout = 1.0
+    assert (portraits.batch(0, 4)[1].numpy() == portraits.empty).all()
