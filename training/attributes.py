@@ -13,6 +13,7 @@ one attribute whatever the style, as captions often leave the style unsaid.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smoothed_energy.evaluation.attributes import NONE, AttributeVocabulary
+from smoothed_energy.evaluation.attributes_classifier import AttributeClassifier
 from smoothed_energy.evaluation.attributes_network import AttributeNetwork
 from smoothed_energy.models.loading import dtype_argument
 
@@ -342,11 +344,25 @@ def export(network: AttributeNetwork, accuracy: Mapping[str, Any], folder: Path)
     (folder / "attributes.json").write_text(json.dumps(described, indent=1) + "\n")
 
 
+def _answers(classifier: AttributeClassifier, pixels: np.ndarray) -> np.ndarray:
+    """What a classifier sees in drawings, as `predict` has it."""
+    values = vocabulary().values
+    rows = []
+    for start in range(0, len(pixels), 100):
+        part = torch.from_numpy(np.array(pixels[start : start + 100])).permute(0, 3, 1, 2)
+        rows += [[values[a].index(shown[a]) for a in values] for shown in classifier(part)]
+    return np.asarray(rows, dtype=np.int16)
+
+
 def _decoded(
     folder: Path, split: str, size: int, count: int, model: Path, noise: float
 ) -> np.ndarray:
-    """The first drawings of a split through the autoencoder, computed once."""
-    path = folder / "attributes" / f"{split}-{size}-decoded-{count}-{noise:g}.npy"
+    """The first drawings of a split through the autoencoder, computed once for its weights."""
+    digest = hashlib.sha256()
+    for weights in sorted((model / "vae").glob("*.safetensors")):
+        digest.update(weights.read_bytes())
+    name = f"{split}-{size}-decoded-{count}-{noise:g}-{digest.hexdigest()[:12]}.npy"
+    path = folder / "attributes" / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.load(folder / f"{split}-{size}.npy", mmap_mode="r")
@@ -370,8 +386,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decoded", type=int, default=12_000, help="of which are reconstructed")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--to", type=Path, default=avatars / "attributes" / "classifier")
+    parser.add_argument("--measure", action="store_true", help="again the one that is there")
     options = parser.parse_args(arguments)
     folder, size = options.folder, options.size
+    heldout = np.load(folder / f"heldout-{size}.npy", mmap_mode="r")[: options.heldout]
+    wanted = read_labels(folder / f"heldout-{size}.jsonl", len(heldout))
+    again = _decoded(folder, "heldout", size, len(heldout), options.model, 0.0)
+    if options.measure:
+        classifier = AttributeClassifier(options.to)
+        accuracy = {
+            "drawings": measure(_answers(classifier, heldout), wanted),
+            "decoded": measure(_answers(classifier, again), wanted),
+        }
+        described = json.loads((options.to / "attributes.json").read_text())
+        described["accuracy"] = accuracy
+        (options.to / "attributes.json").write_text(json.dumps(described, indent=1) + "\n")
+        print(json.dumps(accuracy, indent=1))
+        return
     pixels = np.load(folder / f"train-{size}.npy", mmap_mode="r")[: options.train]
     targets = read_labels(folder / f"train-{size}.jsonl", len(pixels))
     count = min(options.decoded, len(pixels))
@@ -380,9 +411,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = train(
         pixels, targets, (decoded, targets[:count]), checkpoint, minutes=options.minutes
     )
-    heldout = np.load(folder / f"heldout-{size}.npy", mmap_mode="r")[: options.heldout]
-    wanted = read_labels(folder / f"heldout-{size}.jsonl", len(heldout))
-    again = _decoded(folder, "heldout", size, len(heldout), options.model, 0.0)
     accuracy = {
         "drawings": measure(predict(network, heldout), wanted),
         "decoded": measure(predict(network, again), wanted),

@@ -1,6 +1,7 @@
 """Workers of this machine: what is missing is drawn, whatever dies."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from fake_sampler import picture, small_sweep
 from PIL import Image
 
 from smoothed_energy.sweeps import Results, SweepError, SweepStopped, plan, run
+from smoothed_energy.sweeps.local import KeptWorkers
 from smoothed_energy.sweeps.pictures import PictureFolder
 
 SWEEP = small_sweep()
@@ -261,3 +263,66 @@ def test_a_folder_that_takes_no_files_is_refused(tmp_path, fake):
     for wrong in ({"workers": 0}, {"batch_size": 0}):
         with pytest.raises(SweepError, match="expected 1 or more"):
             run(SWEEP, tmp_path / "new", source=fake(), **wrong)
+
+
+def is_there(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_kept_workers_draw_the_next_run_too(tmp_path, fake):
+    source, kept = fake(), KeptWorkers()
+    more = small_sweep(seeds="3-5")
+    try:
+        first = run(SWEEP, tmp_path / "out", workers=2, source=source, kept=kept)
+        started = set(source.workers)
+        second = run(more, tmp_path / "out", workers=2, source=source, kept=kept)
+        assert first.complete and second.complete
+        assert len(source.drawn) == 36
+        assert set(source.workers) == started and len(started) == 2
+        # Nothing is to do: they stay.
+        run(more, tmp_path / "out", workers=2, source=source, kept=kept)
+        # Another folder, other workers.
+        run(SWEEP, tmp_path / "other", workers=1, source=source, kept=kept)
+        assert len(source.workers) == 3
+        assert not any(is_there(process) for process in started)
+    finally:
+        kept.close()
+    assert not any(is_there(process) for process in source.workers)
+
+
+def test_a_kept_worker_that_died_is_replaced(tmp_path, fake):
+    source, kept = fake(), KeptWorkers()
+    try:
+        run(SWEEP, tmp_path / "out", workers=1, source=source, kept=kept)
+        (process,) = source.workers
+        os.kill(process, signal.SIGKILL)
+        results = run(
+            small_sweep(seeds="3-5"), tmp_path / "out", workers=1, source=source, kept=kept
+        )
+        assert results.complete and len(source.workers) == 2
+    finally:
+        kept.close()
+
+
+def test_workers_are_not_kept_by_a_run_that_ends_early(tmp_path, fake):
+    class Broken(Notes):
+        def advance(self, pictures):
+            raise KeyboardInterrupt
+
+    source, kept = fake(), KeptWorkers()
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            SWEEP,
+            tmp_path / "out",
+            workers=1,
+            batch_size=1,
+            source=source,
+            kept=kept,
+            progress=Broken(),
+        )
+    assert not any(is_there(process) for process in source.workers)
+    kept.close()

@@ -66,20 +66,23 @@ def reproduce(
     if len(experiments) > 1 and named:
         named += f"-and-{len(experiments) - 1}"
     page, numbers = study.out / f"report{named}.html", study.out / f"numbers{named}.json"
-    for number, experiment in enumerate(experiments, start=1):
-        tell(f"{number}/{len(experiments)} {experiment.name}: {experiment.question}")
-        study.begin(experiment.name)
-        try:
-            section = experiment.run(study)
-        except Exception as error:  # whatever it is, the others can be made
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if not isinstance(error, (ValueError, ImportError, RuntimeError, OSError)):
-                reason = f"{type(error).__name__}: {reason}"
-            failed[experiment.name] = reason
-            tell(f"{experiment.name} could not be made: {reason}")
-            section = _missing(experiment, reason)
-        sections.append(_in_part(section, experiment))
-        _write(study, sections, failed, command, (_unfinished(page), _unfinished(numbers)))
+    try:
+        for number, experiment in enumerate(experiments, start=1):
+            tell(f"{number}/{len(experiments)} {experiment.name}: {experiment.question}")
+            study.begin(experiment.name)
+            try:
+                section = experiment.run(study)
+            except Exception as error:  # whatever it is, the others can be made
+                reason = " ".join(str(error).split()) or type(error).__name__
+                if not isinstance(error, (ValueError, ImportError, RuntimeError, OSError)):
+                    reason = f"{type(error).__name__}: {reason}"
+                failed[experiment.name] = reason
+                tell(f"{experiment.name} could not be made: {reason}")
+                section = _missing(experiment, reason)
+            sections.append(_in_part(section, experiment))
+            _write(study, sections, failed, command, (_unfinished(page), _unfinished(numbers)))
+    finally:
+        study.close()
     for path in (page, numbers):
         _unfinished(path).replace(path)
     return Outcome(page, numbers, failed)

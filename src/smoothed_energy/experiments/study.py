@@ -21,6 +21,7 @@ from ..evaluation.atomic_file import whole_file
 from ..models.edges import canny
 from ..models.loading import placement
 from ..sweeps import Plan, Sweep, run
+from ..sweeps.local import KeptWorkers
 from ..sweeps.pictures import PictureFolder
 from ..sweeps.progress import Progress, Silence
 from ..sweeps.weights import model_digest
@@ -91,6 +92,11 @@ class Study:
         #: The numbers of every experiment, as JSON values.
         self.numbers: dict[str, Any] = {}
         self._name = ""
+        self._workers = KeptWorkers()
+
+    def close(self) -> None:
+        """Let the processes that draw go; the next drawing starts others."""
+        self._workers.close()
 
     @property
     def samples(self) -> int:
@@ -182,6 +188,7 @@ class Study:
             batch_size=self.scope.batch_size,
             progress=self.progress,
             ray=self.scope.ray,
+            kept=self._workers,
         )
         if not results.complete:
             failed = results.failures

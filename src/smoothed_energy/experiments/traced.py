@@ -56,6 +56,7 @@ def trace_rows(
         What was measured, by the labels of the rows.
     """
     subject = study.subject
+    study.close()  # one model at a time
     pipe = load(subject.name, device=measuring_device(study.scope.device), dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     count = min(max(study.samples, 2), _RUNS_MOST)

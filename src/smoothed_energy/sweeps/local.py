@@ -7,7 +7,7 @@ the driver dies, workers finish what they draw, write it, see the pipe end and l
 
 from __future__ import annotations
 
-__all__ = ["draw_locally", "worker_count"]
+__all__ = ["KeptWorkers", "draw_locally", "worker_count"]
 
 import multiprocessing
 import os
@@ -64,13 +64,40 @@ class _Worker:
     unit: Unit | None = None
 
 
-def draw_locally(
+class KeptWorkers:
+    """Workers that stay for the next run: to open a model takes longer than to draw a few pictures.
+
+    They stay while runs have the same source, folder and identity. Close it when no run follows.
+    """
+
+    def __init__(self) -> None:
+        self._workers: list[_Worker] = []
+        self._given: tuple[Any, ...] | None = None
+
+    def take(self, given: tuple[Any, ...]) -> list[_Worker]:
+        """The workers that were started with these; others leave."""
+        if given != self._given:
+            self.close()
+        workers, self._workers = self._workers, []
+        return workers
+
+    def keep(self, given: tuple[Any, ...], workers: list[_Worker]) -> None:
+        """Keep workers that are open and have no unit."""
+        self._given, self._workers = given, workers
+
+    def close(self) -> None:
+        """Let all of them go."""
+        _let_go(self._workers)
+
+
+def draw_locally(  # noqa: PLR0913 - what drawing needs
     todo: Todo,
     source: SamplerSource,
     folder: PictureFolder,
     identity: Identity,
     workers: int,
     report: Any,
+    kept: KeptWorkers | None = None,
 ) -> None:
     """Draw all that is to do.
 
@@ -81,8 +108,9 @@ def draw_locally(
         identity: What they depend on.
         workers: How many processes.
         report: Is called with each unit, its outcome and the number of the worker.
+        kept: Workers of earlier runs, and where those of this one stay if nothing goes wrong.
     """
-    _Pool(todo, source, folder, identity, report).run(workers)
+    _Pool(todo, source, folder, identity, report).run(workers, kept)
 
 
 class _Pool:
@@ -102,7 +130,8 @@ class _Pool:
         self._failed_openings = 0
         self._why = ""
 
-    def run(self, count: int) -> None:
+    def run(self, count: int, kept: KeptWorkers | None) -> None:
+        self._workers = [] if kept is None else kept.take(self._given)
         try:
             while self._todo.has_more or self._are_busy:
                 self._hand_out(count)
@@ -111,8 +140,11 @@ class _Pool:
                         self._hear(next(one for one in self._workers if one.pipe is pipe))
                 elif not self._workers and self._failed_openings >= _OPENINGS:
                     self._todo.stop(f"no worker can open the model: {self._why}")
+            if kept is not None:
+                kept.keep(self._given, self._workers)
+                self._workers = []
         finally:
-            self._end()
+            _let_go(self._workers)
 
     @property
     def _are_busy(self) -> bool:
@@ -184,18 +216,19 @@ class _Pool:
         self._todo.report(unit, outcome)
         self._report(unit, outcome, worker)
 
-    def _end(self) -> None:
-        """Let workers go; those that still draw are stopped."""
-        for worker in self._workers:
-            worker.pipe.close()
-            if worker.unit is not None:
-                worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join(_PATIENCE)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
-        self._workers.clear()
+
+def _let_go(workers: list[_Worker]) -> None:
+    """Let workers go; those that still draw are stopped."""
+    for worker in workers:
+        worker.pipe.close()
+        if worker.unit is not None:
+            worker.process.terminate()
+    for worker in workers:
+        worker.process.join(_PATIENCE)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+    workers.clear()
 
 
 def _ending(code: int | None) -> str:

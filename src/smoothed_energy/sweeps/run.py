@@ -14,7 +14,7 @@ from pathlib import Path
 from .cluster import RayCluster, draw_on_ray
 from .file import Sweep, SweepError
 from .identity import PIPELINE
-from .local import draw_locally, worker_count
+from .local import KeptWorkers, draw_locally, worker_count
 from .pictures import PictureFolder
 from .pipeline_sampler import PipelineSource
 from .plan import Plan, Row, plan
@@ -45,6 +45,7 @@ def run(  # noqa: PLR0913 - what a run can be told
     progress: Progress | None = None,
     source: SamplerSource | None = None,
     ray: str | None = None,
+    kept: KeptWorkers | None = None,
 ) -> Results:
     """Draw what is missing of a sweep.
 
@@ -60,6 +61,7 @@ def run(  # noqa: PLR0913 - what a run can be told
         progress: Is told how it goes.
         source: What draws, in place of a pipeline.
         ray: The address of a Ray cluster whose nodes draw, or `"local"`.
+        kept: Workers of this machine that stay for the next run.
 
     Returns:
         The results: what is there, what is missing and what failed.
@@ -81,7 +83,7 @@ def run(  # noqa: PLR0913 - what a run can be told
     try:
         if ray is None:
             count = min(workers or worker_count(planned.identity.device), todo.total)
-            draw_locally(todo, source, folder, planned.identity, count, reporter.log)
+            draw_locally(todo, source, folder, planned.identity, count, reporter.log, kept)
         elif todo.total:
             for outcome in draw_on_ray(todo, source, folder, planned, RayCluster(ray, workers)):
                 reporter.tell(*outcome)
