@@ -90,7 +90,7 @@ class GenerateSettings:
         Option(
             NUMBER_OR_TEXT,
             "Guidance scale; 0 is no guidance. linear:3:0 changes it over the steps.",
-            default=ByModel(3.0, avatars=0.7),
+            default=ByModel(3.0, avatars=0.3),
             group=_GUIDANCE,
             is_of_method=True,
         ),
