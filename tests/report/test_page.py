@@ -226,6 +226,14 @@ class TestPlots:
         texts = [html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", svg)]
         assert {"a $x$ _y <b>", "_b", "$x_1$", "寿司"} <= set(texts)
 
+    def test_long_texts_along_x_do_not_run_into_each_other(self):
+        texts = [f"SEG sigma {sigma}, scale 0.7" for sigma in (1, 2, 5, 10, "inf")]
+        svg = line_plot([Line("a", texts, (1, 2, 3, 4, 5))], PlotAxes("row", "y"), "c").svg
+        written = re.findall(r">([^<>]+)</text>|>([^<>]+)</tspan>", svg)
+        pieces = {one for pair in written for one in pair if one}
+        assert not pieces & set(texts)
+        assert {"SEG sigma 1,", "scale 0.7"} <= pieces
+
     def test_lines_bands_and_points_are_where_the_numbers_are(self):
         svg = line_plot([Line("a", (0, 10), (Number(0, -1, 1), 5))], PlotAxes("x", "y"), "c").svg
         d = re.search(r'id="line2d_\d+">\s*<path d="([^"]*)"[^>]*stroke: #0b69a3', svg)

@@ -167,8 +167,17 @@ class Measured:
             return f"Means over the pictures above: {seeds}."
         return f"{seeds}; sets compared with {self.against}. In brackets: {self.resampling.text}."
 
-    def plot_over(self, rows: Sequence[Row], ticks: Sequence[str], caption: str) -> Plot:
-        """The first metric over some rows, with the unguided one as a guide."""
+    def plot_over(
+        self, rows: Sequence[Row], across: str, ticks: Sequence[str], caption: str
+    ) -> Plot:
+        """The first metric over some rows, with the unguided one as a guide.
+
+        Args:
+            rows: The rows.
+            across: What differs between them.
+            ticks: What it is in each.
+            caption: What is to be seen.
+        """
         from ..report.page import Line, Number, PlotAxes, line_plot  # noqa: PLC0415 - for a page
 
         column = self.columns[0]
@@ -176,7 +185,7 @@ class Measured:
         present = [Number(n.value, n.low, n.high) for n in numbers if n is not None]
         guide = self.wholes.get((UNGUIDED.label, column.name))
         axes = PlotAxes(
-            "row",
+            across,
             f"{column.title}, {column.kind}",
             guides={} if guide is None else {"unguided": guide},
         )

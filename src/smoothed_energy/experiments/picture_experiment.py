@@ -28,7 +28,7 @@ class Figure:
         title: The section's title.
         text: What is drawn, and what to look for.
         rows: The ways to draw, for a study.
-        axes: Where a row stands in the grid; by default on one axis of labels.
+        axes: The places where a row stands in the grid; by default one, on an axis of labels.
         baseline: The label of the row that a row is compared with; by default the unguided one.
         prompts: `"none"`, or `"few"`: the subject's prompts, each with each seed.
         columns: The axis of the grid's columns.
@@ -40,7 +40,7 @@ class Figure:
     title: str
     text: str
     rows: Callable[[Study], Sequence[Row]]
-    axes: Callable[[Row], Mapping[str, str]] | None = None
+    axes: Callable[[Row], Sequence[Mapping[str, str]]] | None = None
     baseline: Callable[[Row], str] | None = None
     prompts: Literal["none", "few"] = "none"
     columns: str | None = None

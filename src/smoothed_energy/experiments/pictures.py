@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["picture_grid"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .drawn import Drawn, Sample
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from ..report.page import PictureGrid
 
 
-def picture_grid(
+def picture_grid(  # noqa: PLR0913 - what a grid can be told
     drawn: Drawn,
     title: str,
     caption: str,
     *,
-    axes: Callable[[Row], Mapping[str, str]] | None = None,
+    axes: Callable[[Row], Sequence[Mapping[str, str]]] | None = None,
     baseline: Callable[[Row], str] | None = None,
+    rows: str | None = None,
     columns: str | None = None,
 ) -> PictureGrid:
     """The pictures of an experiment as a grid whose axes the reader may assign anew.
@@ -29,14 +30,16 @@ def picture_grid(
         drawn: The pictures.
         title: The grid's name.
         caption: What is to be seen in it.
-        axes: Where a row stands; by default there is one axis, "guidance", of all labels.
+        axes: The places where a row stands; by default there is one axis, "guidance", of all
+            labels.
         baseline: The label of the row that a row is compared with; by default that of its
             unguided one, where there is one.
+        rows: The axis of the rows; by default that of the samples.
         columns: The axis of the columns; by default the last one of `axes`.
     """
     from ..report.page import Cell, PictureGrid  # noqa: PLC0415 - only when a page is made
 
-    place = axes or (lambda row: {"guidance": row.label})
+    places = axes or (lambda row: [{"guidance": row.label}])
     with_prompts = len({sample.prompt for sample in drawn.samples}) > 1
     with_seeds = len({sample.seed for sample in drawn.samples}) > 1
     cells = []
@@ -46,19 +49,20 @@ def picture_grid(
             other = None
             if compared in drawn.paths and compared != row.label:
                 other = Cell(drawn.paths[compared][index], label=compared)
-            cells.append(
+            cells += [
                 Cell(
                     drawn.paths[row.label][index],
-                    axes={**place(row), **_sample_axes(sample, with_prompts, with_seeds)},
+                    axes={**place, **_sample_axes(sample, with_prompts, with_seeds)},
                     settings=_settings(row, sample),
                     baseline=other,
                     label=row.label,
                 )
-            )
-    names = list(place(drawn.rows[0]))
+                for place in places(row)
+            ]
+    names = list(places(drawn.rows[0])[0])
     sample_axis = "seed" if with_seeds or not with_prompts else "prompt"
     return PictureGrid(
-        cells, title, rows=sample_axis, columns=columns or names[-1], caption=caption
+        cells, title, rows=rows or sample_axis, columns=columns or names[-1], caption=caption
     )
 
 

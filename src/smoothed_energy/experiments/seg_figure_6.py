@@ -33,9 +33,9 @@ def _run(study: Study) -> Section:
     rows = [UNGUIDED, *grid.values()]
     places = {row.label: place for place, row in grid.items()}
 
-    def axes(row: Row) -> Mapping[str, str]:
+    def axes(row: Row) -> list[Mapping[str, str]]:
         blur, scale = places[row.label]
-        return {"sigma": blur.removeprefix("gaussian:"), "scale": f"{scale:g}"}
+        return [{"sigma": blur.removeprefix("gaussian:"), "scale": f"{scale:g}"}]
 
     looked_at = study.draw("seg-figure-6-pictures", rows, seeds=study.subject.picture_seeds)
     # 26 rows: a quarter of the samples of a table for each.
@@ -82,6 +82,7 @@ def _run(study: Study) -> Section:
                 "Sigma and scale",
                 "Sigma from left to right, the scale from top to bottom.",
                 axes=axes,
+                rows="scale",
                 columns="sigma",
             ),
             measured.trade_off(

@@ -52,9 +52,11 @@ def _sides(study: Study) -> list[Row]:
     ]
 
 
-def _side_axes(row: Row) -> Mapping[str, str]:
+def _side_axes(row: Row) -> list[Mapping[str, str]]:
     side, _, sigma = row.label.partition(", ")
-    return {"blurred": side, "sigma": sigma or "none"}
+    # The unguided picture stands before those of either side.
+    sides = [side] if sigma else ["query", "key"]
+    return [{"blurred": each, "sigma": sigma or "none"} for each in sides]
 
 
 def _beside_cfg(study: Study) -> list[Row]:
@@ -68,9 +70,9 @@ def _beside_cfg(study: Study) -> list[Row]:
     return rows
 
 
-def _beside_cfg_axes(row: Row) -> Mapping[str, str]:
+def _beside_cfg_axes(row: Row) -> list[Mapping[str, str]]:
     cfg, scale = row.label.split(", ")
-    return {"SEG scale": scale.removeprefix("SEG "), "CFG": cfg.removeprefix("CFG ")}
+    return [{"SEG scale": scale.removeprefix("SEG "), "CFG": cfg.removeprefix("CFG ")}]
 
 
 def _same_cfg(row: Row) -> str:

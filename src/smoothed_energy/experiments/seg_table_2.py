@@ -94,7 +94,10 @@ def _run(study: Study) -> Section:
         [
             measured.table("Samples with prompts."),
             measured.plot_over(
-                mild, [row.label for row in mild], "The distance over sigma, at the mild scale."
+                mild,
+                "sigma",
+                [blur.removeprefix("gaussian:") for blur in subject.sigmas],
+                "The distance over sigma, at the mild scale.",
             ),
             *verdicts(measured, claims),
             published_table(SEG_TABLE_2, "SEG, Table 2, as published."),

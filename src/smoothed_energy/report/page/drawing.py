@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MARKED = 24  # points of a line that still get a marker each
 STYLES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 LABEL_WIDTH = 72  # characters of a line along an axis
+SHORTEST_TICK = 6  # and of one at a tick
 NAME_WIDTH = 36  # and of a name within a plot or beside it
 BAND = 0.16  # opacity
 
@@ -68,6 +69,11 @@ def line_plot(lines: Sequence[Line], axes: PlotAxes, caption: str) -> Plot:
                 low, high = zip(*ends, strict=True)
                 plot.fill_between(x, low, high, color=colour, alpha=BAND, linewidth=0)
         _finish(plot, axes)
+        texts = list(dict.fromkeys(at for line in lines for at in line.x if isinstance(at, str)))
+        if texts:
+            # As wide as their place, so that none runs into the next one.
+            width = max(LABEL_WIDTH // len(texts) - 1, SHORTEST_TICK)
+            plot.set_xticks(range(len(texts)), [_wrapped(text, width) for text in texts])
         _draw_legend(figure, handles)
         svg = as_svg(figure)
     return Plot(svg, caption, _table_of_lines(lines, axes, caption))
