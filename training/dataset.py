@@ -75,10 +75,11 @@ class Portraits:
         if per_pass == 0:
             raise ValueError(f"a batch of {size} from a data set of {len(self)}")
         epoch, position = divmod(step, per_pass)
-        if epoch not in self._orders:
+        order = self._orders.get(epoch)  # threads may be in different passes
+        if order is None:
             order = np.random.default_rng([1, epoch]).permutation(len(self))
             self._orders = {epoch: order}
-        return self._orders[epoch][position * size : (position + 1) * size]
+        return order[position * size : (position + 1) * size]
 
     def batch(self, step: int, size: int) -> tuple[Tensor, Tensor]:
         """The batch of a step, the same whenever it is asked for.
