@@ -32,10 +32,10 @@ from diffusers import (
     FluxTransformer2DModel,
     StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
 from torch import Tensor
 
+from sdxl_shape import sdxl_unet
 from smoothed_energy import PerturbedAttentionGuidance, SmoothedEnergyGuidance
 
 PAG_MID = "diffusers' PAG, mid"
@@ -86,20 +86,7 @@ def sdxl(device: str, dtype: torch.dtype, steps: int, tiny: bool) -> tuple[Any, 
     width, text, pixels = (32, 64, 256) if tiny else (320, 2048, 1024)
     torch.manual_seed(0)
     with built_on(device, dtype):
-        unet = UNet2DConditionModel(
-            sample_size=pixels // 8,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(width, 2 * width, 4 * width),
-            layers_per_block=2,
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(1, 2, 4) if tiny else (5, 10, 20),
-            cross_attention_dim=text,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=1280 + 6 * 256,
-        ).eval()
+        unet = sdxl_unet(width, (1, 2, 4) if tiny else (5, 10, 20), text, pixels // 8)
     parts: dict[str, Any] = {
         "vae": small_vae().to(device, dtype),
         "unet": unet,

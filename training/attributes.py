@@ -13,7 +13,6 @@ one attribute whatever the style, as captions often leave the style unsaid.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from smoothed_energy.evaluation.attributes import NONE, AttributeVocabulary
 from smoothed_energy.evaluation.attributes_classifier import AttributeClassifier
 from smoothed_energy.evaluation.attributes_network import AttributeNetwork
 from smoothed_energy.models.loading import dtype_argument
+from smoothed_energy.sweeps.weights import folder_digest
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .clock import Clock, cosine_rate
@@ -358,10 +358,8 @@ def _decoded(
     folder: Path, split: str, size: int, count: int, model: Path, noise: float
 ) -> np.ndarray:
     """The first drawings of a split through the autoencoder, computed once for its weights."""
-    digest = hashlib.sha256()
-    for weights in sorted((model / "vae").glob("*.safetensors")):
-        digest.update(weights.read_bytes())
-    name = f"{split}-{size}-decoded-{count}-{noise:g}-{digest.hexdigest()[:12]}.npy"
+    digest = folder_digest(model / "vae").removeprefix("sha256:")
+    name = f"{split}-{size}-decoded-{count}-{noise:g}-{digest[:12]}.npy"
     path = folder / "attributes" / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -392,11 +390,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heldout = np.load(folder / f"heldout-{size}.npy", mmap_mode="r")[: options.heldout]
     wanted = read_labels(folder / f"heldout-{size}.jsonl", len(heldout))
     again = _decoded(folder, "heldout", size, len(heldout), options.model, 0.0)
+    tested = {"drawings": heldout, "decoded": again}
     if options.measure:
         classifier = AttributeClassifier(options.to)
         accuracy = {
-            "drawings": measure(_answers(classifier, heldout), wanted),
-            "decoded": measure(_answers(classifier, again), wanted),
+            name: measure(_answers(classifier, pictures), wanted)
+            for name, pictures in tested.items()
         }
         described = json.loads((options.to / "attributes.json").read_text())
         described["accuracy"] = accuracy
@@ -412,8 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pixels, targets, (decoded, targets[:count]), checkpoint, minutes=options.minutes
     )
     accuracy = {
-        "drawings": measure(predict(network, heldout), wanted),
-        "decoded": measure(predict(network, again), wanted),
+        name: measure(predict(network, pictures), wanted) for name, pictures in tested.items()
     }
     export(network, accuracy, options.to)
     print(json.dumps(accuracy, indent=1))
