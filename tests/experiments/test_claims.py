@@ -100,6 +100,7 @@ def test_unmeasured_metrics_are_refused():
 
 def test_numbers_are_drawn_over_rows_with_the_unguided_one_as_a_guide():
     found = measured([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0])
-    plot = found.plot_over([Row("a"), UNGUIDED], ["1", "∞"], "a caption")
+    plot = found.plot_over([Row("a"), UNGUIDED], "sigma", ["1", "∞"], "a caption")
     assert "unguided" in plot.svg
+    assert "sigma" in plot.svg
     assert [row[0] for row in plot.data.rows] == ["1", "∞"]
