@@ -18,6 +18,7 @@ from smoothed_energy.guidance.combinations import Projection, Rescale
 from smoothed_energy.guidance.saliency_fusion import SaliencyFusion
 from smoothed_energy.methods import METHODS, guidance_to_text
 from smoothed_energy.methods.erg import AnnealedTemperature
+from smoothed_energy.schedule import Drift, EarlySteps
 from smoothed_energy.schedule.scales import CosineScale, LinearScale, ScaleTable
 from smoothed_energy.schedule.steps import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps
 from smoothed_energy.smoothing import BoxBlur, EMASmoothing, GaussianBlur
@@ -40,7 +41,11 @@ SETTINGS = {
         *(Rescale(1e-7), Projection(0.1 + 0.2), SaliencyFusion(1e20), SaliencyFusion(1e-5)),
         (SaliencyFusion(1e20), Rescale(0.5, "partial"), Projection()),
     ],
-    "every": [2, 99],
+    "every": [2, 99, 1],
+    "refresh": [
+        *(2, "every:3,extrapolate=0.5", "early:9", EarlySteps(9, 1.5, extrapolate=0.1 + 0.2)),
+        *(Drift(0.1 + 0.2), Drift(1e-7, extrapolate=1), EarlySteps(99, 1e20)),
+    ],
     "decay": [0, 0.1 + 0.2, 1],
     "layers": ["down", ["d0", "*attn1"], "d2.2-9,u0.*", "b7-b9", "blocks.[0-3].attn?"],
     "blur": [

@@ -1,5 +1,7 @@
 """Second passes that are saved: differences used again, and guidance that ends by itself."""
 
+import math
+
 import pytest
 import torch
 from brute_force_guidance import Term, brute_force
@@ -18,6 +20,7 @@ from tiny_pipelines import (
 )
 
 from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy.schedule import as_refresh
 
 
 def run_of(pipe, **changes):
@@ -54,6 +57,97 @@ def test_a_difference_is_used_again_until_the_next_pass(every):
             assert attachment.last_run.guided_calls == passes
             assert attachment.last_run.reused_calls == 6 - passes
     assert difference(plain, expected) > MARGIN * TOLERANCE
+
+
+class Following:
+    """Corrections of some calls, and in between what their trend along `-log(sigma)` says."""
+
+    def __init__(self, passes, sigmas, share):
+        self.passes, self.sigmas, self.share, self.call, self.made = passes, sigmas, share, -1, []
+
+    def __call__(self, delta, prediction, g):
+        self.call += 1
+        x = -math.log(self.sigmas[self.call])
+        if self.call in self.passes:
+            self.made.append((x, delta))
+            return delta
+        (x1, last), (x0, first) = self.made[-1], self.made[-2] if len(self.made) > 1 else (0, 0)
+        if len(self.made) < 2:
+            return last
+        return last + self.share * (x - x1) / (x1 - x0) * (last - first)
+
+
+@pytest.mark.parametrize("formulation", ["conditional", "unconditional"])
+@pytest.mark.parametrize(
+    ("refresh", "passes"),
+    [
+        ("every:2,extrapolate=0.5", [0, 2, 4]),
+        ("early:4,extrapolate=1", None),
+        ("early:3,power=1.5", None),
+    ],
+)
+def test_differences_go_on_as_they_went(refresh, passes, formulation):
+    pipe = sd()
+    run = run_of(pipe)
+    pipe.scheduler.set_timesteps(6)
+    alphas = [float(pipe.scheduler.alphas_cumprod[t]) for t in pipe.scheduler.timesteps]
+    sigmas = [math.sqrt((1 - alpha) / alpha) for alpha in alphas]
+    rule = as_refresh(refresh)
+    if passes is None:
+        # The shares of the way, in degrees of 90.
+        degrees = [math.degrees(math.atan(1 / sigma)) for sigma in sigmas]
+        passes = [0]
+        for index in range(1, 6):
+            if (len(passes) / rule.count) ** rule.power * 90 <= degrees[index]:
+                passes.append(index)
+    assert 1 < len(passes) < 6
+    following = Following(passes, sigmas, rule.extrapolate)
+    term = Term(mid_grids(), combine=following, branch=formulation[0])
+    with brute_force(pipe.unet, term, cfg(5.0)):
+        expected = run()
+    guidance = guidance_for(Term(mid_grids()), refresh=refresh, formulation=formulation)
+    assert guidance.from_json(guidance.to_json()) == guidance
+    with guidance.attach(pipe) as attachment:
+        for _ in range(2):
+            assert difference(run(), expected) < TOLERANCE
+            assert attachment.last_run.guided_calls == len(passes)
+            assert attachment.last_run.reused_calls == 6 - len(passes)
+    with guidance_for(Term(mid_grids()), formulation=formulation).attach(pipe):
+        assert difference(run(), expected) > MARGIN * TOLERANCE
+
+
+class Drifting:
+    """The correction of calls by which the clean prediction has moved far enough."""
+
+    def __init__(self, threshold):
+        self.threshold, self.seen, self.passes = threshold, None, []
+
+    def __call__(self, delta, prediction, g):
+        clean = prediction["c"].flatten(1)
+        if self.seen is not None:
+            moved = (clean - self.seen).norm(dim=1) / self.seen.norm(dim=1)
+            if float(moved.max()) <= self.threshold:
+                self.passes.append(False)
+                return self.kept
+        self.passes.append(True)
+        self.seen, self.kept = clean, delta
+        return delta
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5])
+def test_a_clean_prediction_that_moved_has_a_second_pass(threshold):
+    pipe = sd()
+    run = run_of(pipe)
+    drifting = Drifting(threshold)
+    with brute_force(pipe.unet, Term(mid_grids(), combine=drifting), cfg(5.0)):
+        expected = run()
+    assert 1 < sum(drifting.passes) < 6, drifting.passes
+    guidance = guidance_for(Term(mid_grids()), refresh=f"drift:{threshold}")
+    with guidance.attach(pipe) as attachment:
+        for _ in range(2):
+            assert difference(run(), expected) < TOLERANCE
+            assert attachment.last_run.guided_calls == sum(drifting.passes)
+            assert attachment.last_run.reused_calls == 6 - sum(drifting.passes)
 
 
 def test_a_difference_is_used_with_the_scale_of_its_step():

@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["Pass", "PassRunner", "PassSite"]
 
 import functools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -200,6 +200,7 @@ class PassRunner:
         layout: BatchLayout,
         context: StepContext,
         watching: Sequence[Plan] = (),
+        needs: Callable[[Plan, Tensor], bool] | None = None,
     ) -> Outcome:
         """One call of the denoiser, and the negative predictions of some plans for it.
 
@@ -209,6 +210,8 @@ class PassRunner:
             layout: The meaning of the rows of its batch.
             context: The step.
             watching: Plans of observers, who probe the clean pass alone.
+            needs: Whether the negative prediction of a plan is needed after all, once the clean
+                one is known; by default all are.
 
         Raises:
             AttentionBackendError: If a plan observes what a compiled denoiser does not show.
@@ -243,13 +246,16 @@ class PassRunner:
                 outcome.observed[plan] = clean_pass.observed.get(plan, {})
             for plan in plans:
                 rows = layout.rows(plan.formulation, len(outcome.prediction))
+                clean = rows.of(outcome.prediction)[:, : outcome.channels]
+                if needs is not None and not needs(plan, clean):
+                    continue
                 site = PassSite(self, arguments, rows, context)
                 otherwise: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
                     otherwise = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
                 perturbed_pass = Pass(site, edited=plan, otherwise=otherwise)
                 negative = _Negative(self, plan, self.take_rows(kept, rows), perturbed_pass)
-                negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
+                negative.clean = clean
                 observed = outcome.observed[plan]
                 negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
                 if plan.negative is None:

@@ -73,41 +73,68 @@ class GuidedStep:
         """
         if self.scales:
             runner.check_caches()
+        asked, reusing = self._asked(runner, call, layout, context, branches)
+        plans = {
+            member.plan if member.planned_for is runner else member.plan_in(runner): member
+            for member in asked
+        }
+        watch = self._watch
+        watching: Sequence[Plan] = ()
+        if watch is not None:
+            perturbing = {member.participant: plan for plan, member in plans.items()}
+            watching = watch.plans(runner, perturbing)
+
+        def needs(plan: Plan, clean: Tensor) -> bool:
+            member = plans[plan]
+            history = member.history
+            return not (
+                history.needs_clean and history.holds(asked[member], context.position, clean)
+            )
+
+        outcome = runner.run(call, list(plans), layout, context, watching, needs)
+        for plan, member in plans.items():
+            if plan not in outcome.differences:
+                reusing.append(member)
+                continue
+            difference = self.differences[member] = outcome.differences[plan]
+            member.guided_calls += 1
+            member.layers |= outcome.reached[plan]
+            source = asked[member]
+            member.history.keep(difference, source, context.position, outcome.clean[plan])
+            member.history.note(functools.partial(outcome.similarity, plan))
+        for member in reusing:
+            self.differences[member] = member.history.use(context.position)
+            member.reused_calls += 1
+        if watch is not None:
+            # Without CFG there is one prediction, with the prompt if there is one.
+            predicted = BRANCHES if layout.groups > 1 else branches
+            watch.note(runner, call, outcome, layout, predicted if layout.has_cfg else BRANCHES[:1])
+        return outcome
+
+    def _asked(
+        self,
+        runner: PassRunner,
+        call: ModuleCall,
+        layout: BatchLayout,
+        context: StepContext,
+        branches: Sequence[Formulation],
+    ) -> tuple[dict[ParticipantState, Hashable], list[ParticipantState]]:
+        """Who may need a negative prediction, and what it is made from; and who surely does not."""
         shape, has_cfg = runner.sample(call).shape, layout.has_cfg
-        fresh: dict[ParticipantState, Hashable] = {}
+        asked: dict[ParticipantState, Hashable] = {}
+        reusing = []
         for member in self.scales:
             if member.formulation not in branches:
                 continue
             # Without CFG there is one prediction, and both formulations mean it.
             branch = member.formulation if has_cfg else "conditional"
             made_from: Hashable = (runner, branch, shape[0] // layout.groups, shape[1:])
-            if member.history.holds(made_from):
-                self.differences[member] = member.history.use()
-                member.reused_calls += 1
+            history = member.history
+            if not history.needs_clean and history.holds(made_from, context.position):
+                reusing.append(member)
             else:
-                fresh[member] = made_from
-        plans = [
-            member.plan if member.planned_for is runner else member.plan_in(runner)
-            for member in fresh
-        ]
-        watch = self._watch
-        watching: Sequence[Plan] = ()
-        if watch is not None:
-            whose = [member.participant for member in fresh]
-            watching = watch.plans(runner, dict(zip(whose, plans, strict=True)))
-        outcome = runner.run(call, plans, layout, context, watching)
-        for (member, source), plan in zip(fresh.items(), plans, strict=True):
-            difference = outcome.differences[plan]
-            member.guided_calls += 1
-            member.layers |= outcome.reached[plan]
-            member.history.keep(difference, source)
-            member.history.note(functools.partial(outcome.similarity, plan))
-            self.differences[member] = difference
-        if watch is not None:
-            # Without CFG there is one prediction, with the prompt if there is one.
-            predicted = BRANCHES if layout.groups > 1 else branches
-            watch.note(runner, call, outcome, layout, predicted if has_cfg else BRANCHES[:1])
-        return outcome
+                asked[member] = made_from
+        return asked, reusing
 
     def combine(
         self,

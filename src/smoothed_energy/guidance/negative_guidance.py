@@ -30,10 +30,13 @@ from ..denoisers.cfg_batch import Formulation
 from ..families.layer_selection import LayerSelection, normalise_selection, select_layers
 from ..intercept.module_call import unwrap
 from ..schedule import (
+    EveryStep,
+    Refresh,
     ScaleSchedule,
     StepPosition,
     Steps,
     StepSelection,
+    as_refresh,
     as_scale,
     as_steps,
 )
@@ -63,8 +66,9 @@ class NegativeGuidance(Guidance):
             there is one prediction and no difference.
         combine: How the correction is combined with the prediction; see
             `smoothed_energy.guidance.combine_text`. By default it is added.
-        every: Of the guided steps, the first and every n-th after it has a second pass; in between
-            the last difference of predictions is used again.
+        refresh: The guided steps that have a second pass; in between, earlier differences of
+            predictions stand for it. See `smoothed_energy.schedule.refresh`.
+        every: The same as `refresh="every:N"`: the first guided step and every n-th after it.
 
     Raises:
         ValueError: If a value is outside its set.
@@ -76,6 +80,7 @@ class NegativeGuidance(Guidance):
     formulation: Formulation = "conditional"
     combine: Combination | str | Sequence[Combination | str] = ()
     every: int = 1
+    refresh: Refresh | str | int = 1
 
     def __post_init__(self) -> None:
         set_field(self, "scale", as_scale(self.scale))
@@ -83,6 +88,12 @@ class NegativeGuidance(Guidance):
         check_choice("formulation", self.formulation, get_args(Formulation))
         set_field(self, "combine", as_combinations(self.combine))
         set_field(self, "every", check_count("every", self.every))
+        set_field(self, "refresh", as_refresh(self.refresh))
+        if self.every > 1 and self.refresh != EveryStep():
+            raise ValueError(
+                f"every={self.every} and refresh={str(self.refresh)!r} both say which guided steps "
+                "have a second pass; expected one of them"
+            )
 
     @property
     @override
@@ -97,7 +108,13 @@ class NegativeGuidance(Guidance):
     @property
     def is_uniform(self) -> bool:
         """Whether all steps are guided alike, so that the position of a step does not matter."""
-        return self.steps == _ALL_STEPS and isinstance(self.scale, float) and self.every == 1
+        alike = self.steps == _ALL_STEPS and isinstance(self.scale, float)
+        return alike and self.second_passes == EveryStep()
+
+    @property
+    def second_passes(self) -> Refresh:
+        """Which guided steps have a second pass: what `refresh` or `every` says."""
+        return EveryStep(self.every) if self.every > 1 else cast(Refresh, self.refresh)
 
     def scale_at(self, position: StepPosition) -> float:
         """The scale of the step at `position`: 0 where it is not guided."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .position import StepPosition
+from .refresh import Drift, EarlySteps, EveryStep, Refresh, Since, as_refresh
 from .scales import CosineScale, LinearScale, ScaleSchedule, ScaleTable, as_scale, scale_at
 from .scheduler import Schedule, schedule_position
 from .selection import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps, StepSelection
@@ -13,15 +14,21 @@ __all__ = [
     "AllOf",
     "AnyOf",
     "CosineScale",
+    "Drift",
+    "EarlySteps",
     "EveryNth",
+    "EveryStep",
     "LinearScale",
     "NoiseLevels",
+    "Refresh",
     "ScaleSchedule",
     "ScaleTable",
     "Schedule",
+    "Since",
     "StepPosition",
     "StepSelection",
     "Steps",
+    "as_refresh",
     "as_scale",
     "as_steps",
     "scale_at",
