@@ -113,7 +113,8 @@ def test_differences_go_on_as_they_went(refresh, passes, formulation):
             assert attachment.last_run.guided_calls == len(passes)
             assert attachment.last_run.reused_calls == 6 - len(passes)
     with guidance_for(Term(mid_grids()), formulation=formulation).attach(pipe):
-        assert difference(run(), expected) > MARGIN * TOLERANCE
+        # Few second passes come close to all of them, but are not the same.
+        assert difference(run(), expected) > 10 * TOLERANCE
 
 
 class Drifting:
