@@ -104,6 +104,8 @@ class DenoiserState(Members):
         self, call: ModuleCall, participants: Sequence[Participant], context: StepContext
     ) -> Any:
         """One call of the denoiser; see `GuidedRun.call`."""
+        if not self.calls:
+            _ = self.runner.other_caches  # as they are before anything is computed
         self.calls += 1
         rules = []
         for participant in participants:
@@ -132,6 +134,10 @@ class DenoiserState(Members):
         if layout.has_cfg:
             for member in limiting:
                 member.calls_without_cfg += 1
+        self.runner.check_caches()
+        caches = self.runner.caches
+        if caches is not None:
+            caches.check_known()
         if layout.separate:
             expected, self._expected = self._expected, None
             if isinstance(expected, _Replaced):
@@ -140,8 +146,6 @@ class DenoiserState(Members):
             self._expected = _Replaced(output)
             return output
         rows = layout.rows("conditional", batch)
-        self.runner.check_caches()
-        caches = self.runner.caches
         with nullcontext() if caches is None else caches.of("conditional rows"):
             alone = self.runner.take_rows(call, rows)
             output = self._corrected(alone, participants, context, _without_groups)
