@@ -18,7 +18,7 @@ from diffusers import (
     PyramidAttentionBroadcastConfig,
     TaylorSeerCacheConfig,
 )
-from diffusers.hooks.hooks import CacheContext
+from diffusers.hooks import hooks
 from tiny_pipelines import MARGIN, TOLERANCE, difference
 
 from smoothed_energy import (
@@ -57,8 +57,12 @@ def state_manager(denoiser):
 def apart(denoiser, images, sigma, temporal):
     """Perturbed by hand, in a cache context of its own."""
     manager = state_manager(denoiser)
-    context = manager.context
-    manager.set_context(CacheContext(f"perturbed {context.name}"))
+    if hasattr(hooks, "CacheContext"):
+        context = manager.context
+        manager.set_context(hooks.CacheContext(f"perturbed {context.name}"))
+    else:  # contexts were names in older diffusers
+        context = manager._current_context
+        manager.set_context(f"perturbed {context}")
     try:
         with explicitly(denoiser, images, sigma, temporal):
             yield

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..denoisers.feature_maps import FeatureMaps
 from ..guidance.perturbation import LayerCall, LayerSite
 from ..guidance.plan import Plan
 from ..intercept.module_call import ModuleCall
@@ -21,6 +22,7 @@ class Pass:
 
     Args:
         site: What edits and probes may ask.
+        features: Notes the sizes of feature maps.
         edited: The plan whose modules are edited; None in the clean pass.
         watched: Plans whose probes observe.
         otherwise: What is done with calls that are not edited: they are recorded, or replayed.
@@ -34,12 +36,13 @@ class Pass:
     def __init__(
         self,
         site: LayerSite,
+        features: FeatureMaps,
         *,
         edited: Plan | None = None,
         watched: Sequence[Plan] = (),
         otherwise: Router = ModuleCall.__call__,
     ) -> None:
-        self.site = site
+        self.site, self._features = site, features
         self.reached: set[str] = set()
         self.called: set[nn.Module] = set()
         self.observed: dict[Plan, dict[str, Tensor]] = {plan: {} for plan in watched}
@@ -51,6 +54,7 @@ class Pass:
     def handle(self, call: ModuleCall) -> Any:
         """One call of a module of the denoiser; see `intercept.patching.Router`."""
         self.called.add(call.module)
+        self._features.note(call)
         layer = self._edits.get(call.module)
         if layer is not None and self._perturbation is not None:
             self.reached.add(layer)

@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.feature_maps import FeatureMaps
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
@@ -29,6 +30,7 @@ from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled
 from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
+from ..intercept.pre_hooks import show_to_pre_hooks
 from ..intercept.replay import Recorder, Stem
 from ..schedule import StepPosition
 from .caches import CacheStates
@@ -46,7 +48,7 @@ class PassSite:
 
     Args:
         runner: Runs the passes of the denoiser.
-        arguments: The arguments of the denoiser's call, all rows.
+        arguments: The arguments of the denoiser's call, all rows, in the pass.
         rows: The rows of the pass.
         context: The step.
     """
@@ -92,6 +94,7 @@ class PassRunner:
         self.family: Family = family_of(denoiser)
         self.compiled = is_compiled(denoiser)
         self._stems: dict[Plan, Stem] = {}
+        self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
         self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
 
     @functools.cached_property
@@ -142,6 +145,7 @@ class PassRunner:
     def forget(self, plan: Plan) -> None:
         """Forget what is kept of a plan whose modules were replaced."""
         self._stems.pop(plan, None)
+        self._entered_by.pop(plan, None)
         vars(self).pop("layers", None)
 
     def run(
@@ -179,9 +183,13 @@ class PassRunner:
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
         arguments = Arguments(kept.argument)
-        everything = PassSite(self, arguments, Rows(0, batch, batch), context)
+        features = FeatureMaps(*map(self._entered, [*watching, *plans]))
+        everything = PassSite(
+            self, arguments.in_pass(features.sizes), Rows(0, batch, batch), context
+        )
         clean_pass = Pass(
             everything,
+            features,
             watched=probing,
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
         )
@@ -197,11 +205,14 @@ class PassRunner:
                 outcome.observed[plan] = clean_pass.observed.get(plan, {})
             for plan in plans:
                 rows = layout.rows(plan.formulation, len(outcome.prediction))
-                site = PassSite(self, arguments, rows, context)
+                # A probe's layers entered the clean pass; edited ones enter theirs before they run.
+                of_pass = FeatureMaps(self._entered(plan))
+                of_pass.sizes |= {name: features.sizes[name] for name in of_pass.sizes}
+                site = PassSite(self, arguments.in_pass(of_pass.sizes), rows, context)
                 otherwise: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
                     otherwise = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
-                perturbed_pass = Pass(site, edited=plan, otherwise=otherwise)
+                perturbed_pass = Pass(site, of_pass, edited=plan, otherwise=otherwise)
                 negative = _Negative(plan, self.take_rows(kept, rows), site, perturbed_pass)
                 negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
                 observed = outcome.observed[plan]
@@ -274,11 +285,19 @@ class PassRunner:
             self._stems[plan] = Stem(self.model, plan.edits)
         return self._stems[plan]
 
+    def _entered(self, plan: Plan) -> dict[nn.Module, list[str]]:
+        """The modules that feature maps enter before the layers of a plan; see `FeatureMaps`."""
+        if plan not in self._entered_by:
+            names = {*plan.edits.values(), *plan.probed.values()}
+            layers = [self.layers[name] for name in names if name in self.layers]
+            self._entered_by[plan] = self.family.feature_modules(self.model, layers)
+        return self._entered_by[plan]
+
     def _patched_by(self, plans: Sequence[Plan], stems: Collection[Stem]) -> set[nn.Module]:
         """The modules whose calls some pass decides about."""
         modules: set[nn.Module] = set()
         for plan in plans:
-            modules.update(plan.edits, plan.probed)
+            modules.update(plan.edits, plan.probed, self._entered(plan))
         for stem in stems:
             modules |= stem.modules
         return modules
@@ -292,7 +311,8 @@ class PassRunner:
             number: Which of its passes at this step it is.
         """
         # A compiled first pass must not trace the patches, so they are there only now.
-        patches = patched(plan.edits if self.compiled else (), _PASS)
+        modules = {*plan.edits, *self._entered(plan)} if self.compiled else ()
+        patches = patched(modules, _PASS)
         eager = eagerly() if self.compiled else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
         with patches, eager, states:
@@ -306,7 +326,7 @@ class _Negative(NegativeContext):
         runner = site.runner
         self.call = call
         if runner.model is not runner.denoiser:
-            self.call = call.with_forward(runner.model.forward)
+            self.call = call.with_forward(runner.model)
         self.sample = runner.sample(call)
         self.observed: Mapping[str, Tensor] = {}
         self._plan, self._site, self._pass = plan, site, perturbed_pass
@@ -337,7 +357,9 @@ class _Negative(NegativeContext):
             holding(_PASS.current, self._pass.handle),
         ):
             # Lists of arguments may be consumed, and there may be another pass.
-            return prediction_of(call.copied()())
+            call = call.copied()
+            show_to_pre_hooks(self._site.runner.denoiser, call)
+            return prediction_of(call())
 
     @override
     def of_sample(self, sample: Tensor) -> Tensor:

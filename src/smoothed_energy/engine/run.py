@@ -17,6 +17,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout, pair_layout
 from ..denoisers.prediction import repeat_output, with_prediction
 from ..intercept.module_call import ModuleCall
+from ..intercept.pre_hooks import show_to_pre_hooks
 from .context import StepContext
 from .observer import Observer
 from .outcome import Outcome
@@ -148,6 +149,7 @@ class DenoiserState(Members):
         rows = layout.rows("conditional", batch)
         with nullcontext() if caches is None else caches.of("conditional rows"):
             alone = self.runner.take_rows(call, rows)
+            show_to_pre_hooks(self.runner.denoiser, alone)
             output = self._corrected(alone, participants, context, _without_groups)
         return repeat_output(output, layout.groups)
 
