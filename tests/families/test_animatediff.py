@@ -167,8 +167,10 @@ def test_grids_without_running():
 def test_another_number_of_tokens(layer, count):
     unet = motion_unet()
     latents = {"sample": torch.zeros(1, 4, FRAMES, 12, 8)}
-    with pytest.raises(GridError, match=f"{count} tokens, but expected"):
-        family_of(unet).tokens(unet, Arguments(latents.get), layer, count)
+    found = family_of(unet).tokens(unet, Arguments(latents.get), layer, count)
+    assert found.count == count
+    with pytest.raises(GridError, match=rf"{layer} attends with {count} tokens, but .* expected"):
+        _ = found.grid
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GridError", "ImageTokens", "rows_in_order"]
+__all__ = ["GridError", "ImageTokens", "TokensWithoutGrid", "rows_in_order", "unknown_grid"]
 
 import math
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class GridError(ValueError):
@@ -112,6 +113,64 @@ class ImageTokens:
         if self.folded == "frames":
             return apart.transpose(1, 2).flatten(0, 1)
         return apart.permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+
+class TokensWithoutGrid(ImageTokens):
+    """The image's tokens, the same in all rows, of which nobody knows how they lie.
+
+    They are enough for what needs no neighbours. Whoever asks for their grid gets an error.
+
+    Args:
+        count: How many there are in the sequence: all of it.
+        reason: The message of that error.
+    """
+
+    def __init__(self, count: int, reason: str) -> None:
+        for name, value in {"start": 0, "folded": None, "_count": count, "_why": reason}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Not known.
+
+        Raises:
+            GridError: Always.
+        """
+        raise GridError(self._why)
+
+    @property
+    @override
+    def count(self) -> int:
+        return self._count
+
+    @override
+    def by_start(self, batch: int) -> Iterator[tuple[list[int], ImageTokens]]:
+        yield list(range(batch)), self
+
+    def __repr__(self) -> str:
+        return f"TokensWithoutGrid({self._count}, {self._why!r})"
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    _count: int
+    _why: str
+
+
+def unknown_grid(layer: str, count: int, reason: str) -> TokensWithoutGrid:
+    """Tokens whose grid is not known, for a reason.
+
+    Args:
+        layer: The layer's name.
+        count: How many tokens it attends with.
+        reason: What they were expected to be.
+    """
+    return TokensWithoutGrid(
+        count,
+        f"{layer} attends with {count} tokens, but {reason}; something merges, drops or tiles "
+        "tokens (ToMe, HyperTile), so how they lie is not known; expected a denoiser without it, "
+        "other layers, or a guidance that needs no grid (PAG, ERG, TPG)",
+    )
 
 
 def rows_in_order(parts: list[tuple[list[int], Tensor]]) -> Tensor:

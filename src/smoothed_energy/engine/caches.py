@@ -66,11 +66,11 @@ class CacheStates:
         """Forget everything that was seen in `of`."""
         self._states.clear()
 
-    def check_plan(self, plan: Plan) -> None:
-        """Check that a plan comes out right beside the caches, with states of its own.
+    def check_known(self) -> None:
+        """Check that calls with other rows, or with edits, can be kept apart.
 
         Raises:
-            RuntimeError: If there are caches with which it would not.
+            RuntimeError: If there are caches with which they can't.
         """
         unknown = [name for name in self._names if name not in _KNOWN]
         if unknown:
@@ -78,6 +78,14 @@ class CacheStates:
                 f"the denoiser has a cache ({', '.join(unknown)}) that guidance can't tell its own "
                 "passes from; expected FirstBlockCacheConfig, or a denoiser after disable_cache()"
             )
+
+    def check_plan(self, plan: Plan) -> None:
+        """Check that a plan comes out right beside the caches, with states of its own.
+
+        Raises:
+            RuntimeError: If there are caches with which it would not.
+        """
+        self.check_known()
         cached = [name for module, name in plan.edits.items() if module in self._cached]
         if cached or plan.probed:
             names = ", ".join([*cached, *plan.probed.values()])

@@ -7,32 +7,36 @@ these runs are one kind of pass: what a module does in it is edited, observed, r
 
 from __future__ import annotations
 
-__all__ = ["Pass", "PassRunner", "PassSite"]
+__all__ = ["PassRunner", "PassSite"]
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.feature_maps import FeatureMaps
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
-from ..guidance.perturbation import LayerCall
 from ..guidance.plan import Memory, NegativeContext, Plan
 from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled
 from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
+from ..intercept.pre_hooks import show_to_pre_hooks
 from ..intercept.replay import Recorder, Stem
 from ..schedule import StepPosition
 from .caches import CacheStates
 from .context import StepContext
+from .one_pass import Pass
+from .other_caches import OtherCaches
 from .outcome import Outcome
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
@@ -44,7 +48,7 @@ class PassSite:
 
     Args:
         runner: Runs the passes of the denoiser.
-        arguments: The arguments of the denoiser's call, all rows.
+        arguments: The arguments of the denoiser's call, all rows, in the pass.
         rows: The rows of the pass.
         context: The step.
     """
@@ -72,64 +76,6 @@ class PassSite:
         return runner.family.outputs(runner.model, runner.layers[layer], module)
 
 
-class Pass:
-    """One run of a denoiser.
-
-    Args:
-        site: What edits and probes may ask.
-        edited: The plan whose modules are edited; None in the clean pass.
-        watched: Plans whose probes observe.
-        otherwise: What is done with calls that are not edited: they are recorded, or replayed.
-
-    Attributes:
-        reached: The names of the layers that were edited.
-        observed: What the probe of each plan kept of each layer.
-    """
-
-    def __init__(
-        self,
-        site: PassSite,
-        *,
-        edited: Plan | None = None,
-        watched: Sequence[Plan] = (),
-        otherwise: Router = ModuleCall.__call__,
-    ) -> None:
-        self.site = site
-        self.reached: set[str] = set()
-        self.observed: dict[Plan, dict[str, Tensor]] = {plan: {} for plan in watched}
-        self._edits: Mapping[nn.Module, str] = {} if edited is None else edited.edits
-        self._perturbation = None if edited is None else edited.perturbation
-        self._watched = watched
-        self._otherwise = otherwise
-
-    def handle(self, call: ModuleCall) -> Any:
-        """One call of a module of the denoiser; see `intercept.patching.Router`."""
-        layer = self._edits.get(call.module)
-        if layer is not None and self._perturbation is not None:
-            self.reached.add(layer)
-            return self._perturbation.run(LayerCall(layer, call, self.site))
-        if self._watched:
-            call = self._observed(call)
-        return self._otherwise(call)
-
-    def _observed(self, call: ModuleCall) -> ModuleCall:
-        """The same call, observed by the probes of all plans that watch its module."""
-        plans = [plan for plan in self._watched if call.module in plan.probed]
-        for probe in dict.fromkeys([plan.probe for plan in plans]):
-            alike = [plan for plan in plans if plan.probe == probe]
-            call = call.with_forward(functools.partial(self._observe, alike, call))
-        return call
-
-    def _observe(self, plans: Sequence[Plan], call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
-        """What a module gives, observed by a probe that some plans share."""
-        layer, probe = plans[0].probed[call.module], plans[0].probe
-        assert probe is not None
-        output, kept = probe.run(LayerCall(layer, call, self.site))
-        for plan in plans:
-            self.observed[plan][layer] = kept
-        return output
-
-
 class PassRunner:
     """Runs the passes of one denoiser.
 
@@ -148,6 +94,8 @@ class PassRunner:
         self.family: Family = family_of(denoiser)
         self.compiled = is_compiled(denoiser)
         self._stems: dict[Plan, Stem] = {}
+        self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
+        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
 
     @functools.cached_property
     def caches(self) -> CacheStates | None:
@@ -160,16 +108,22 @@ class PassRunner:
         return None
 
     @functools.cached_property
+    def other_caches(self) -> OtherCaches:
+        """Caches of other packages; first asked for at the first call of a run."""
+        return OtherCaches(self.model)
+
+    @functools.cached_property
     def layers(self) -> dict[str, SelfAttentionLayer]:
         """The layers of the denoiser by their names."""
         return {layer.name: layer for layer in self.family.layers(self.model)}
 
     def check_caches(self) -> None:
-        """Check that the denoiser's caches are those of the first guided call.
+        """Check that the denoiser's caches are those of the first guided call, and of diffusers.
 
         Raises:
-            RuntimeError: If they were enabled or disabled since.
+            RuntimeError: If they were enabled or disabled since, or are of another package.
         """
+        self.other_caches.check()
         _ = self.caches
         if getattr(self.model, "_cache_config", None) is not self._cache_config:
             raise RuntimeError(
@@ -191,6 +145,7 @@ class PassRunner:
     def forget(self, plan: Plan) -> None:
         """Forget what is kept of a plan whose modules were replaced."""
         self._stems.pop(plan, None)
+        self._entered_by.pop(plan, None)
         vars(self).pop("layers", None)
 
     def run(
@@ -231,9 +186,13 @@ class PassRunner:
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
         arguments = Arguments(kept.argument)
-        everything = PassSite(self, arguments, Rows(0, batch, batch), context)
+        features = FeatureMaps(*map(self._entered, [*watching, *plans]))
+        everything = PassSite(
+            self, arguments.in_pass(features.sizes), Rows(0, batch, batch), context
+        )
         clean_pass = Pass(
             everything,
+            features,
             watched=probing,
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
         )
@@ -241,6 +200,9 @@ class PassRunner:
         with patched(patches, _PASS):
             with holding(_PASS.current, clean_pass.handle):
                 output = call()
+            if plans:
+                # A cache that was empty before has something now.
+                self.other_caches.check()
             outcome = self._outcome(kept, output, context)
             for plan in (*watching, *plans):
                 outcome.observed[plan] = clean_pass.observed.get(plan, {})
@@ -249,17 +211,21 @@ class PassRunner:
                 clean = rows.of(outcome.prediction)[:, : outcome.channels]
                 if needs is not None and not needs(plan, clean):
                     continue
-                site = PassSite(self, arguments, rows, context)
+                # A probe's layers entered the clean pass; edited ones enter theirs before they run.
+                of_pass = FeatureMaps(self._entered(plan))
+                of_pass.sizes |= {name: features.sizes[name] for name in of_pass.sizes}
+                site = PassSite(self, arguments.in_pass(of_pass.sizes), rows, context)
                 otherwise: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
                     otherwise = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
-                perturbed_pass = Pass(site, edited=plan, otherwise=otherwise)
-                negative = _Negative(self, plan, self.take_rows(kept, rows), perturbed_pass)
+                perturbed_pass = Pass(site, of_pass, edited=plan, otherwise=otherwise)
+                negative = _Negative(plan, self.take_rows(kept, rows), site, perturbed_pass)
                 negative.clean = clean
                 observed = outcome.observed[plan]
                 negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
                 if plan.negative is None:
                     predicted = negative.predict(negative.call)
+                    self._check_reached(plan, clean_pass.called, negative.reached)
                 else:
                     predicted = plan.negative(negative)
                 outcome.clean[plan] = negative.clean
@@ -287,6 +253,26 @@ class PassRunner:
                 "compiled, or look at no layers"
             )
 
+    def _check_reached(self, plan: Plan, called: set[nn.Module], reached: set[str]) -> None:
+        """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
+
+        Raises:
+            RuntimeError: If it did not, and no cache of diffusers explains it.
+        """
+        if self.caches is not None:
+            return
+        reachable = self._reachable.setdefault(plan, set())
+        reachable |= reached
+        if len(reachable) < len(plan.edits):
+            reachable.update(name for module, name in plan.edits.items() if module in called)
+        missing = sorted(reachable - reached)
+        if missing:
+            raise RuntimeError(
+                f"{', '.join(missing)} of this {type(self.model).__name__} was not reached in the "
+                "second pass, but in a pass before: something gives the results of one pass to "
+                "another, a cache for instance; expected a denoiser without it"
+            )
+
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
         prediction = prediction_of(output)
         channels = prediction.shape[1]
@@ -305,11 +291,19 @@ class PassRunner:
             self._stems[plan] = Stem(self.model, plan.edits)
         return self._stems[plan]
 
+    def _entered(self, plan: Plan) -> dict[nn.Module, list[str]]:
+        """The modules that feature maps enter before the layers of a plan; see `FeatureMaps`."""
+        if plan not in self._entered_by:
+            names = {*plan.edits.values(), *plan.probed.values()}
+            layers = [self.layers[name] for name in names if name in self.layers]
+            self._entered_by[plan] = self.family.feature_modules(self.model, layers)
+        return self._entered_by[plan]
+
     def _patched_by(self, plans: Sequence[Plan], stems: Collection[Stem]) -> set[nn.Module]:
         """The modules whose calls some pass decides about."""
         modules: set[nn.Module] = set()
         for plan in plans:
-            modules.update(plan.edits, plan.probed)
+            modules.update(plan.edits, plan.probed, self._entered(plan))
         for stem in stems:
             modules |= stem.modules
         return modules
@@ -323,7 +317,8 @@ class PassRunner:
             number: Which of its passes at this step it is.
         """
         # A compiled first pass must not trace the patches, so they are there only now.
-        patches = patched(plan.edits if self.compiled else (), _PASS)
+        modules = {*plan.edits, *self._entered(plan)} if self.compiled else ()
+        patches = patched(modules, _PASS)
         eager = eagerly() if self.compiled else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
         with patches, eager, states:
@@ -333,15 +328,14 @@ class PassRunner:
 class _Negative(NegativeContext):
     """What the negative prediction of a plan is made from, in one call of a denoiser."""
 
-    def __init__(
-        self, runner: PassRunner, plan: Plan, call: ModuleCall, perturbed_pass: Pass
-    ) -> None:
+    def __init__(self, plan: Plan, call: ModuleCall, site: PassSite, perturbed_pass: Pass) -> None:
+        runner = site.runner
         self.call = call
         if runner.model is not runner.denoiser:
-            self.call = call.with_forward(runner.model.forward)
+            self.call = call.with_forward(runner.model)
         self.sample = runner.sample(call)
         self.observed: Mapping[str, Tensor] = {}
-        self._runner, self._plan, self._pass = runner, plan, perturbed_pass
+        self._plan, self._site, self._pass = plan, site, perturbed_pass
         self.passes = 0
 
     @property
@@ -352,7 +346,7 @@ class _Negative(NegativeContext):
     @property
     @override
     def prediction_type(self) -> PredictionKind:
-        return self._pass.site.context.output_kind().prediction_type
+        return self._site.context.output_kind().prediction_type
 
     @property
     @override
@@ -365,30 +359,32 @@ class _Negative(NegativeContext):
     def predict(self, call: ModuleCall) -> Tensor:
         self.passes += 1
         with (
-            self._runner.perturbed(self._plan, self.passes),
+            self._site.runner.perturbed(self._plan, self.passes),
             holding(_PASS.current, self._pass.handle),
         ):
             # Lists of arguments may be consumed, and there may be another pass.
-            return prediction_of(call.copied()())
+            call = call.copied()
+            show_to_pre_hooks(self._site.runner.denoiser, call)
+            return prediction_of(call())
 
     @override
     def of_sample(self, sample: Tensor) -> Tensor:
-        return self.predict(self.call.replace(self._runner.family.sample, sample))
+        return self.predict(self.call.replace(self._site.runner.family.sample, sample))
 
     @override
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
-        return self._pass.site.image_tokens(layer, count)
+        return self._site.image_tokens(layer, count)
 
     @override
     def position(self) -> StepPosition:
-        return self._pass.site.position()
+        return self._site.position()
 
     @property
     @override
     def tied_to_size(self) -> tuple[str, ...]:
-        return self._runner.family.tied(self._pass.site.arguments)
+        return self._site.runner.family.tied(self._site.arguments)
 
     @property
     @override
     def multiple(self) -> int:
-        return self._runner.family.multiple(self._runner.model)
+        return self._site.runner.family.multiple(self._site.runner.model)

@@ -17,6 +17,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout, pair_layout
 from ..denoisers.prediction import repeat_output, with_prediction
 from ..intercept.module_call import ModuleCall
+from ..intercept.pre_hooks import show_to_pre_hooks
 from .context import StepContext
 from .observer import Observer
 from .outcome import Outcome
@@ -104,6 +105,8 @@ class DenoiserState(Members):
         self, call: ModuleCall, participants: Sequence[Participant], context: StepContext
     ) -> Any:
         """One call of the denoiser; see `GuidedRun.call`."""
+        if not self.calls:
+            _ = self.runner.other_caches  # as they are before anything is computed
         self.calls += 1
         rules = []
         for participant in participants:
@@ -132,6 +135,10 @@ class DenoiserState(Members):
         if layout.has_cfg:
             for member in limiting:
                 member.calls_without_cfg += 1
+        self.runner.check_caches()
+        caches = self.runner.caches
+        if caches is not None:
+            caches.check_known()
         if layout.separate:
             expected, self._expected = self._expected, None
             if isinstance(expected, _Replaced):
@@ -140,10 +147,9 @@ class DenoiserState(Members):
             self._expected = _Replaced(output)
             return output
         rows = layout.rows("conditional", batch)
-        self.runner.check_caches()
-        caches = self.runner.caches
         with nullcontext() if caches is None else caches.of("conditional rows"):
             alone = self.runner.take_rows(call, rows)
+            show_to_pre_hooks(self.runner.denoiser, alone)
             output = self._corrected(alone, participants, context, _without_groups)
         return repeat_output(output, layout.groups)
 

@@ -10,7 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
-from ..denoisers.image_tokens import GridError, ImageTokens
+from ..denoisers.image_tokens import ImageTokens, unknown_grid
 from .base import Arguments
 from .unet import UNet, attention_class, in_transformers
 from .unet_grid import token_grids
@@ -72,7 +72,7 @@ class AnimateDiff(UNet):
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
         shape = argument(self.sample).shape
-        grid = _grid(denoiser, layer, shape)
+        grid = argument.features.get(layer) or _grid(denoiser, layer, shape)
         if _MOTION not in layer:
             found = ImageTokens((shape[2], *grid), folded="frames")
         else:
@@ -80,10 +80,8 @@ class AnimateDiff(UNet):
             window = count == getattr(block, "context_length", None)
             found = ImageTokens((count if window else shape[2], *grid), folded="places")
         if found.count != count:
-            raise GridError(
-                f"{layer} has {count} tokens, but expected {found.count} of a grid "
-                f"{'x'.join(map(str, found.grid))}"
-            )
+            size = "x".join(map(str, found.grid))
+            return unknown_grid(layer, count, f"{found.count} of a grid {size} were expected")
         return found
 
     @override

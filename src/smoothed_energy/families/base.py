@@ -11,7 +11,7 @@ __all__ = ["Arguments", "Family", "Setting", "Step"]
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
@@ -37,11 +37,22 @@ class Arguments:
 
     Args:
         find: The value of an argument by its name; None if it was not given.
+
+    Attributes:
+        features: The height and width of the feature maps that layers make tokens of, as they were
+            seen in a pass: None of a layer that none was seen of. Empty where no pass is.
     """
 
     def __init__(self, find: Callable[[str], Any]) -> None:
         self._find = find
         self._answers: dict[Callable[..., Any], Any] = {}
+        self.features: Mapping[str, tuple[int, int] | None] = {}
+
+    def in_pass(self, features: Mapping[str, tuple[int, int] | None]) -> Arguments:
+        """The same arguments in one of the passes of the call."""
+        found = Arguments(self._find)
+        found._answers, found.features = self._answers, features
+        return found
 
     def __call__(self, name: str) -> Any:
         """The value of an argument by its name; None if it was not given."""
@@ -107,6 +118,16 @@ class Family(ABC):
         Raises:
             GridError: If this is not a number of tokens that the layer can have.
         """
+
+    def feature_modules(
+        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
+    ) -> dict[nn.Module, list[str]]:
+        """The modules that make tokens of a feature map, with the names of the layers inside.
+
+        Their first input is the map, `(B, C, H, W)`; its size is in the `features` of the arguments
+        that `tokens` gets. None, the default, if grids follow from the arguments alone.
+        """
+        return {}
 
     @abstractmethod
     def layer_grid(

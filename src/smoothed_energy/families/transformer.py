@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
-from ..denoisers.image_tokens import GridError, ImageTokens
+from ..denoisers.image_tokens import GridError, ImageTokens, unknown_grid
 from .base import Arguments, Family
 
 
@@ -91,9 +91,15 @@ class Transformer(Family):
         length = self.length(denoiser, argument)
         text = count - length
         if text < 0 or (text > 0 and self.text is None):
+            size = "x".join(map(str, grid))
+            kind = type(denoiser).__name__
+            made = f"a {kind} makes {length} of these latents, on a grid of {size}"
+            if self.text is None:
+                return unknown_grid(layer, count, made)
             raise GridError(
-                f"{layer} has {count} tokens, but a {type(denoiser).__name__} makes {length} of "
-                f"these latents, on a grid of {'x'.join(map(str, grid))}"
+                f"{layer} attends with {count} tokens, text included, but {made}; something merges "
+                "or drops tokens, so which are the image's is not known; expected a denoiser "
+                "without it, or other layers"
             )
         return ImageTokens(grid, text if self.text == "before" else 0)
 

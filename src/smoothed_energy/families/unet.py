@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["UNet"]
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -13,7 +15,8 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.image_tokens import ImageTokens
+from ..denoisers.image_tokens import ImageTokens, unknown_grid
+from ..intercept.module_call import unwrap
 from .base import Arguments, Family, Setting, Step
 from .unet_grid import layer_grid, token_grid, token_grids
 
@@ -66,7 +69,25 @@ class UNet(Family):
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
-        return ImageTokens(token_grid(denoiser, argument(self.sample).shape, count))
+        if layer not in argument.features:
+            return ImageTokens(token_grid(denoiser, argument(self.sample).shape, count))
+        size = argument.features[layer]
+        if size is None:
+            return unknown_grid(layer, count, "no feature map was seen that they were made of")
+        if math.prod(size) != count:
+            return unknown_grid(layer, count, "its feature map is {}x{}".format(*size))
+        return ImageTokens(size)
+
+    @override
+    def feature_modules(
+        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
+    ) -> dict[nn.Module, list[str]]:
+        """The transformers around layers, or those of the layers that are in none."""
+        found: dict[nn.Module, list[str]] = {}
+        for layer in layers:
+            module = unwrap(denoiser.get_submodule(_transformer_name(layer.name)))
+            found.setdefault(module, []).append(layer.name)
+        return found
 
     @override
     def layer_grid(

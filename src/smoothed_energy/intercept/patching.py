@@ -8,7 +8,7 @@ the original.
 
 from __future__ import annotations
 
-__all__ = ["Router", "Routers", "holding", "patched"]
+__all__ = ["Router", "Routers", "holding", "patched", "unpatched"]
 
 import functools
 import threading
@@ -85,6 +85,13 @@ class _Patch:
     def __getstate__(self) -> dict[str, Any]:
         # A copy of a patched module is not patched.
         return vars(self) | {"live": False, "routers": None}
+
+
+def unpatched(forward: Any) -> Any:
+    """The function below all patches: the one that is given, if it is none."""
+    while isinstance(forward, _Patch):
+        forward = forward.original
+    return forward
 
 
 _MISSING = object()
