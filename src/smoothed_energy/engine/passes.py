@@ -27,10 +27,11 @@ from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
 from ..guidance.plan import Memory, NegativeContext, Plan
 from ..intercept.attention import AttentionBackendError
-from ..intercept.compiled import eagerly, is_compiled
+from ..intercept.compiled import eagerly, is_sealed
 from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
 from ..intercept.pre_hooks import show_to_pre_hooks
+from ..intercept.regions import Regions
 from ..intercept.replay import Recorder, Stem
 from ..schedule import StepPosition
 from .caches import CacheStates
@@ -85,14 +86,16 @@ class PassRunner:
     Attributes:
         model: The denoiser, not compiled.
         family: Its family.
-        compiled: Whether it, or something in it, is compiled.
+        sealed: Whether it is compiled as a whole, so that second passes run it as it was before.
+        regions: Its blocks that are compiled one by one.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
         self.denoiser = denoiser
         self.model = unwrap(denoiser)
         self.family: Family = family_of(denoiser)
-        self.compiled = is_compiled(denoiser)
+        self.sealed = is_sealed(denoiser)
+        self.regions = Regions(self.model)
         self._stems: dict[Plan, Stem] = {}
         self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
         self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
@@ -182,7 +185,8 @@ class PassRunner:
             outcome.observed.update({plan: {} for plan in watching})
             return outcome
         self._check(call, plans, probing)
-        stems = {} if self.compiled else {plan: self._stem(plan) for plan in plans if plan.replay}
+        replays = not (self.sealed or self.regions.overwrites)
+        stems = {plan: self._stem(plan) for plan in plans if plan.replay and replays}
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
         arguments = Arguments(kept.argument)
@@ -196,7 +200,7 @@ class PassRunner:
             watched=probing,
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
         )
-        patches = () if self.compiled else self._patched_by([*watching, *plans], stems.values())
+        patches = () if self.sealed else self._patched_by([*watching, *plans], stems.values())
         with patched(patches, _PASS):
             with holding(_PASS.current, clean_pass.handle):
                 output = call()
@@ -218,6 +222,11 @@ class PassRunner:
                 otherwise: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
                     otherwise = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
+                if self.regions.modules:
+                    seen = {*plan.edits, *self._entered(plan)}
+                    otherwise = self.regions.router(
+                        seen, _PASS, otherwise, has_all_rows=rows.is_all
+                    )
                 perturbed_pass = Pass(site, of_pass, edited=plan, otherwise=otherwise)
                 negative = _Negative(plan, self.take_rows(kept, rows), site, perturbed_pass)
                 negative.clean = clean
@@ -242,16 +251,20 @@ class PassRunner:
                 "the denoiser is given a kv_cache, which a perturbed pass would change; "
                 "expected a run without one"
             )
-        if self.compiled and [plan for plan in plans if plan.probed]:
+        if not probing or not (self.sealed or self.regions.modules):
+            return
+        seen = [module for plan in probing for module in plan.probed]
+        if not self.sealed and not any(self.regions.covers(module) for module in seen):
+            return
+        if any(plan.probed for plan in plans):
             raise AttentionBackendError(
                 "a guidance that looks at the attention of the first pass can't see into a "
                 "compiled denoiser; use one that is not compiled, or another guidance"
             )
-        if self.compiled and probing:
-            raise AttentionBackendError(
-                "the layers of a compiled denoiser can't be looked into; use one that is not "
-                "compiled, or look at no layers"
-            )
+        raise AttentionBackendError(
+            "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
+            "or look at no layers"
+        )
 
     def _check_reached(self, plan: Plan, called: set[nn.Module], reached: set[str]) -> None:
         """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
@@ -288,7 +301,7 @@ class PassRunner:
 
     def _stem(self, plan: Plan) -> Stem:
         if plan not in self._stems:
-            self._stems[plan] = Stem(self.model, plan.edits)
+            self._stems[plan] = Stem(self.model, set(map(self.regions.outermost, plan.edits)))
         return self._stems[plan]
 
     def _entered(self, plan: Plan) -> dict[nn.Module, list[str]]:
@@ -304,6 +317,7 @@ class PassRunner:
         modules: set[nn.Module] = set()
         for plan in plans:
             modules.update(plan.edits, plan.probed, self._entered(plan))
+        modules = set(map(self.regions.outermost, modules)) | self.regions.modules
         for stem in stems:
             modules |= stem.modules
         return modules
@@ -317,9 +331,9 @@ class PassRunner:
             number: Which of its passes at this step it is.
         """
         # A compiled first pass must not trace the patches, so they are there only now.
-        modules = {*plan.edits, *self._entered(plan)} if self.compiled else ()
+        modules = {*plan.edits, *self._entered(plan)} if self.sealed else ()
         patches = patched(modules, _PASS)
-        eager = eagerly() if self.compiled else nullcontext()
+        eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
         with patches, eager, states:
             yield

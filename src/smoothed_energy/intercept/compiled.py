@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["eagerly", "is_compiled"]
+__all__ = ["eagerly", "is_compiled", "is_sealed"]
 
 import threading
 from collections.abc import Iterator
@@ -11,15 +11,23 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from .module_call import unwrap
-
 
 def is_compiled(denoiser: nn.Module) -> bool:
     """Whether `torch.compile` or `Module.compile` was used on it or on anything inside it."""
     for module in denoiser.modules():
         if vars(module).get("_compiled_call_impl") is not None or "_orig_mod" in module._modules:
             return True
-    return unwrap(denoiser) is not denoiser
+    return False
+
+
+def is_sealed(denoiser: nn.Module) -> bool:
+    """Whether it is compiled as a whole, or has parts that `torch.compile` wrapped.
+
+    Parts that `Module.compile` compiled in place are `Regions`.
+    """
+    if vars(denoiser).get("_compiled_call_impl") is not None:
+        return True
+    return any("_orig_mod" in module._modules for module in denoiser.modules())
 
 
 _lock = threading.Lock()
