@@ -9,73 +9,57 @@ runs: other layers, other threads and the unperturbed pass never see it.
 
 from __future__ import annotations
 
-__all__ = ["AttentionBackendError", "ScaledDotProduct", "Watcher", "attend_with", "watch_attention"]
+__all__ = ["Attention", "AttentionBackendError", "attend_with", "watch_attention"]
 
-import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from .attention_backends import NATIVE, AttentionBackendError, native_twin, not_native
 from .module_call import ModuleCall
 
 _SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
-# Processors that compute softmax(QK^T)V without the native function, each with one that computes
-# the same with it.
-_NATIVE_TWINS = {
-    "AttnProcessor": "AttnProcessor2_0",
-    "SlicedAttnProcessor": "AttnProcessor2_0",
-    "XFormersAttnProcessor": "AttnProcessor2_0",
-    "AttnProcessorNPU": "AttnProcessor2_0",
-    "XLAFlashAttnProcessor2_0": "AttnProcessor2_0",
-    "AttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
-    "SlicedAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
-    "XFormersAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
-}
 
+class Attention(NamedTuple):
+    """One call of `scaled_dot_product_attention`.
 
-class AttentionBackendError(RuntimeError):
-    """A chosen layer ran without a `scaled_dot_product_attention` call to perturb."""
-
-
-class ScaledDotProduct(Protocol):
-    """What replaces one call of `scaled_dot_product_attention`.
-
-    It gets query `(B, heads, T, d)`, key and value `(B, heads, S, d)`, the other arguments of the
-    call by name in `options`, and `native`, the function itself, and returns `(B, heads, T, d)`.
+    Args:
+        query: `(B, heads, T, d)`, or with heads in the rows `(B heads, T, d)`.
+        key: `(B, heads, S, d)`.
+        value: `(B, heads, S, e)`.
+        options: The other arguments, by name.
+        native: The function.
     """
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-    ) -> Tensor:
-        """Attention of `query` to `key` and `value`."""
-        ...
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    options: Mapping[str, Any]
+    native: Callable[..., Tensor]
 
+    def __call__(self) -> Tensor:
+        """Attention as it is, `(B, heads, T, e)`."""
+        return self.native(self.query, self.key, self.value, **self.options)
 
-class Watcher(Protocol):
-    """What looks at one call of `scaled_dot_product_attention`; see `ScaledDotProduct`."""
+    @property
+    def queries(self) -> int:
+        """T."""
+        return self.query.shape[-2]
 
-    def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]
-    ) -> None:
-        """Look at what enters the attention of `query` to `key` and `value`."""
-        ...
+    @property
+    def has_a_key_for_each_query(self) -> bool:
+        """Whether T is S."""
+        return self.key.shape[-2] == self.query.shape[-2]
 
 
 class _Interception(TorchFunctionMode):
     """Hands every scaled dot-product attention in the block to `replacement`."""
 
-    def __init__(self, replacement: ScaledDotProduct) -> None:
+    def __init__(self, replacement: Callable[[Attention], Tensor]) -> None:
         super().__init__()
         self.replacement = replacement
         self.calls = 0
@@ -87,19 +71,21 @@ class _Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is not F.scaled_dot_product_attention:
+        # Not what `F` holds now: people put wrappers there, which end in the native function.
+        if func is not NATIVE:
             return func(*args, **(kwargs or {}))
         self.calls += 1
         options = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | dict(kwargs or {})
         query, key, value = options.pop("query"), options.pop("key"), options.pop("value")
-        return self.replacement(query, key, value, options, func)
+        return self.replacement(Attention(query, key, value, options, func))
 
 
-def attend_with(replacement: ScaledDotProduct, call: ModuleCall, name: str) -> Any:
+def attend_with(replacement: Callable[[Attention], Tensor], call: ModuleCall, name: str) -> Any:
     """One call of an attention module with its softmax attention replaced.
 
     Args:
-        replacement: Called in place of `scaled_dot_product_attention`.
+        replacement: Called in place of `scaled_dot_product_attention`; it returns
+            `(B, heads, T, e)`.
         call: The call of the attention module (a `diffusers` `Attention`, or another that calls
             the function).
         name: The module's full name, for messages.
@@ -111,18 +97,18 @@ def attend_with(replacement: ScaledDotProduct, call: ModuleCall, name: str) -> A
         AttentionBackendError: If the module never called `scaled_dot_product_attention`.
     """
     module = call.module
-    twin = _native_twin(module)
+    twin = native_twin(module)
     with _Interception(replacement) as interception:
         if twin is None:
             output = call.forward(*call.args, **call.kwargs)
         else:
             output = twin(module, *call.args, **_accepted(twin, call.kwargs))
     if interception.calls == 0:
-        raise _not_native(module, name, "perturbed")
+        raise not_native(module, name, "perturbed")
     return output
 
 
-def watch_attention(see: Watcher, call: ModuleCall, name: str) -> Any:
+def watch_attention(see: Callable[[Attention], None], call: ModuleCall, name: str) -> Any:
     """One call of an attention module as it is, whose softmax attention somebody looks at.
 
     A processor that computes attention without the native function runs as it is, too; what would
@@ -141,59 +127,22 @@ def watch_attention(see: Watcher, call: ModuleCall, name: str) -> Any:
             twin that does.
     """
 
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-    ) -> Tensor:
-        see(query, key, value, options)
-        return native(query, key, value, **options)
+    def attend(attention: Attention) -> Tensor:
+        see(attention)
+        return attention()
 
-    def only_see(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-    ) -> Tensor:
-        see(query, key, value, options)
+    def only_see(attention: Attention) -> Tensor:
+        see(attention)
+        query, value = attention.query, attention.value
         return value.new_zeros(*query.shape[:-1], value.shape[-1])
 
     with _Interception(attend) as interception:
         output = call()
     if interception.calls == 0:
-        if _native_twin(call.module) is None:
-            raise _not_native(call.module, name, "looked at")
+        if native_twin(call.module) is None:
+            raise not_native(call.module, name, "looked at")
         attend_with(only_see, call, name)
     return output
-
-
-def _not_native(module: nn.Module, name: str, done: str) -> AttentionBackendError:
-    processor = type(getattr(module, "processor", module)).__name__
-    return AttentionBackendError(
-        f"layer {name!r} computes attention with {processor}, which never calls "
-        f"torch.nn.functional.scaled_dot_product_attention, so it can't be {done}; use a "
-        "native processor, for example "
-        "pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()),"
-        " or choose other layers"
-    )
-
-
-def _native_twin(module: nn.Module) -> Callable[..., Any] | None:
-    """The native processor to use in place of the module's own, or None to use its own."""
-    processor = getattr(module, "processor", None)
-    name = _NATIVE_TWINS.get(type(processor).__name__)
-    return None if name is None else _processor(type(processor).__module__, name)
-
-
-@functools.lru_cache(maxsize=32)
-def _processor(module: str, name: str) -> Callable[..., Any] | None:
-    """A processor of `diffusers` that is defined in a module, beside another one."""
-    cls = getattr(sys.modules.get(module), name, None)
-    twin: Callable[..., Any] | None = None if cls is None else cls()
-    return twin
 
 
 def _accepted(processor: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
