@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["AttentionCall", "AttentionPerturbation", "ReceivedAttention", "of_image"]
+__all__ = ["AttentionCall", "AttentionPerturbation", "ReceivedAttention", "by_place", "of_image"]
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -15,11 +15,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..denoisers.image_tokens import ImageTokens, rows_in_order
-from ..intercept.attention import Attention, AttentionBackendError, attend_with
+from ..intercept.attention import Attention, AttentionBackendError, LayerAttention, attend_with
+from ..intercept.attention_slices import of_slices, together
 from ..schedule import StepPosition
 from ..smoothing import Smoothing
-from .layer_attention import LayerAttention, by_place
-from .perturbation import LayerCall, Perturbation, Probe
+from .perturbation import LayerCall, LayerSite, Perturbation, Probe
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,30 @@ class AttentionCall:
         return not self.options.get("is_causal") and (mask is None or mask.shape[-2] == 1)
 
 
+def by_place(
+    attention: Attention, site: LayerSite, layer: str
+) -> Iterator[tuple[list[int], Attention, ImageTokens]]:
+    """Rows of an attention in which the image's tokens have the same place, and that place.
+
+    Raises:
+        AttentionBackendError: If rows differ in that, and heads lie among them.
+    """
+    query, key, value, options, native = attention
+    batch = len(query)
+    image = site.image_tokens(layer, attention.queries)
+    if isinstance(image.start, int):
+        yield list(range(batch)), attention, image
+        return
+    if query.ndim != 4:
+        raise AttentionBackendError(
+            f"layer {layer!r} has queries of shape {tuple(query.shape)}; expected (B, heads, T, "
+            "d), since the image's place differs from row to row"
+        )
+    for rows, found in image.by_start(batch):
+        of_rows = _of_samples(options, rows, batch)
+        yield rows, Attention(query[rows], key[rows], value[rows], of_rows, native), found
+
+
 def of_image(
     whole: Attention, image: ImageTokens, position: Callable[[], StepPosition]
 ) -> AttentionCall:
@@ -120,7 +144,7 @@ class AttentionPerturbation(Perturbation):
 
     @override
     def run(self, call: LayerCall) -> Any:
-        found = LayerAttention(call, own_keys=self.needs_own_keys)
+        found = LayerAttention(call.call, call.name, own_keys=self.needs_own_keys)
 
         def attend(attention: Attention) -> Tensor:
             return self._whole(attention, call) if found.takes(attention) else attention()
@@ -133,9 +157,9 @@ class AttentionPerturbation(Perturbation):
 
     def _in_slices(self, found: LayerAttention, call: LayerCall) -> Any:
         """What the module gives if its queries come in slices: a second call of it, all known."""
-        groups = found.together()
+        groups = together(found)
         answers: list[Tensor | None] = []
-        for group, whole in zip(groups, found.of_slices(groups), strict=True):
+        for group, whole in zip(groups, of_slices(found, groups), strict=True):
             if whole is None:
                 answers.extend([None] * len(group))
             else:
@@ -188,7 +212,7 @@ class ReceivedAttention(Probe):
 
     @override
     def run(self, call: LayerCall) -> tuple[Any, Tensor]:
-        found = LayerAttention(call, own_keys=True)
+        found = LayerAttention(call.call, call.name, own_keys=True)
         maps: list[tuple[Attention, Tensor]] = []
 
         def attend(attention: Attention) -> Tensor:
@@ -197,9 +221,9 @@ class ReceivedAttention(Probe):
             return attention()
 
         output = attend_with(attend, call.call, call.name)
-        groups = found.together()
+        groups = together(found)
         if groups:
-            own = found.of_slices(groups)
+            own = of_slices(found, groups)
             members = [one for one, group in zip(own, groups, strict=True) for _ in group]
             maps = [item for item, whole in zip(maps, members, strict=True) if whole is not None]
         found.check()
@@ -234,6 +258,15 @@ def _all_received(maps: Sequence[tuple[Attention, Tensor]], found: LayerAttentio
     if sum(len(part) for part in parts) == rows:
         return torch.cat(parts) / float(heads / len(parts))
     raise found.refusal("attends in slices of rows and heads, whose map can't be put together")
+
+
+def _of_samples(options: Mapping[str, Any], rows: list[int], batch: int) -> dict[str, Any]:
+    """The options of attention for some rows of the batch."""
+    options = dict(options)
+    mask = options.get("attn_mask")
+    if mask is not None and mask.ndim == 4 and mask.shape[0] == batch:
+        options["attn_mask"] = mask[rows]
+    return options
 
 
 def _of_queries(options: Mapping[str, Any], rows: slice) -> dict[str, Any]:

@@ -9,17 +9,39 @@ runs: other layers, other threads and the unperturbed pass never see it.
 
 from __future__ import annotations
 
-__all__ = ["Attention", "AttentionBackendError", "attend_with", "watch_attention"]
+__all__ = [
+    "Attention",
+    "AttentionBackendError",
+    "LayerAttention",
+    "attend_with",
+    "watch_attention",
+]
 
+import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .attention_backends import NATIVE, AttentionBackendError, native_twin, not_native
+from .attention_backends import NATIVE, AttentionBackendError, not_native, processor_name
 from .module_call import ModuleCall
+
+# Processors that compute softmax(QK^T)V without the native function, each with one that computes
+# the same with it.
+_NATIVE_TWINS = {
+    "AttnProcessor": "AttnProcessor2_0",
+    "SlicedAttnProcessor": "AttnProcessor2_0",
+    "XFormersAttnProcessor": "AttnProcessor2_0",
+    "AttnProcessorNPU": "AttnProcessor2_0",
+    "XLAFlashAttnProcessor2_0": "AttnProcessor2_0",
+    "AttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
+    "SlicedAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
+    "XFormersAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
+}
 
 _SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
@@ -54,6 +76,133 @@ class Attention(NamedTuple):
     def has_a_key_for_each_query(self) -> bool:
         """Whether T is S."""
         return self.key.shape[-2] == self.query.shape[-2]
+
+
+class LayerAttention:
+    """Tells the self-attention in one call of a layer's module from what else attends there.
+
+    Every attention of all the layer's queries to as many keys is its own; the module may attend to
+    something else besides (an IP-Adapter's picture). If it has none of these, one attention of all
+    its queries to *other keys* is the layer's: to every second token, to a reference's tokens as
+    well, to text and image (where the text's queries may attend by themselves).
+
+    Queries, heads and rows may come in slices. From the first slice of queries on all attentions
+    are noted, since only the whole of them is one attention.
+
+    Nothing is raised before the call is over: a processor might catch it.
+
+    Args:
+        call: The call of the module.
+        name: The name of the layer.
+        own_keys: Whether keys must be of the same tokens as the queries.
+    """
+
+    def __init__(self, call: ModuleCall, name: str, *, own_keys: bool) -> None:
+        self._call, self._name, self._needs_own_keys = call, name, own_keys
+        #: The rows of the module's batch; 0 if they are not known.
+        self.rows, image = _size(call.argument(call.parameters[0]))
+        _, text = _size(call.argument("encoder_hidden_states"))
+        self.image, self._text = image, 0 if text == image else text
+        #: The numbers of queries that the layer may have: beside a text's, or not.
+        self.wholes = {image, image + text} if image else set()
+        self._own: list[Attention] = []
+        self._other: list[Attention] = []
+        self._problem: str | None = None
+        #: All attentions, if they come in slices of queries.
+        self.noted: list[Attention] = []
+
+    def takes(self, attention: Attention) -> bool:
+        """Whether an attention, the next in the call, is the layer's; as far as is known so far."""
+        if self.noted:
+            self.noted.append(attention)
+            return False
+        whole = self._is_whole(attention)
+        if whole and attention.has_a_key_for_each_query:
+            self._own.append(attention)
+            return True
+        if self._own or attention.queries == self._text:
+            return False
+        if whole:
+            self._other.append(attention)
+            return not self._needs_own_keys
+        if self._other:
+            self._problem = "attends several times, never to its own keys"
+        else:
+            self.noted.append(attention)
+        return False
+
+    def check(self) -> None:
+        """Check, as the call is over, that what was taken is the layer's self-attention.
+
+        Raises:
+            AttentionBackendError: If it is not, or not the whole of it.
+        """
+        if self._problem is not None:
+            pass
+        elif self._own and self._other:
+            self._problem = "attends to other keys before its own, so it can't be told what for"
+        elif self._own:
+            self._check_rows(self._own)
+        elif self._needs_own_keys and self._other:
+            first = self._other[0]
+            self._problem = (
+                f"has {first.queries} queries and {first.key.shape[-2]} keys, which are not of the "
+                "same tokens, as this method needs them to be"
+            )
+        elif self._other:
+            self._check_rows(self._other)
+            heads = getattr(self._call.module, "heads", None)
+            count = sum(math.prod(one.query.shape[:-2]) for one in self._other)
+            if len(self._other) > 1 and count != self.rows * (heads or 1):
+                self._problem = "attends several times, never to its own keys"
+        elif not self.noted:
+            self._problem = "attends with none of its tokens' queries"
+        if self._problem is not None:
+            raise self.refusal(self._problem)
+
+    def check_all(self, attentions: Sequence[Attention]) -> list[bool]:
+        """Which of all attentions of the call are the layer's, if each is of all its queries.
+
+        Raises:
+            AttentionBackendError: If they don't make the layer's self-attention.
+        """
+        own = [one.has_a_key_for_each_query for one in attentions]
+        own = own if any(own) else [True] * len(own)
+        taken = [one for one, is_own in zip(attentions, own, strict=True) if is_own]
+        whole = taken[0].has_a_key_for_each_query
+        self.noted, self._own, self._other = [], taken if whole else [], [] if whole else taken
+        self.check()
+        return own
+
+    def check_at_once(self) -> None:
+        """Check, as the call is over, that one attention was all of the layer's.
+
+        Raises:
+            AttentionBackendError: If it was not.
+        """
+        self.check()
+        if self.noted or len(self._own or self._other) > 1:
+            raise self.refusal("attends in slices, of which each would be measured by itself")
+
+    def refusal(self, reason: str) -> AttentionBackendError:
+        """An error that names the layer."""
+        return AttentionBackendError(
+            f"layer {self._name!r} ({processor_name(self._call.module)}) {reason}; expected "
+            "other layers, a processor whose keys are the layer's own, or another method: "
+            "seg; on=query and erg ask for no keys, tpg for no attention"
+        )
+
+    def _is_whole(self, attention: Attention) -> bool:
+        if not self.image or attention.queries in self.wholes:
+            return True
+        # A text may come under another name.
+        more = attention.queries > self.image and len(attention.query) == self.rows
+        return more and attention.has_a_key_for_each_query
+
+    def _check_rows(self, taken: Sequence[Attention]) -> None:
+        rows = sum(len(one.query) for one in taken)
+        if rows < self.rows:
+            self._problem = f"attends in {rows} of the {self.rows} rows of its batch only"
 
 
 class _Interception(TorchFunctionMode):
@@ -97,7 +246,7 @@ def attend_with(replacement: Callable[[Attention], Tensor], call: ModuleCall, na
         AttentionBackendError: If the module never called `scaled_dot_product_attention`.
     """
     module = call.module
-    twin = native_twin(module)
+    twin = _native_twin(module)
     with _Interception(replacement) as interception:
         if twin is None:
             output = call.forward(*call.args, **call.kwargs)
@@ -139,7 +288,7 @@ def watch_attention(see: Callable[[Attention], None], call: ModuleCall, name: st
     with _Interception(attend) as interception:
         output = call()
     if interception.calls == 0:
-        if native_twin(call.module) is None:
+        if _native_twin(call.module) is None:
             raise not_native(call.module, name, "looked at")
         attend_with(only_see, call, name)
     return output
@@ -149,3 +298,27 @@ def _accepted(processor: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[
     """The arguments `processor` takes, as `Attention.forward` filters them."""
     parameters = inspect.signature(processor).parameters
     return {name: value for name, value in kwargs.items() if name in parameters}
+
+
+def _native_twin(module: nn.Module) -> Callable[..., Any] | None:
+    """The native processor to use in place of the module's own, or None to use its own."""
+    processor = getattr(module, "processor", None)
+    name = _NATIVE_TWINS.get(type(processor).__name__)
+    return None if name is None else _processor(type(processor).__module__, name)
+
+
+@functools.lru_cache(maxsize=32)
+def _processor(module: str, name: str) -> Callable[..., Any] | None:
+    """A processor of `diffusers` that is defined in a module, beside another one."""
+    cls = getattr(sys.modules.get(module), name, None)
+    twin: Callable[..., Any] | None = None if cls is None else cls()
+    return twin
+
+
+def _size(tokens: Any) -> tuple[int, int]:
+    """Rows and number of tokens, `(B, T, C)` or `(B, C, H, W)`; 0 and 0 if it is neither."""
+    if not isinstance(tokens, Tensor) or tokens.ndim not in (3, 4):
+        return 0, 0
+    if tokens.ndim == 3:
+        return tokens.shape[0], tokens.shape[1]
+    return tokens.shape[0], tokens.shape[2] * tokens.shape[3]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["NATIVE", "AttentionBackendError", "native_twin", "not_native", "processor_name"]
+__all__ = ["NATIVE", "AttentionBackendError", "not_native", "processor_name"]
 
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +15,6 @@ from torch import nn
 #: `scaled_dot_product_attention` itself, whatever anybody puts in its place in `F`.
 NATIVE: Callable[..., Any] = torch._C._nn.scaled_dot_product_attention
 
-# Processors that compute softmax(QK^T)V without the native function, each with one that computes
-# the same with it.
-_NATIVE_TWINS = {
-    "AttnProcessor": "AttnProcessor2_0",
-    "SlicedAttnProcessor": "AttnProcessor2_0",
-    "XFormersAttnProcessor": "AttnProcessor2_0",
-    "AttnProcessorNPU": "AttnProcessor2_0",
-    "XLAFlashAttnProcessor2_0": "AttnProcessor2_0",
-    "AttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
-    "SlicedAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
-    "XFormersAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
-}
-
 
 class AttentionBackendError(RuntimeError):
     """A chosen layer whose attention can't be perturbed, or looked at, and come out right."""
@@ -37,21 +23,6 @@ class AttentionBackendError(RuntimeError):
 def processor_name(module: nn.Module) -> str:
     """The name of what computes a module's attention: its processor, or itself."""
     return type(getattr(module, "processor", module)).__name__
-
-
-def native_twin(module: nn.Module) -> Callable[..., Any] | None:
-    """The native processor to use in place of the module's own, or None to use its own."""
-    processor = getattr(module, "processor", None)
-    name = _NATIVE_TWINS.get(type(processor).__name__)
-    return None if name is None else _processor(type(processor).__module__, name)
-
-
-@functools.lru_cache(maxsize=32)
-def _processor(module: str, name: str) -> Callable[..., Any] | None:
-    """A processor of `diffusers` that is defined in a module, beside another one."""
-    cls = getattr(sys.modules.get(module), name, None)
-    twin: Callable[..., Any] | None = None if cls is None else cls()
-    return twin
 
 
 def not_native(module: nn.Module, name: str, done: str) -> AttentionBackendError:

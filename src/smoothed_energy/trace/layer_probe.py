@@ -14,10 +14,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..denoisers.image_tokens import ImageTokens, rows_in_order
-from ..guidance.attention_perturbation import AttentionCall, AttentionPerturbation, of_image
-from ..guidance.layer_attention import LayerAttention, by_place
+from ..guidance.attention_perturbation import (
+    AttentionCall,
+    AttentionPerturbation,
+    by_place,
+    of_image,
+)
 from ..guidance.perturbation import LayerCall, Probe
-from ..intercept.attention import Attention, watch_attention
+from ..intercept.attention import Attention, LayerAttention, watch_attention
 from .metric import AttentionMetric, MapMetric
 
 
@@ -51,7 +55,7 @@ class LayerProbe(Probe):
     def run(self, call: LayerCall) -> tuple[Any, Tensor]:
         found: dict[str, Tensor] = {}
 
-        own = LayerAttention(call, own_keys=False)
+        own = LayerAttention(call.call, call.name, own_keys=False)
 
         @torch.no_grad()
         def see(attention: Attention) -> None:
