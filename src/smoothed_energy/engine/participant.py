@@ -6,17 +6,19 @@ __all__ = ["History", "Participant", "ParticipantState"]
 
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from ..denoisers.cfg_batch import RowChoice
 from ..guidance.cfg_rules.rule import CFGRule
 from ..guidance.combine import Combination
 from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import Memory, Plan
 from ..schedule import StepPosition
+from ..settings.checks import check_choice
 from .passes import PassRunner
 from .summary import RunSummary
 
@@ -29,11 +31,17 @@ class Participant:
     Args:
         guidance: The guidance.
         replay: Whether its perturbed passes take over what they can from the clean one.
+        rows: Which rows of the batch its passes have.
+
+    Raises:
+        ValueError: If `rows` is not known.
     """
 
-    def __init__(self, guidance: Guidance, replay: bool = True) -> None:
+    def __init__(self, guidance: Guidance, replay: bool = True, rows: RowChoice = "needed") -> None:
+        check_choice("rows", rows, get_args(RowChoice))
         self.guidance = guidance
         self.replay = replay
+        self.rows = rows
         # Each plan with the modules in the denoiser for which it was made.
         self._plans = _Plans()
 
@@ -191,6 +199,8 @@ class ParticipantState:
             plan = replace(plan, replay=False)
         if plan.remembers:
             plan = replace(plan, memory=self.history.memory)
+        if self.participant.rows != plan.rows:
+            plan = replace(plan, rows=self.participant.rows)
         self.plan, self.planned_for, self._names = plan, runner, {}
         return plan
 

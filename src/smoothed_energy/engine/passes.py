@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
-from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.cfg_batch import BatchLayout, related_rows
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
@@ -160,6 +160,11 @@ class PassRunner:
         return None
 
     @functools.cached_property
+    def related_rows(self) -> tuple[str, ...]:
+        """The processors that are known to relate rows: passes of some rows alone are wrong."""
+        return related_rows(self.model)
+
+    @functools.cached_property
     def layers(self) -> dict[str, SelfAttentionLayer]:
         """The layers of the denoiser by their names."""
         return {layer.name: layer for layer in self.family.layers(self.model)}
@@ -242,7 +247,9 @@ class PassRunner:
             for plan in (*watching, *plans):
                 outcome.observed[plan] = clean_pass.observed.get(plan, {})
             for plan in plans:
-                rows = layout.rows(plan.formulation, len(outcome.prediction))
+                needed = layout.rows(plan.formulation, len(outcome.prediction))
+                whole = plan.rows == "all" or self.related_rows
+                rows = everything.rows if whole else needed
                 site = PassSite(self, arguments, rows, context)
                 otherwise: Router = ModuleCall.__call__
                 if recorder is not None and plan in stems:
@@ -256,10 +263,12 @@ class PassRunner:
                     predicted = negative.predict(negative.call)
                 else:
                     predicted = plan.negative(negative)
-                outcome.clean[plan] = negative.clean
-                outcome.differences[plan] = negative.clean - predicted[:, : outcome.channels]
+                difference = negative.clean - predicted[:, : outcome.channels]
+                if whole:
+                    difference, negative.clean = needed.of(difference), needed.of(negative.clean)
+                outcome.clean[plan], outcome.differences[plan] = negative.clean, difference
                 outcome.reached[plan] = negative.reached | set(observed)
-                outcome.runs[plan] = max(1, negative.passes)
+                outcome.runs[plan] = max(1, negative.passes) * (layout.groups if whole else 1)
         if recorder is not None:
             recorder.learn()
         return outcome

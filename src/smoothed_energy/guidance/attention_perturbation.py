@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ..denoisers.cfg_batch import relates_rows
 from ..denoisers.image_tokens import ImageTokens, rows_in_order
 from ..intercept.attention import Attention, AttentionBackendError, LayerAttention, attend_with
 from ..intercept.attention_slices import of_slices, together
@@ -145,6 +146,8 @@ class AttentionPerturbation(Perturbation):
     @override
     def run(self, call: LayerCall) -> Any:
         found = LayerAttention(call.call, call.name, own_keys=self.needs_own_keys)
+        if self.needs_own_keys:
+            _refuse_other_rows(call, found)
 
         def attend(attention: Attention) -> Tensor:
             return self._whole(attention, call) if found.takes(attention) else attention()
@@ -213,6 +216,7 @@ class ReceivedAttention(Probe):
     @override
     def run(self, call: LayerCall) -> tuple[Any, Tensor]:
         found = LayerAttention(call.call, call.name, own_keys=True)
+        _refuse_other_rows(call, found)
         maps: list[tuple[Attention, Tensor]] = []
 
         def attend(attention: Attention) -> Tensor:
@@ -228,6 +232,12 @@ class ReceivedAttention(Probe):
             maps = [item for item, whole in zip(maps, members, strict=True) if whole is not None]
         found.check()
         return output, _all_received(maps, found)
+
+
+def _refuse_other_rows(call: LayerCall, found: LayerAttention) -> None:
+    """Refuse processors that are known to take keys of other rows, which may be as many."""
+    if relates_rows(getattr(call.module, "processor", None)):
+        raise found.refusal("has keys of other rows of the batch, where this method needs its own")
 
 
 def _received(attention: Attention) -> Tensor:
