@@ -43,11 +43,14 @@ def native(query, key, value):
 def explicit(blur=None, temperature=1.0):
     """Attention by its definition, in float64."""
 
-    def attend(query, key, value):
+    def attend(query, key, value, attn_mask=None):
         logits = query.double() @ key.double().mT / math.sqrt(query.shape[-1])
         if blur is not None:
             logits = blur @ logits
-        return ((logits / temperature).softmax(-1) @ value.double()).to(value.dtype)
+        logits = logits / temperature
+        if attn_mask is not None:
+            logits = logits.masked_fill(~attn_mask, -math.inf)
+        return (logits.softmax(-1) @ value.double()).to(value.dtype)
 
     return attend
 
@@ -123,6 +126,22 @@ class QuerySlicesOfHeads(QuerySlices):
 class QuerySlicesToOtherKeys(QuerySlices):
     def source(self, tokens):
         return tokens[:, ::2]
+
+
+class MaskedQuerySlices(QuerySlices):
+    """Each query sees the keys up to some place after it."""
+
+    def attention(self, query, key, value):
+        count = query.shape[-2]
+        mask = torch.ones(count, count, dtype=torch.bool).tril(count // 3)
+        if self.attend is not native:
+            return self.attend(query, key, value, mask)
+        slices = zip(query.split(5, dim=-2), mask.split(5), strict=True)
+        attended = [
+            F.scaled_dot_product_attention(part, key, value, attn_mask=rows)
+            for part, rows in slices
+        ]
+        return torch.cat(attended, dim=-2)
 
 
 class HeadSlices(Plain):
@@ -202,7 +221,9 @@ def assert_as_by_brute_force(kind, guidance, **perturbed):
 
 @pytest.mark.parametrize("layer", GRIDS)
 @pytest.mark.parametrize("sigma", [1.0, math.inf])
-@pytest.mark.parametrize("kind", [*OTHER_KEYS, *SLICED, *ADDED, QuerySlicesToOtherKeys])
+@pytest.mark.parametrize(
+    "kind", [*OTHER_KEYS, *SLICED, *ADDED, QuerySlicesToOtherKeys, MaskedQuerySlices]
+)
 def test_blurred_queries_equal_brute_force(kind, sigma, layer):
     guidance = SmoothedEnergyGuidance(f"gaussian:{sigma}", scale=SCALE, layers=[layer])
     assert_as_by_brute_force(kind, guidance, blur=grid_blur_matrix(GRIDS[layer], sigma))

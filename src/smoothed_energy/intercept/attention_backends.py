@@ -46,14 +46,14 @@ def _advice(module: nn.Module) -> str:
     name = processor_name(module)
     if "Linear" in name:
         return (
-            "linear attention has no softmax(QK^T); choose other layers, or a method that needs "
-            "none"
+            "linear attention has no softmax(QK^T); choose other layers, or a method that changes "
+            "no attention (tpg, slg)"
         )
     backend = _backend(processor)
     if backend is not None and "native" not in backend:
         return (
-            f"its attention backend is {backend!r}; expected the denoiser after "
-            'set_attention_backend("native"), or other layers'
+            f'its attention backend is {backend!r}; call set_attention_backend("native") of the '
+            "denoiser, or choose other layers"
         )
     present: Any = F.scaled_dot_product_attention
     if present is not NATIVE:
