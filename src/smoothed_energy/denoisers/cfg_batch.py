@@ -143,16 +143,16 @@ def pair_layout(cfg_scale: float | None) -> BatchLayout:
     )
 
 
-def relates_rows(processor: Any) -> bool:
-    """Whether what an attention processor makes of a row is known to depend on other rows."""
-    names = [cls.__name__ for cls in type(processor).__mro__]
+def relates_rows(processor: type) -> bool:
+    """Whether what attention processors of a class make of a row is known to depend on others."""
+    names = [cls.__name__ for cls in processor.__mro__]
     return any(name.startswith(_RELATING_ROWS) and "Processor" in name for name in names)
 
 
 def related_rows(denoiser: nn.Module) -> tuple[str, ...]:
     """The names of the processors in a denoiser that are known to relate the rows of a batch."""
-    processors = [getattr(module, "processor", None) for module in denoiser.modules()]
-    return tuple(sorted({type(one).__name__ for one in processors if relates_rows(one)}))
+    kinds = {type(getattr(module, "processor", None)) for module in denoiser.modules()}
+    return tuple(sorted([kind.__name__ for kind in kinds if relates_rows(kind)]))
 
 
 def take_rows(

@@ -18,7 +18,6 @@ from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import Memory, Plan
 from ..schedule import StepPosition
-from ..settings.checks import check_choice
 from .passes import PassRunner
 from .summary import RunSummary
 
@@ -38,7 +37,8 @@ class Participant:
     """
 
     def __init__(self, guidance: Guidance, replay: bool = True, rows: RowChoice = "needed") -> None:
-        check_choice("rows", rows, get_args(RowChoice))
+        if rows not in get_args(RowChoice):
+            raise ValueError(f"rows={rows!r}: expected {' or '.join(get_args(RowChoice))}")
         self.guidance = guidance
         self.replay = replay
         self.rows = rows

@@ -236,7 +236,7 @@ class ReceivedAttention(Probe):
 
 def _refuse_other_rows(call: LayerCall, found: LayerAttention) -> None:
     """Refuse processors that are known to take keys of other rows, which may be as many."""
-    if relates_rows(getattr(call.module, "processor", None)):
+    if relates_rows(type(getattr(call.module, "processor", None))):
         raise found.refusal("has keys of other rows of the batch, where this method needs its own")
 
 
