@@ -31,6 +31,7 @@ from smoothed_energy import (
     TokenPerturbationGuidance,
 )
 from smoothed_energy.intercept.attention import AttentionBackendError
+from smoothed_energy.trace import Trace
 
 SCALE = 2.0
 GRIDS = {DOWN: (12, 8), MID: (6, 4)}
@@ -229,6 +230,28 @@ def test_blurred_queries_equal_brute_force(kind, sigma, layer):
     assert_as_by_brute_force(kind, guidance, blur=grid_blur_matrix(GRIDS[layer], sigma))
 
 
+def test_keys_that_the_block_hands_to_its_attention_equal_brute_force():
+    """As reference-only pipelines replace the forward functions of blocks."""
+    unet = new_unet()
+
+    def with_reference(attention, args, kwargs):
+        return args, {**kwargs, "encoder_hidden_states": Reference().source(args[0])}
+
+    for name in GRIDS:
+        unet.get_submodule(name).register_forward_pre_hook(with_reference, with_kwargs=True)
+    wanted, clean = expected(Reference, DOWN, blur=grid_blur_matrix(GRIDS[DOWN], 1.0))
+    assert difference(call(unet), clean) < TOLERANCE
+    guidance = SmoothedEnergyGuidance("gaussian:1", scale=SCALE, layers=[DOWN])
+    with guidance.attach(unet) as attachment:
+        attachment.step(0, 1)
+        assert difference(call(unet), wanted) < TOLERANCE
+    with (
+        PerturbedAttentionGuidance(layers=[DOWN]).attach(unet),
+        pytest.raises(AttentionBackendError, match=f"{DOWN}.*96 queries and 116 keys"),
+    ):
+        call(unet, 1)
+
+
 @pytest.mark.parametrize("kind", [*OTHER_KEYS, *SLICED, *ADDED, QuerySlicesToOtherKeys])
 def test_another_temperature_equals_brute_force(kind):
     guidance = EntropyRectifyingGuidance(temperature=4.0, scale=SCALE, layers=[DOWN])
@@ -351,3 +374,34 @@ def test_attention_maps_are_those_of_self_attention_alone(kind):
 def test_attention_maps_of_other_tokens_are_refused(kind):
     with pytest.raises(AttentionBackendError, match=f"{MID}.*{kind.__name__}"):
         degraded(kind, new_unet())
+
+
+# Traces, which measure the energy of attention.
+
+
+def traced(unet, rows=1):
+    with Trace(unet, [MID], ["energy"]) as trace:
+        call(unet, rows)
+    return trace.layers["energy"].tolist()
+
+
+def test_the_energy_of_attention_to_other_keys_is_measured():
+    energies = []
+
+    class Kept(EverySecondToken):
+        def attention(self, query, key, value):
+            logits = query.double() @ key.double().mT / math.sqrt(query.shape[-1])
+            energies.append(-float(logits.logsumexp(-1).mean()))
+            return super().attention(query, key, value)
+
+    unet = new_unet()
+    unet.set_attn_processor(dict(unet.attn_processors) | {f"{MID}.processor": Kept()})
+    assert traced(unet) == pytest.approx(energies, rel=1e-5)
+    assert len(energies) == 1
+
+
+@pytest.mark.parametrize("kind", [*SLICED, Windows])
+def test_the_energy_of_attention_in_slices_is_refused(kind):
+    unet = with_processors(new_unet(), kind())
+    with pytest.raises(AttentionBackendError, match=f"{MID}.*{kind.__name__}"):
+        traced(unet, 2)

@@ -42,6 +42,7 @@ from smoothed_energy import (
     TokenPerturbationGuidance,
 )
 from smoothed_energy.intercept.attention import AttentionBackendError
+from smoothed_energy.trace import Trace
 
 CrossFrame = vars(__import__(TextToVideoZeroPipeline.__module__, fromlist=["x"]))[
     "CrossFrameAttnProcessor2_0"
@@ -275,6 +276,15 @@ def test_all_rows_give_what_the_needed_ones_give_where_none_depends_on_others(gu
         assert difference(run(), needed) < TOLERANCE
         assert attachment.last_run.guided_calls == 2
     assert difference(plain, needed) > MARGIN * TOLERANCE
+
+
+@pytest.mark.parametrize(("rows", "evaluations"), [("needed", 3), ("all", 4)])
+def test_passes_of_all_rows_count_for_all_branches(rows, evaluations):
+    pipe = sd(model=new_unet())
+    run = latents_of(pipe, **prompts(2), **size(), guidance_scale=CFG)
+    with GUIDANCE.attach(pipe, rows=rows), Trace(pipe, layers=()) as trace:
+        run()
+    assert trace.steps["evaluations"].unique().tolist() == [evaluations]
 
 
 def test_an_unknown_choice_of_rows_is_refused():

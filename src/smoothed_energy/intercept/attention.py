@@ -181,7 +181,8 @@ class LayerAttention:
             AttentionBackendError: If it was not.
         """
         self.check()
-        if self.noted or len(self._own or self._other) > 1:
+        taken = self._own or self._other
+        if len(taken) != 1 or taken[0].query.ndim != 4:
             raise self.refusal("attends in slices, of which each would be measured by itself")
 
     def refusal(self, reason: str) -> AttentionBackendError:
