@@ -18,18 +18,35 @@ factors of $u$ and $i$ add up to $1 - g$.
 
 from __future__ import annotations
 
-__all__ = ["BatchLayout", "Formulation", "pair_layout", "take_rows"]
+__all__ = [
+    "BatchLayout",
+    "Formulation",
+    "RowChoice",
+    "pair_layout",
+    "related_rows",
+    "relates_rows",
+    "take_rows",
+]
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..intercept.module_call import Rows
 from .prediction import Predictions
 
 Formulation = Literal["conditional", "unconditional"]
+
+#: Which rows of the batch a second pass has: those of the prediction that it perturbs (and all of
+#: them where a known processor relates rows), or always all.
+RowChoice = Literal["needed", "all"]
+
+# Frames attend to the first of their video (Text2Video-Zero), pictures to the first of their half
+# of the batch (StyleAligned). Processors of diffusers' PAG, which a pipeline may have left behind,
+# perturb the last part of whatever rows there are.
+_RELATING_ROWS = ("CrossFrameAttn", "SharedAttentionProcessor", "PAG")
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,18 @@ def pair_layout(cfg_scale: float | None) -> BatchLayout:
     return BatchLayout(
         2, conditional=1, unconditional=0, rescale_scale=cfg_scale, cfg_scale=cfg_scale
     )
+
+
+def relates_rows(processor: type) -> bool:
+    """Whether what attention processors of a class make of a row is known to depend on others."""
+    names = [cls.__name__ for cls in processor.__mro__]
+    return any(name.startswith(_RELATING_ROWS) and "Processor" in name for name in names)
+
+
+def related_rows(denoiser: nn.Module) -> tuple[str, ...]:
+    """The names of the processors in a denoiser that are known to relate the rows of a batch."""
+    kinds = {type(getattr(module, "processor", None)) for module in denoiser.modules()}
+    return tuple(sorted([kind.__name__ for kind in kinds if relates_rows(kind)]))
 
 
 def take_rows(

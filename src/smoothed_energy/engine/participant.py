@@ -5,11 +5,12 @@ from __future__ import annotations
 __all__ = ["Participant", "ParticipantState"]
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from ..denoisers.cfg_batch import RowChoice
 from ..guidance.cfg_rules.rule import CFGRule
 from ..guidance.combine import Combination
 from ..guidance.guidance import Guidance
@@ -28,11 +29,18 @@ class Participant:
     Args:
         guidance: The guidance.
         replay: Whether its perturbed passes take over what they can from the clean one.
+        rows: Which rows of the batch its passes have.
+
+    Raises:
+        ValueError: If `rows` is not known.
     """
 
-    def __init__(self, guidance: Guidance, replay: bool = True) -> None:
+    def __init__(self, guidance: Guidance, replay: bool = True, rows: RowChoice = "needed") -> None:
+        if rows not in get_args(RowChoice):
+            raise ValueError(f"rows={rows!r}: expected {' or '.join(get_args(RowChoice))}")
         self.guidance = guidance
         self.replay = replay
+        self.rows = rows
         # Each plan with the modules in the denoiser for which it was made.
         self._plans = _Plans()
 
@@ -107,6 +115,8 @@ class ParticipantState:
             plan = replace(plan, replay=False)
         if plan.remembers:
             plan = replace(plan, memory=self.history.memory)
+        if self.participant.rows != plan.rows:
+            plan = replace(plan, rows=self.participant.rows)
         self.plan, self.planned_for, self._names = plan, runner, {}
         return plan
 

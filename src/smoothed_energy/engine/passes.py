@@ -7,143 +7,51 @@ these runs are one kind of pass: what a module does in it is edited, observed, r
 
 from __future__ import annotations
 
-__all__ = ["PassRunner", "PassSite"]
+__all__ = ["PassRunner"]
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
-from typing_extensions import override
 
-from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.feature_maps import FeatureMaps
-from ..denoisers.image_tokens import ImageTokens
-from ..denoisers.prediction import PredictionKind, prediction_of
-from ..families import Arguments, Family, family_of
-from ..guidance.plan import Memory, NegativeContext, Plan
+from ..denoisers.prediction import prediction_of
+from ..families import Arguments
+from ..guidance.plan import Plan
 from ..intercept.attention import AttentionBackendError
-from ..intercept.compiled import eagerly, is_sealed
-from ..intercept.module_call import ModuleCall, Rows, unwrap
+from ..intercept.compiled import eagerly
+from ..intercept.module_call import ModuleCall, Rows
 from ..intercept.patching import Router, Routers, holding, patched
 from ..intercept.pre_hooks import show_to_pre_hooks
-from ..intercept.regions import Regions
 from ..intercept.replay import Recorder, Stem
-from ..schedule import StepPosition
-from .caches import CacheStates
 from .context import StepContext
 from .one_pass import Pass
-from .other_caches import OtherCaches
 from .outcome import Outcome
+from .perturbed_prediction import PassSite, PerturbedPrediction
+from .reach import Reach
+from .running_denoiser import RunningDenoiser
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
 _PASS = Routers("smoothed_energy_pass")
 
 
-class PassSite:
-    """What an edited or observed layer may ask of its pass; see `LayerSite`.
-
-    Args:
-        runner: Runs the passes of the denoiser.
-        arguments: The arguments of the denoiser's call, all rows, in the pass.
-        rows: The rows of the pass.
-        context: The step.
-    """
-
-    def __init__(
-        self, runner: PassRunner, arguments: Arguments, rows: Rows, context: StepContext
-    ) -> None:
-        self.runner, self.arguments, self.rows, self.context = runner, arguments, rows, context
-
-    def image_tokens(self, layer: str, count: int) -> ImageTokens:
-        """Which of the `count` tokens of a layer are the image's, in the rows of the pass."""
-        runner = self.runner
-        found = runner.family.tokens(runner.model, self.arguments, layer, count)
-        if isinstance(found.start, int):
-            return found
-        return replace(found, start=found.start[self.rows.start : self.rows.stop])
-
-    def position(self) -> StepPosition:
-        """Where the step is in its schedule."""
-        return self.context.position()
-
-    def outputs(self, layer: str, module: nn.Module) -> tuple[str, ...]:
-        """The names of the inputs that a module returns changed, in the order of its outputs."""
-        runner = self.runner
-        return runner.family.outputs(runner.model, runner.layers[layer], module)
-
-
-class PassRunner:
+class PassRunner(RunningDenoiser):
     """Runs the passes of one denoiser.
 
     Args:
         denoiser: A `diffusers` denoiser, compiled or not.
-
-    Attributes:
-        model: The denoiser, not compiled.
-        family: Its family.
-        sealed: Whether it is compiled as a whole, so that second passes run it as it was before.
-        regions: Its blocks that are compiled one by one.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
-        self.denoiser = denoiser
-        self.model = unwrap(denoiser)
-        self.family: Family = family_of(denoiser)
-        self.sealed = is_sealed(denoiser)
-        self.regions = Regions(self.model)
+        super().__init__(denoiser)
         self._stems: dict[Plan, Stem] = {}
         self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
-        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
-
-    @functools.cached_property
-    def caches(self) -> CacheStates | None:
-        """The caches in the denoiser, as they are at the first guided call; None without any."""
-        self._cache_config = getattr(self.model, "_cache_config", None)
-        for module in self.model.modules():
-            if getattr(module, "_diffusers_hook", None) is not None:
-                found = CacheStates(self.model)
-                return found if found.exist else None
-        return None
-
-    @functools.cached_property
-    def other_caches(self) -> OtherCaches:
-        """Caches of other packages; first asked for at the first call of a run."""
-        return OtherCaches(self.model)
-
-    @functools.cached_property
-    def layers(self) -> dict[str, SelfAttentionLayer]:
-        """The layers of the denoiser by their names."""
-        return {layer.name: layer for layer in self.family.layers(self.model)}
-
-    def check_caches(self) -> None:
-        """Check that the denoiser's caches are those of the first guided call, and of diffusers.
-
-        Raises:
-            RuntimeError: If they were enabled or disabled since, or are of another package.
-        """
-        self.other_caches.check()
-        _ = self.caches
-        if getattr(self.model, "_cache_config", None) is not self._cache_config:
-            raise RuntimeError(
-                f"the cache of this {type(self.model).__name__} was changed while guidance "
-                "acted on it; detach the guidance, and attach it again"
-            )
-
-    def sample(self, call: ModuleCall) -> Tensor:
-        """The latents of a call of the denoiser."""
-        found: Tensor = call.argument(self.family.sample)
-        return found
-
-    def take_rows(self, call: ModuleCall, rows: Rows) -> ModuleCall:
-        """The same call for some rows of its batch, with containers of its own."""
-        if rows.is_all:
-            return call.copied()
-        return call.with_named(self.family.take_rows(call.named(), rows))
+        self._reach = Reach(type(self.model).__name__)
 
     def forget(self, plan: Plan) -> None:
         """Forget what is kept of a plan whose modules were replaced."""
@@ -210,40 +118,56 @@ class PassRunner:
             outcome = self._outcome(kept, output, context)
             for plan in (*watching, *plans):
                 outcome.observed[plan] = clean_pass.observed.get(plan, {})
+            clean = _Clean(kept, layout, everything, clean_pass.called, outcome, recorder, stems)
             for plan in plans:
-                rows = layout.rows(plan.formulation, len(outcome.prediction))
-                clean = rows.of(outcome.prediction)[:, : outcome.channels]
-                if needs is not None and not needs(plan, clean):
-                    continue
-                # A probe's layers entered the clean pass; edited ones enter theirs before they run.
-                of_pass = FeatureMaps(self._entered(plan))
-                of_pass.sizes |= {name: features.sizes[name] for name in of_pass.sizes}
-                site = PassSite(self, arguments.in_pass(of_pass.sizes), rows, context)
-                otherwise: Router = ModuleCall.__call__
-                if recorder is not None and plan in stems:
-                    otherwise = recorder.replay(stems[plan], rows, is_last=plan is plans[-1]).run
-                if self.regions.modules:
-                    seen = {*plan.edits, *self._entered(plan)}
-                    otherwise = self.regions.router(
-                        seen, _PASS, otherwise, has_all_rows=rows.is_all
-                    )
-                perturbed_pass = Pass(site, of_pass, edited=plan, otherwise=otherwise)
-                negative = _Negative(plan, self.take_rows(kept, rows), site, perturbed_pass)
-                negative.clean = clean
-                observed = outcome.observed[plan]
-                negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
-                if plan.negative is None:
-                    predicted = negative.predict(negative.call)
-                    self._check_reached(plan, clean_pass.called, negative.reached)
-                else:
-                    predicted = plan.negative(negative)
-                outcome.clean[plan] = negative.clean
-                outcome.differences[plan] = negative.clean - predicted[:, : outcome.channels]
-                outcome.reached[plan] = negative.reached | set(observed)
-                outcome.runs[plan] = max(1, negative.passes)
+                needed = layout.rows(plan.formulation, batch)
+                predicted = needed.of(outcome.prediction)[:, : outcome.channels]
+                if needs is None or needs(plan, predicted):
+                    self._perturb(plan, needed, clean, is_last=plan is plans[-1])
         if recorder is not None:
             recorder.learn()
         return outcome
+
+    def _perturb(self, plan: Plan, needed: Rows, clean: _Clean, *, is_last: bool) -> None:
+        """Make the negative prediction of a plan, and note it in the outcome.
+
+        Args:
+            plan: The plan.
+            needed: The rows that it perturbs.
+            clean: The clean pass of the step.
+            is_last: Whether no other pass follows.
+        """
+        outcome, before = clean.outcome, clean.site
+        whole = plan.rows == "all" or bool(self.related_rows)
+        rows = before.rows if whole else needed
+        # A probe's layers entered the clean pass; edited ones enter theirs before they run.
+        features = FeatureMaps(self._entered(plan))
+        features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
+        site = PassSite(self, before.arguments.in_pass(features.sizes), rows, before.context)
+        otherwise: Router = ModuleCall.__call__
+        if clean.recorder is not None and plan in clean.stems:
+            otherwise = clean.recorder.replay(clean.stems[plan], rows, is_last=is_last).run
+        if self.regions.modules:
+            seen = {*plan.edits, *self._entered(plan)}
+            otherwise = self.regions.router(seen, _PASS, otherwise, has_all_rows=rows.is_all)
+        perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise)
+        run = functools.partial(self._perturbed, plan, perturbed_pass)
+        negative = PerturbedPrediction(plan, self.take_rows(clean.call, rows), site, run)
+        negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
+        observed = outcome.observed[plan]
+        negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
+        if plan.negative is None:
+            predicted = negative.predict(negative.call)
+            if self.caches is None:
+                self._reach.check(plan, clean.called, perturbed_pass.reached)
+        else:
+            predicted = plan.negative(negative)
+        difference = negative.clean - predicted[:, : outcome.channels]
+        if whole:
+            difference, negative.clean = needed.of(difference), needed.of(negative.clean)
+        outcome.clean[plan], outcome.differences[plan] = negative.clean, difference
+        outcome.reached[plan] = perturbed_pass.reached | set(observed)
+        outcome.runs[plan] = max(1, negative.passes) * (clean.layout.groups if whole else 1)
 
     def _check(self, call: ModuleCall, plans: Sequence[Plan], probing: Sequence[Plan]) -> None:
         if plans and call.kwargs.get("kv_cache") is not None:
@@ -265,26 +189,6 @@ class PassRunner:
             "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
             "or look at no layers"
         )
-
-    def _check_reached(self, plan: Plan, called: set[nn.Module], reached: set[str]) -> None:
-        """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
-
-        Raises:
-            RuntimeError: If it did not, and no cache of diffusers explains it.
-        """
-        if self.caches is not None:
-            return
-        reachable = self._reachable.setdefault(plan, set())
-        reachable |= reached
-        if len(reachable) < len(plan.edits):
-            reachable.update(name for module, name in plan.edits.items() if module in called)
-        missing = sorted(reachable - reached)
-        if missing:
-            raise RuntimeError(
-                f"{', '.join(missing)} of this {type(self.model).__name__} was not reached in the "
-                "second pass, but in a pass before: something gives the results of one pass to "
-                "another, a cache for instance; expected a denoiser without it"
-            )
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
         prediction = prediction_of(output)
@@ -322,83 +226,43 @@ class PassRunner:
             modules |= stem.modules
         return modules
 
-    @contextmanager
-    def perturbed(self, plan: Plan, number: int) -> Iterator[None]:
-        """A block in which the denoiser may run with the modules of a plan edited.
+    def _perturbed(self, plan: Plan, perturbed_pass: Pass, call: ModuleCall, number: int) -> Any:
+        """One call of the denoiser with the modules of a plan edited.
 
         Args:
             plan: The plan.
-            number: Which of its passes at this step it is.
+            perturbed_pass: The pass.
+            call: The call.
+            number: Which of the plan's calls at this step it is.
         """
         # A compiled first pass must not trace the patches, so they are there only now.
         modules = {*plan.edits, *self._entered(plan)} if self.sealed else ()
         patches = patched(modules, _PASS)
         eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
-        with patches, eager, states:
-            yield
+        with patches, eager, states, holding(_PASS.current, perturbed_pass.handle):
+            show_to_pre_hooks(self.denoiser, call)
+            return call()
 
 
-class _Negative(NegativeContext):
-    """What the negative prediction of a plan is made from, in one call of a denoiser."""
+@dataclass(frozen=True, eq=False)
+class _Clean:
+    """The clean pass of a step, and what its perturbed passes take from it.
 
-    def __init__(self, plan: Plan, call: ModuleCall, site: PassSite, perturbed_pass: Pass) -> None:
-        runner = site.runner
-        self.call = call
-        if runner.model is not runner.denoiser:
-            self.call = call.with_forward(runner.model)
-        self.sample = runner.sample(call)
-        self.observed: Mapping[str, Tensor] = {}
-        self._plan, self._site, self._pass = plan, site, perturbed_pass
-        self.passes = 0
+    Args:
+        call: The call of the denoiser, as it was before it was made.
+        layout: The meaning of its rows.
+        site: The pass.
+        called: The modules that were called in it.
+        outcome: What it gave.
+        recorder: What is replayed, if anything.
+        stems: The stem of each plan that replays.
+    """
 
-    @property
-    def reached(self) -> set[str]:
-        """The names of the layers that were edited."""
-        return self._pass.reached
-
-    @property
-    @override
-    def prediction_type(self) -> PredictionKind:
-        return self._site.context.output_kind().prediction_type
-
-    @property
-    @override
-    def memory(self) -> Memory:
-        if self._plan.memory is None:
-            raise RuntimeError("this plan remembers nothing; expected one with remembers=True")
-        return self._plan.memory
-
-    @override
-    def predict(self, call: ModuleCall) -> Tensor:
-        self.passes += 1
-        with (
-            self._site.runner.perturbed(self._plan, self.passes),
-            holding(_PASS.current, self._pass.handle),
-        ):
-            # Lists of arguments may be consumed, and there may be another pass.
-            call = call.copied()
-            show_to_pre_hooks(self._site.runner.denoiser, call)
-            return prediction_of(call())
-
-    @override
-    def of_sample(self, sample: Tensor) -> Tensor:
-        return self.predict(self.call.replace(self._site.runner.family.sample, sample))
-
-    @override
-    def image_tokens(self, layer: str, count: int) -> ImageTokens:
-        return self._site.image_tokens(layer, count)
-
-    @override
-    def position(self) -> StepPosition:
-        return self._site.position()
-
-    @property
-    @override
-    def tied_to_size(self) -> tuple[str, ...]:
-        return self._site.runner.family.tied(self._site.arguments)
-
-    @property
-    @override
-    def multiple(self) -> int:
-        return self._site.runner.family.multiple(self._site.runner.model)
+    call: ModuleCall
+    layout: BatchLayout
+    site: PassSite
+    called: set[nn.Module]
+    outcome: Outcome
+    recorder: Recorder | None
+    stems: Mapping[Plan, Stem]

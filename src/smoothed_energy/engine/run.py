@@ -98,6 +98,7 @@ class DenoiserState(Members):
     def forget(self) -> None:
         super().forget()
         self._expected = None
+        vars(self.runner).pop("related_rows", None)
         if "caches" in vars(self.runner) and self.runner.caches is not None:
             self.runner.caches.forget()
 
@@ -147,11 +148,27 @@ class DenoiserState(Members):
             self._expected = _Replaced(output)
             return output
         rows = layout.rows("conditional", batch)
+        if not rows.is_all:
+            self._check_rows_alone(participants)
         with nullcontext() if caches is None else caches.of("conditional rows"):
             alone = self.runner.take_rows(call, rows)
             show_to_pre_hooks(self.runner.denoiser, alone)
             output = self._corrected(alone, participants, context, _without_groups)
         return repeat_output(output, layout.groups)
+
+    def _check_rows_alone(self, participants: Sequence[Participant]) -> None:
+        """Check that the rows of a batch may be predicted without the others.
+
+        Raises:
+            RuntimeError: If somebody said, or it is known, that they depend on them.
+        """
+        related = ", ".join(self.runner.related_rows)
+        if related or any(participant.rows == "all" for participant in participants):
+            raise RuntimeError(
+                "a rule that takes classifier-free guidance away runs the conditional rows alone, "
+                f"but the rows of this batch are related ({related or 'rows=all'}); expected "
+                "processors that treat each row by itself, or guidance without such a rule"
+            )
 
     def _corrected(
         self,

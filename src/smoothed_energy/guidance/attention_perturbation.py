@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["Attention", "AttentionCall", "AttentionPerturbation", "ReceivedAttention"]
+__all__ = ["AttentionCall", "AttentionPerturbation", "ReceivedAttention", "by_place", "of_image"]
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ..denoisers.cfg_batch import relates_rows
 from ..denoisers.image_tokens import ImageTokens, rows_in_order
-from ..intercept.attention import AttentionBackendError, attend_with
+from ..intercept.attention import Attention, AttentionBackendError, LayerAttention, attend_with
+from ..intercept.attention_slices import of_slices, together
 from ..schedule import StepPosition
 from ..smoothing import Smoothing
 from .perturbation import LayerCall, LayerSite, Perturbation, Probe
@@ -30,7 +33,8 @@ class AttentionCall:
         value: `(B, heads, S, e)`.
         options: The other arguments of `scaled_dot_product_attention`, by name.
         native: That function.
-        image: Which of the S keys are the image's; there are T of them.
+        image: Which of all queries are the image's; there are T of them. If the layer's keys are of
+            the same tokens, it is their place among the keys, too.
         position: Where the step is in its schedule.
     """
 
@@ -84,53 +88,51 @@ class AttentionCall:
         return not self.options.get("is_causal") and (mask is None or mask.shape[-2] == 1)
 
 
-class Attention(NamedTuple):
-    """One call of `scaled_dot_product_attention`, of all tokens of a layer.
+def by_place(
+    attention: Attention, site: LayerSite, layer: str
+) -> Iterator[tuple[list[int], Attention, ImageTokens]]:
+    """Rows of an attention in which the image's tokens have the same place, and that place.
 
-    Args:
-        query: `(B, heads, T, d)`.
-        key: `(B, heads, T, d)`.
-        value: `(B, heads, T, e)`.
-        options: The other arguments, by name.
-        native: The function.
+    Raises:
+        AttentionBackendError: If rows differ in that, and heads lie among them.
     """
+    query, key, value, options, native = attention
+    batch = len(query)
+    image = site.image_tokens(layer, attention.queries)
+    if isinstance(image.start, int):
+        yield list(range(batch)), attention, image
+        return
+    if query.ndim != 4:
+        raise AttentionBackendError(
+            f"layer {layer!r} has queries of shape {tuple(query.shape)}; expected (B, heads, T, "
+            "d), since the image's place differs from row to row"
+        )
+    for rows, found in image.by_start(batch):
+        of_rows = _of_samples(options, rows, batch)
+        yield rows, Attention(query[rows], key[rows], value[rows], of_rows, native), found
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    options: Mapping[str, Any]
-    native: Callable[..., Tensor]
 
-    def by_place(
-        self, site: LayerSite, layer: str
-    ) -> Iterator[tuple[list[int], Attention, ImageTokens]]:
-        """Rows of the batch in which the image's tokens have the same place, and that place."""
-        batch = len(self.query)
-        image = site.image_tokens(layer, self.query.shape[-2])
-        if isinstance(image.start, int):
-            yield list(range(batch)), self, image
-            return
-        for rows, found in image.by_start(batch):
-            tensors = self.query[rows], self.key[rows], self.value[rows]
-            yield (
-                rows,
-                Attention(*tensors, _of_samples(self.options, rows, batch), self.native),
-                found,
-            )
-
-    def of_image(self, image: ImageTokens, position: Callable[[], StepPosition]) -> AttentionCall:
-        """What the image's tokens ask, which have the same place in all rows."""
-        where = image.slice
-        options = _of_queries(self.options, where)
-        query = self.query[..., where, :]
-        return AttentionCall(query, self.key, self.value, options, self.native, image, position)
+def of_image(
+    whole: Attention, image: ImageTokens, position: Callable[[], StepPosition]
+) -> AttentionCall:
+    """What the image's tokens ask, which have the same place in all rows."""
+    where = image.slice
+    options = _of_queries(whole.options, where)
+    query = whole.query[..., where, :]
+    return AttentionCall(query, whole.key, whole.value, options, whole.native, image, position)
 
 
 class AttentionPerturbation(Perturbation):
     """A change of scaled dot-product attention.
 
     Where text and image tokens attend together, only what the image's tokens ask is changed.
+
+    Attributes:
+        needs_own_keys: Whether keys must be of the same tokens as the queries. Layers whose keys
+            are others (every second token's, a reference's as well) are refused then.
     """
+
+    needs_own_keys: ClassVar[bool] = True
 
     @property
     @override
@@ -143,30 +145,52 @@ class AttentionPerturbation(Perturbation):
 
     @override
     def run(self, call: LayerCall) -> Any:
-        site = call.site
+        found = LayerAttention(call.call, call.name, own_keys=self.needs_own_keys)
+        if self.needs_own_keys:
+            _refuse_other_rows(call, found)
 
-        def attend(
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            options: Mapping[str, Any],
-            native: Callable[..., Tensor],
-        ) -> Tensor:
-            if key.shape[-2] != query.shape[-2]:
-                # The same module may attend to something else, too: an IP-Adapter's picture.
-                return native(query, key, value, **options)
-            whole = Attention(query, key, value, options, native)
-            parts = []
-            for rows, of_rows, image in whole.by_place(site, call.name):
-                parts.append((rows, self._attend(of_rows, image, site.position)))
-            return rows_in_order(parts)
+        def attend(attention: Attention) -> Tensor:
+            return self._whole(attention, call) if found.takes(attention) else attention()
 
-        return attend_with(attend, call.call, call.name)
+        output = attend_with(attend, call.call, call.name)
+        if found.noted:
+            return self._in_slices(found, call)
+        found.check()
+        return output
+
+    def _in_slices(self, found: LayerAttention, call: LayerCall) -> Any:
+        """What the module gives if its queries come in slices: a second call of it, all known."""
+        groups = together(found)
+        answers: list[Tensor | None] = []
+        for group, whole in zip(groups, of_slices(found, groups), strict=True):
+            if whole is None:
+                answers.extend([None] * len(group))
+            else:
+                sizes = [one.queries for one in group]
+                answers.extend(torch.split(self._whole(whole, call), sizes, dim=-2))
+        given: list[Attention] = []
+
+        def attend(attention: Attention) -> Tensor:
+            given.append(attention)
+            answer = answers[len(given) - 1] if len(given) <= len(answers) else None
+            return attention() if answer is None else answer
+
+        output = attend_with(attend, call.call, call.name)
+        if len(given) != len(answers):
+            raise found.refusal("attends in another way when it is called again")
+        return output
+
+    def _whole(self, whole: Attention, call: LayerCall) -> Tensor:
+        """The layer's self-attention, perturbed."""
+        parts = []
+        for rows, of_rows, image in by_place(whole, call.site, call.name):
+            parts.append((rows, self._attend(of_rows, image, call.position)))
+        return rows_in_order(parts)
 
     def _attend(
         self, whole: Attention, image: ImageTokens, position: Callable[[], StepPosition]
     ) -> Tensor:
-        perturbed = self.attend(whole.of_image(image, position))
+        perturbed = self.attend(of_image(whole, image, position))
         query, key, value, options, native = whole
         where = image.slice
         if perturbed.shape[-2] == query.shape[-2]:
@@ -191,18 +215,59 @@ class ReceivedAttention(Probe):
 
     @override
     def run(self, call: LayerCall) -> tuple[Any, Tensor]:
-        received: list[Tensor] = []
+        found = LayerAttention(call.call, call.name, own_keys=True)
+        _refuse_other_rows(call, found)
+        maps: list[tuple[Attention, Tensor]] = []
 
-        def attend(query: Tensor, key: Tensor, value: Tensor, options: Any, native: Any) -> Tensor:
-            attended: Tensor = native(query, key, value, **options)
-            # Attention of the identity is the map itself, whatever scale and mask are.
-            identity = torch.eye(key.shape[-2], dtype=value.dtype, device=value.device)
-            weights = native(query, key, identity.expand(*key.shape[:-2], -1, -1), **options)
-            received[:] = [weights.float().mean(dim=-3).sum(dim=-2)]
-            return attended
+        def attend(attention: Attention) -> Tensor:
+            if found.takes(attention) or found.noted:
+                maps.append((attention, _received(attention)))
+            return attention()
 
         output = attend_with(attend, call.call, call.name)
-        return output, received[0]
+        groups = together(found)
+        if groups:
+            own = of_slices(found, groups)
+            members = [one for one, group in zip(own, groups, strict=True) for _ in group]
+            maps = [item for item, whole in zip(maps, members, strict=True) if whole is not None]
+        found.check()
+        return output, _all_received(maps, found)
+
+
+def _refuse_other_rows(call: LayerCall, found: LayerAttention) -> None:
+    """Refuse processors that are known to take keys of other rows, which may be as many."""
+    if relates_rows(type(getattr(call.module, "processor", None))):
+        raise found.refusal("has keys of other rows of the batch, where this method needs its own")
+
+
+def _received(attention: Attention) -> Tensor:
+    """The attention that keys receive over all queries, by head, `(B, heads, S)`, float32."""
+    query, key, value, options, native = attention
+    # Attention of the identity is the map itself, whatever scale and mask are.
+    identity = torch.eye(key.shape[-2], dtype=value.dtype, device=value.device)
+    weights: Tensor = native(query, key, identity.expand(*key.shape[:-2], -1, -1), **options)
+    return weights.float().sum(dim=-2)
+
+
+def _all_received(maps: Sequence[tuple[Attention, Tensor]], found: LayerAttention) -> Tensor:
+    """The attention that every token receives, `(B, S)`, from slices of queries, heads or rows.
+
+    Raises:
+        AttentionBackendError: If the slices can't be put together.
+    """
+    rows, heads = found.rows, Fraction(0)
+    parts: list[Tensor] = []
+    for attention, received in maps:
+        by_head = received
+        if received.ndim == 2:
+            by_head = received.reshape(rows or 1, -1, received.shape[-1])
+        parts.append(by_head.sum(dim=-2))
+        heads += Fraction(attention.queries * by_head.shape[-2], by_head.shape[-1])
+    if all(len(part) == len(parts[0]) == (rows or len(part)) for part in parts):
+        return torch.stack(parts).sum(dim=0) / float(heads)
+    if sum(len(part) for part in parts) == rows:
+        return torch.cat(parts) / float(heads / len(parts))
+    raise found.refusal("attends in slices of rows and heads, whose map can't be put together")
 
 
 def _of_samples(options: Mapping[str, Any], rows: list[int], batch: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import nn
 
 from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.cfg_batch import RowChoice
 from ..families.layer_selection import normalise_selection
 from .combine_text import combinations_text
 
@@ -76,13 +77,17 @@ class Guidance(ABC):
         """Whether its steps depend on the predictions so far; see `StepPosition.similarity`."""
         return False
 
-    def attach(self, target: Any, *, replay: bool = True) -> Attachment:
+    def attach(self, target: Any, *, replay: bool = True, rows: RowChoice = "needed") -> Attachment:
         """Guide a pipeline, or a bare denoiser, until the attachment is detached.
 
         Args:
             target: A `diffusers` pipeline, or its denoiser for use in your own loop.
             replay: Whether the perturbed pass takes over what was computed before the first
                 perturbed layer. False computes it again, for comparison.
+            rows: Which rows of the batch the perturbed pass has: `"needed"`, those of the
+                prediction that is perturbed, or `"all"`, for attention processors that relate rows
+                to each other. Known ones (cross-frame attention of Text2Video-Zero, shared
+                attention of StyleAligned) get all of them without it.
 
         Returns:
             A context manager that detaches when it closes; or call its `detach()`.
@@ -91,11 +96,12 @@ class Guidance(ABC):
             TypeError: If `target` is neither.
             LayerError: If it has no such layers.
             RuntimeError: If an equal guidance is attached to it already.
+            ValueError: If `rows` is neither.
         """
         # The one import from above: integrations know guidance, and users know this method.
         from ..integrations.attach import attach  # noqa: PLC0415
 
-        return attach(self, target, replay=replay)
+        return attach(self, target, replay=replay, rows=rows)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, with the method's name under `"method"`.

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from ..denoisers.cfg_batch import Formulation
+from ..denoisers.cfg_batch import Formulation, RowChoice
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind
 from ..intercept.module_call import ModuleCall
@@ -97,6 +97,7 @@ class Plan:
         probed: The modules that are observed, and the layer that each belongs to.
         remembers: Whether `negative` keeps something from step to step.
         memory: What it keeps; a run gives each of its plans that remember one of its own.
+        rows: Which rows of the batch its passes have.
     """
 
     formulation: Formulation = "conditional"
@@ -108,3 +109,4 @@ class Plan:
     probed: Mapping[nn.Module, str] = field(default_factory=dict)
     remembers: bool = False
     memory: Memory | None = None
+    rows: RowChoice = "needed"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..denoisers.cfg_batch import RowChoice
 from ..engine.observer import Observer
 from ..engine.participant import Participant
 from ..engine.summary import GuidanceWarning
@@ -19,10 +20,12 @@ from .own_loop import denoiser_session
 from .pipeline import find_denoisers, pipeline_session
 
 
-def attach(guidance: Guidance, target: Any, *, replay: bool = True) -> Attachment:
+def attach(
+    guidance: Guidance, target: Any, *, replay: bool = True, rows: RowChoice = "needed"
+) -> Attachment:
     """Attach a guidance to a pipeline or a denoiser; see `Guidance.attach`."""
     warn_if_it_changes_nothing(guidance)
-    participant = Participant(guidance, replay)
+    participant = Participant(guidance, replay, rows)
     for denoiser in denoisers_of(target):
         if isinstance(guidance, NegativeGuidance):
             participant.plan_for(denoiser)  # layers exist, or it says so now

@@ -9,21 +9,26 @@ runs: other layers, other threads and the unperturbed pass never see it.
 
 from __future__ import annotations
 
-__all__ = ["AttentionBackendError", "ScaledDotProduct", "Watcher", "attend_with", "watch_attention"]
+__all__ = [
+    "Attention",
+    "AttentionBackendError",
+    "LayerAttention",
+    "attend_with",
+    "watch_attention",
+]
 
 import functools
 import inspect
+import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .attention_backends import NATIVE, AttentionBackendError, not_native, processor_name
 from .module_call import ModuleCall
-
-_SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 # Processors that compute softmax(QK^T)V without the native function, each with one that computes
 # the same with it.
@@ -38,44 +43,173 @@ _NATIVE_TWINS = {
     "XFormersAttnAddedKVProcessor": "AttnAddedKVProcessor2_0",
 }
 
-
-class AttentionBackendError(RuntimeError):
-    """A chosen layer ran without a `scaled_dot_product_attention` call to perturb."""
+_SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 
 
-class ScaledDotProduct(Protocol):
-    """What replaces one call of `scaled_dot_product_attention`.
+class Attention(NamedTuple):
+    """One call of `scaled_dot_product_attention`.
 
-    It gets query `(B, heads, T, d)`, key and value `(B, heads, S, d)`, the other arguments of the
-    call by name in `options`, and `native`, the function itself, and returns `(B, heads, T, d)`.
+    Args:
+        query: `(B, heads, T, d)`, or with heads in the rows `(B heads, T, d)`.
+        key: `(B, heads, S, d)`.
+        value: `(B, heads, S, e)`.
+        options: The other arguments, by name.
+        native: The function.
     """
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-    ) -> Tensor:
-        """Attention of `query` to `key` and `value`."""
-        ...
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    options: Mapping[str, Any]
+    native: Callable[..., Tensor]
+
+    def __call__(self) -> Tensor:
+        """Attention as it is, `(B, heads, T, e)`."""
+        return self.native(self.query, self.key, self.value, **self.options)
+
+    @property
+    def queries(self) -> int:
+        """T."""
+        return self.query.shape[-2]
+
+    @property
+    def has_a_key_for_each_query(self) -> bool:
+        """Whether T is S."""
+        return self.key.shape[-2] == self.query.shape[-2]
 
 
-class Watcher(Protocol):
-    """What looks at one call of `scaled_dot_product_attention`; see `ScaledDotProduct`."""
+class LayerAttention:
+    """Tells the self-attention in one call of a layer's module from what else attends there.
 
-    def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]
-    ) -> None:
-        """Look at what enters the attention of `query` to `key` and `value`."""
-        ...
+    Every attention of all the layer's queries to as many keys is its own; the module may attend to
+    something else besides (an IP-Adapter's picture). If it has none of these, one attention of all
+    its queries to *other keys* is the layer's: to every second token, to a reference's tokens as
+    well, to text and image (where the text's queries may attend by themselves).
+
+    Queries, heads and rows may come in slices. From the first slice of queries on all attentions
+    are noted, since only the whole of them is one attention.
+
+    Nothing is raised before the call is over: a processor might catch it.
+
+    Args:
+        call: The call of the module.
+        name: The name of the layer.
+        own_keys: Whether keys must be of the same tokens as the queries.
+    """
+
+    def __init__(self, call: ModuleCall, name: str, *, own_keys: bool) -> None:
+        self._call, self._name, self._needs_own_keys = call, name, own_keys
+        #: The rows of the module's batch; 0 if they are not known.
+        self.rows, image = _size(call.argument(call.parameters[0]))
+        _, text = _size(call.argument("encoder_hidden_states"))
+        self.image, self._text = image, 0 if text == image else text
+        #: The numbers of queries that the layer may have: beside a text's, or not.
+        self.wholes = {image, image + text} if image else set()
+        self._own: list[Attention] = []
+        self._other: list[Attention] = []
+        self._problem: str | None = None
+        #: All attentions, if they come in slices of queries.
+        self.noted: list[Attention] = []
+
+    def takes(self, attention: Attention) -> bool:
+        """Whether an attention, the next in the call, is the layer's; as far as is known so far."""
+        if self.noted:
+            self.noted.append(attention)
+            return False
+        whole = self._is_whole(attention)
+        if whole and attention.has_a_key_for_each_query:
+            self._own.append(attention)
+            return True
+        if self._own or attention.queries == self._text:
+            return False
+        if whole:
+            self._other.append(attention)
+            return not self._needs_own_keys
+        if self._other:
+            self._problem = "attends several times, never to its own keys"
+        else:
+            self.noted.append(attention)
+        return False
+
+    def check(self) -> None:
+        """Check, as the call is over, that what was taken is the layer's self-attention.
+
+        Raises:
+            AttentionBackendError: If it is not, or not the whole of it.
+        """
+        if self._problem is not None:
+            pass
+        elif self._own and self._other:
+            self._problem = "attends to other keys before its own, so it can't be told what for"
+        elif self._own:
+            self._check_rows(self._own)
+        elif self._needs_own_keys and self._other:
+            first = self._other[0]
+            self._problem = (
+                f"has {first.queries} queries and {first.key.shape[-2]} keys, which are not of the "
+                "same tokens, as this method needs them to be"
+            )
+        elif self._other:
+            self._check_rows(self._other)
+            heads = getattr(self._call.module, "heads", None)
+            count = sum(math.prod(one.query.shape[:-2]) for one in self._other)
+            if len(self._other) > 1 and count != self.rows * (heads or 1):
+                self._problem = "attends several times, never to its own keys"
+        elif not self.noted:
+            self._problem = "attends with none of its tokens' queries"
+        if self._problem is not None:
+            raise self.refusal(self._problem)
+
+    def check_all(self, attentions: Sequence[Attention]) -> list[bool]:
+        """Which of all attentions of the call are the layer's, if each is of all its queries.
+
+        Raises:
+            AttentionBackendError: If they don't make the layer's self-attention.
+        """
+        own = [one.has_a_key_for_each_query for one in attentions]
+        own = own if any(own) else [True] * len(own)
+        taken = [one for one, is_own in zip(attentions, own, strict=True) if is_own]
+        whole = taken[0].has_a_key_for_each_query
+        self.noted, self._own, self._other = [], taken if whole else [], [] if whole else taken
+        self.check()
+        return own
+
+    def check_at_once(self) -> None:
+        """Check, as the call is over, that one attention was all of the layer's.
+
+        Raises:
+            AttentionBackendError: If it was not.
+        """
+        self.check()
+        taken = self._own or self._other
+        if len(taken) != 1 or taken[0].query.ndim != 4:
+            raise self.refusal("attends in slices, of which each would be measured by itself")
+
+    def refusal(self, reason: str) -> AttentionBackendError:
+        """An error that names the layer."""
+        return AttentionBackendError(
+            f"layer {self._name!r} ({processor_name(self._call.module)}) {reason}; expected "
+            "other layers, a processor whose keys are the layer's own, or another method: "
+            "seg; on=query and erg ask for no keys, tpg for no attention"
+        )
+
+    def _is_whole(self, attention: Attention) -> bool:
+        if not self.image or attention.queries in self.wholes:
+            return True
+        # A text may come under another name.
+        more = attention.queries > self.image and len(attention.query) == self.rows
+        return more and attention.has_a_key_for_each_query
+
+    def _check_rows(self, taken: Sequence[Attention]) -> None:
+        rows = sum(len(one.query) for one in taken)
+        if rows < self.rows:
+            self._problem = f"attends in {rows} of the {self.rows} rows of its batch only"
 
 
 class _Interception(TorchFunctionMode):
     """Hands every scaled dot-product attention in the block to `replacement`."""
 
-    def __init__(self, replacement: ScaledDotProduct) -> None:
+    def __init__(self, replacement: Callable[[Attention], Tensor]) -> None:
         super().__init__()
         self.replacement = replacement
         self.calls = 0
@@ -87,19 +221,21 @@ class _Interception(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func is not F.scaled_dot_product_attention:
+        # Not what `F` holds now: people put wrappers there, which end in the native function.
+        if func is not NATIVE:
             return func(*args, **(kwargs or {}))
         self.calls += 1
         options = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | dict(kwargs or {})
         query, key, value = options.pop("query"), options.pop("key"), options.pop("value")
-        return self.replacement(query, key, value, options, func)
+        return self.replacement(Attention(query, key, value, options, func))
 
 
-def attend_with(replacement: ScaledDotProduct, call: ModuleCall, name: str) -> Any:
+def attend_with(replacement: Callable[[Attention], Tensor], call: ModuleCall, name: str) -> Any:
     """One call of an attention module with its softmax attention replaced.
 
     Args:
-        replacement: Called in place of `scaled_dot_product_attention`.
+        replacement: Called in place of `scaled_dot_product_attention`; it returns
+            `(B, heads, T, e)`.
         call: The call of the attention module (a `diffusers` `Attention`, or another that calls
             the function).
         name: The module's full name, for messages.
@@ -118,11 +254,11 @@ def attend_with(replacement: ScaledDotProduct, call: ModuleCall, name: str) -> A
         else:
             output = twin(module, *call.args, **_accepted(twin, call.kwargs))
     if interception.calls == 0:
-        raise _not_native(module, name, "perturbed")
+        raise not_native(module, name, "perturbed")
     return output
 
 
-def watch_attention(see: Watcher, call: ModuleCall, name: str) -> Any:
+def watch_attention(see: Callable[[Attention], None], call: ModuleCall, name: str) -> Any:
     """One call of an attention module as it is, whose softmax attention somebody looks at.
 
     A processor that computes attention without the native function runs as it is, too; what would
@@ -141,44 +277,28 @@ def watch_attention(see: Watcher, call: ModuleCall, name: str) -> Any:
             twin that does.
     """
 
-    def attend(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-    ) -> Tensor:
-        see(query, key, value, options)
-        return native(query, key, value, **options)
+    def attend(attention: Attention) -> Tensor:
+        see(attention)
+        return attention()
 
-    def only_see(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-        native: Callable[..., Tensor],
-    ) -> Tensor:
-        see(query, key, value, options)
+    def only_see(attention: Attention) -> Tensor:
+        see(attention)
+        query, value = attention.query, attention.value
         return value.new_zeros(*query.shape[:-1], value.shape[-1])
 
     with _Interception(attend) as interception:
         output = call()
     if interception.calls == 0:
         if _native_twin(call.module) is None:
-            raise _not_native(call.module, name, "looked at")
+            raise not_native(call.module, name, "looked at")
         attend_with(only_see, call, name)
     return output
 
 
-def _not_native(module: nn.Module, name: str, done: str) -> AttentionBackendError:
-    processor = type(getattr(module, "processor", module)).__name__
-    return AttentionBackendError(
-        f"layer {name!r} computes attention with {processor}, which never calls "
-        f"torch.nn.functional.scaled_dot_product_attention, so it can't be {done}; use a "
-        "native processor, for example "
-        "pipe.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0()),"
-        " or choose other layers"
-    )
+def _accepted(processor: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments `processor` takes, as `Attention.forward` filters them."""
+    parameters = inspect.signature(processor).parameters
+    return {name: value for name, value in kwargs.items() if name in parameters}
 
 
 def _native_twin(module: nn.Module) -> Callable[..., Any] | None:
@@ -196,7 +316,10 @@ def _processor(module: str, name: str) -> Callable[..., Any] | None:
     return twin
 
 
-def _accepted(processor: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments `processor` takes, as `Attention.forward` filters them."""
-    parameters = inspect.signature(processor).parameters
-    return {name: value for name, value in kwargs.items() if name in parameters}
+def _size(tokens: Any) -> tuple[int, int]:
+    """Rows and number of tokens, `(B, T, C)` or `(B, C, H, W)`; 0 and 0 if it is neither."""
+    if not isinstance(tokens, Tensor) or tokens.ndim not in (3, 4):
+        return 0, 0
+    if tokens.ndim == 3:
+        return tokens.shape[0], tokens.shape[1]
+    return tokens.shape[0], tokens.shape[2] * tokens.shape[3]

@@ -87,6 +87,8 @@ class TemperedAttention(AttentionPerturbation):
 
     temperature: float | AnnealedTemperature
 
+    needs_own_keys: ClassVar[bool] = False
+
     @override
     def attend(self, call: AttentionCall) -> Tensor:
         temperature = self.temperature

@@ -40,6 +40,8 @@ class BlurQueries(AttentionPerturbation):
 
     smoothing: Smoothing
 
+    needs_own_keys: ClassVar[bool] = False
+
     @override
     def attend(self, call: AttentionCall) -> Tensor:
         if call.makes_uniform(self.smoothing):

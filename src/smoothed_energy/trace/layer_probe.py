@@ -14,9 +14,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..denoisers.image_tokens import ImageTokens, rows_in_order
-from ..guidance.attention_perturbation import Attention, AttentionCall, AttentionPerturbation
+from ..guidance.attention_perturbation import (
+    AttentionCall,
+    AttentionPerturbation,
+    by_place,
+    of_image,
+)
 from ..guidance.perturbation import LayerCall, Probe
-from ..intercept.attention import watch_attention
+from ..intercept.attention import Attention, LayerAttention, watch_attention
 from .metric import AttentionMetric, MapMetric
 
 
@@ -50,13 +55,16 @@ class LayerProbe(Probe):
     def run(self, call: LayerCall) -> tuple[Any, Tensor]:
         found: dict[str, Tensor] = {}
 
+        own = LayerAttention(call.call, call.name, own_keys=False)
+
         @torch.no_grad()
-        def see(query: Tensor, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> None:
-            # The same module may attend to something else, too: an IP-Adapter's picture.
-            if key.shape[-2] == query.shape[-2] and not found:
-                found.update(self._of_attention(call, query, key, value, options))
+        def see(attention: Attention) -> None:
+            if own.takes(attention) and not found:
+                found.update(self._of_attention(call, attention))
 
         output = watch_attention(see, call.call, call.name) if self._attention else call()
+        if self._attention:
+            own.check_at_once()
         if self._maps:
             with torch.no_grad():
                 found.update(self._of_maps(call, output))
@@ -80,19 +88,12 @@ class LayerProbe(Probe):
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         return {metric.name: metric.measure(maps) for metric in self._maps}
 
-    def _of_attention(
-        self,
-        call: LayerCall,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        options: Mapping[str, Any],
-    ) -> dict[str, Tensor]:
-        whole = Attention(query, key, value, options, _no_attention)
+    def _of_attention(self, call: LayerCall, attention: Attention) -> dict[str, Tensor]:
+        whole = attention._replace(native=_no_attention)
         perturbations = self._perturbations.get(call.name, {})
         parts = []
-        for rows, of_rows, image in whole.by_place(call.site, call.name):
-            clean = of_rows.of_image(image, call.position)
+        for rows, of_rows, image in by_place(whole, call.site, call.name):
+            clean = of_image(of_rows, image, call.position)
             entering = {
                 name: _entering(perturbation, clean) for name, perturbation in perturbations.items()
             }
