@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .engine.summary import GuidanceWarning, RunSummary
     from .guidance import Guidance, GuidanceInterval
+    from .integrations.attach import attachments, detach_all
     from .integrations.attachment import Attachment
     from .methods import (
         Autoguidance,
@@ -64,12 +65,16 @@ __all__ = [
     "StepPosition",
     "Steps",
     "TokenPerturbationGuidance",
+    "attachments",
+    "detach_all",
     "guidance_from_dict",
     "guidance_from_text",
 ]
 
 _HOME_OF = {
     "Attachment": "integrations.attachment",
+    "attachments": "integrations.attach",
+    "detach_all": "integrations.attach",
     "GuidanceWarning": "engine.summary",
     "RunSummary": "engine.summary",
     "Guidance": "guidance",

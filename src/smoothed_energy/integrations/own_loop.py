@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DenoiserSession", "denoiser_session"]
+__all__ = ["DenoiserSession", "denoiser_session", "existing_denoiser_session"]
 
 from contextlib import ExitStack
 from typing import Any
@@ -57,6 +57,15 @@ class DenoiserSession(Session):
         self._patches = ExitStack()
         self._step: LoopStep | None = None
         self._warned = False
+
+    @property
+    @override
+    def denoisers(self) -> tuple[nn.Module, ...]:
+        return (self.denoiser,)
+
+    @override
+    def renewed(self) -> Session:
+        return denoiser_session(self.denoiser)
 
     @override
     def _open(self) -> None:
@@ -131,6 +140,11 @@ class DenoiserSession(Session):
 _sessions: WeakKeyDictionary[nn.Module, DenoiserSession] = WeakKeyDictionary()
 
 
+def existing_denoiser_session(denoiser: nn.Module) -> DenoiserSession | None:
+    """The session of a denoiser; None if nothing is attached to it."""
+    return _sessions.get(denoiser)
+
+
 def denoiser_session(denoiser: nn.Module) -> DenoiserSession:
     """The session of a denoiser, new if nothing is attached to it."""
-    return _sessions.get(denoiser) or DenoiserSession(denoiser)
+    return existing_denoiser_session(denoiser) or DenoiserSession(denoiser)

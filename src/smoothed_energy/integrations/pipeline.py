@@ -1,21 +1,21 @@
 """Guidance of the runs of one pipeline.
 
-A pipeline that guidance is attached to becomes, until it is detached, an instance of a subclass of
-its own class that differs in `__call__` alone: it marks the beginning and the end of a run. The
-denoiser is patched only while such a run lasts, and only calls that belong to the run are guided,
-so another pipeline that shares the denoiser never notices, in whatever thread it runs. (What a
-step's callback calls does not belong to the run.)
+The denoiser is patched only while a run of the pipeline lasts, and only calls that belong to the
+run are guided, so another pipeline that shares the denoiser never notices, in whatever thread it
+runs. (What a step's callback calls does not belong to the run.)
 """
 
 from __future__ import annotations
 
-__all__ = ["find_denoiser", "find_denoisers", "pipeline_session"]
+__all__ = [
+    "existing_pipeline_session",
+    "find_denoiser",
+    "find_denoisers",
+    "pipeline_session",
+]
 
-import functools
-import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -33,6 +33,7 @@ from ..schedule import StepPosition
 from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
 from .dispatch import DENOISER, has_own_guidance, route_elsewhere
+from .marked_pipeline import RunOwner, mark_runs, refuse_in_mid_run, session_of, unmark_runs
 from .pipeline_facts import (
     batch_layout,
     has_learned_variance,
@@ -107,7 +108,7 @@ class _PipelineStep(StepContext):
         )
 
 
-class _PipelineSession(Session):
+class _PipelineSession(Session, RunOwner):
     """Guidance on a pipeline: it acts in the runs of this one pipeline."""
 
     def __init__(self, pipeline: Any) -> None:
@@ -115,29 +116,43 @@ class _PipelineSession(Session):
         self.pipeline = pipeline
         self.target_name = type(pipeline).__name__
         self._running = threading.Lock()
+        self._run: GuidedRun | None = None
+
+    @property
+    @override
+    def denoisers(self) -> tuple[nn.Module, ...]:
+        return find_denoisers(self.pipeline)
+
+    @property
+    @override
+    def is_running(self) -> bool:
+        return self._run is not None
+
+    @override
+    def renewed(self) -> Session:
+        return pipeline_session(self.pipeline)
+
+    @override
+    def remove(self, attachment: Attachment) -> None:
+        if self._run is not None:
+            attachment.last_run = self._run.summary(attachment.participant)
+        super().remove(attachment)
 
     @override
     def _open(self) -> None:
-        vars(self.pipeline)[_SESSION] = self
-        cls = _unmarked(type(self.pipeline))
-        marking = _marking_runs(cls, cls.__call__)
-        object.__setattr__(self.pipeline, "__class__", marking)
+        refuse_in_mid_run(self.pipeline)
+        mark_runs(self.pipeline, self)
 
     @override
     def _close(self) -> None:
-        object.__setattr__(self.pipeline, "__class__", _unmarked(type(self.pipeline)))
-        del vars(self.pipeline)[_SESSION]
+        unmark_runs(self.pipeline)
 
     @override
     def warn_if_idle(self, attachment: Attachment) -> None:
         pass  # Every run of a pipeline has its own end.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """A copy of the pipeline has no guidance."""
-
-    @contextmanager
-    def run(self, arguments: Mapping[str, Any]) -> Iterator[None]:
-        """One call of the pipeline with these arguments."""
+    @override
+    def run(self, arguments: Mapping[str, Any], generate: Callable[[], Any]) -> Any:
         refuse_own_guidance(self.pipeline, arguments)
         if not self._running.acquire(blocking=False):
             raise RuntimeError(
@@ -145,13 +160,9 @@ class _PipelineSession(Session):
                 "state of one run, so use one pipeline a thread (they may share the denoiser)"
             )
         try:
-            denoisers = find_denoisers(self.pipeline)
+            denoisers = self.denoisers
             for denoiser in denoisers:
-                if has_own_guidance(denoiser):
-                    raise RuntimeError(
-                        f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
-                        "its own attached; attach to the pipeline or to the denoiser, not to both"
-                    )
+                self._refuse_both(denoiser)
             run = GuidedRun(*denoisers, observers=self.observers)
             for observer in self.observers:
                 observer.begin()
@@ -160,14 +171,26 @@ class _PipelineSession(Session):
                 state = run.states.get(call.module)
                 if state is None:
                     return route_elsewhere(call)
+                self._refuse_both(call.module)  # a callback may have attached to it
                 context = _PipelineStep(self.pipeline, arguments, call, state.runner.family)
                 return state.call(call, self.participants, context)
 
+            self._run = run
             with patched(denoisers, DENOISER), holding(DENOISER.current, route):
-                yield
+                result = generate()
         finally:
+            self._run = None
+            self._close_last()
             self._running.release()
         self._finish(run)
+        return result
+
+    def _refuse_both(self, denoiser: nn.Module) -> None:
+        if has_own_guidance(denoiser):
+            raise RuntimeError(
+                f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
+                "its own attached; attach to the pipeline or to the denoiser, not to both"
+            )
 
     def _finish(self, run: GuidedRun) -> None:
         """Say what a run did, and warn if it was to be guided and was not."""
@@ -184,74 +207,12 @@ class _PipelineSession(Session):
             warn_if_idle(attachment.guidance, attachment.last_run)
 
 
-# The older one is in the signature of few pipelines, and a keyword argument of many.
-_CALLBACKS = ("callback_on_step_end", "callback")
-_SESSION = "_smoothed_energy_session"
-_ORIGINAL = "_smoothed_energy_original"
-
-
-def _existing_session(pipeline: Any) -> _PipelineSession | None:
-    session = vars(pipeline).get(_SESSION)
-    # A copy of a pipeline carries the attribute, but the attachments are not its own.
-    if isinstance(session, _PipelineSession) and session.pipeline is pipeline:
-        return session
-    return None
+def existing_pipeline_session(pipeline: Any) -> _PipelineSession | None:
+    """The session of a pipeline; None if nothing is attached to it."""
+    session = session_of(pipeline)
+    return session if isinstance(session, _PipelineSession) else None
 
 
 def pipeline_session(pipeline: Any) -> Session:
     """The session of a pipeline, new if nothing is attached to it."""
-    return _existing_session(pipeline) or _PipelineSession(pipeline)
-
-
-def _unmarked(cls: type) -> type:
-    """A pipeline's own class: what `_marking_runs` made a class from, or the class itself."""
-    original: type = vars(cls).get(_ORIGINAL, cls)
-    return original
-
-
-@functools.lru_cache(maxsize=16)
-def _marking_runs(cls: type, original: Callable[..., Any]) -> type:
-    """A subclass of a pipeline's class, of the same name, whose calls are runs of its session."""
-    signature = inspect.signature(original)
-
-    @functools.wraps(original)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        session = _existing_session(self)
-        if session is None:
-            return original(self, *args, **kwargs)
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        # As they were given, since a wrapper may show a signature that is not quite its own.
-        given = [self, *args]
-        for place, name in enumerate(signature.parameters):
-            if name in _CALLBACKS and place < len(given):
-                given[place] = _outside_of_run(given[place])
-        kwargs |= {name: _outside_of_run(kwargs[name]) for name in _CALLBACKS if name in kwargs}
-        with session.run(bound.arguments):
-            return original(*given, **kwargs)
-
-    # Saving writes the class's name, and other pipelines are built by it.
-    same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls.__name__, (cls,), {"__call__": call, _ORIGINAL: cls, **same})
-
-
-def _outside_of_run(callback: Any) -> Any:
-    """A callback that is no part of the run, since it may generate with the same denoiser.
-
-    Objects of diffusers' callback classes are left as they are, since pipelines look at the class.
-    """
-    # A running pipeline has imported these; this package need not.
-    from diffusers.callbacks import (
-        MultiPipelineCallbacks,
-        PipelineCallback,
-    )
-
-    if not callable(callback) or isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-        return callback
-
-    @functools.wraps(callback)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with holding(DENOISER.current, None):
-            return callback(*args, **kwargs)
-
-    return call
+    return existing_pipeline_session(pipeline) or _PipelineSession(pipeline)

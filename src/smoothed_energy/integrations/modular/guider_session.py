@@ -27,6 +27,10 @@ class GuiderSession(Session):
         return StepBatches(participants, self.observers)
 
     @override
+    def renewed(self) -> Session:
+        return self
+
+    @override
     def warn_if_idle(self, attachment: Attachment) -> None:
         pass  # A guider warns of its runs itself.
 
