@@ -84,12 +84,7 @@ class _Patch:
             return self.original(*args, **kwargs)
         return router(ModuleCall(self.module, self.original, args, kwargs))
 
-    def take_off(self) -> None:
-        """Leave the module as it was."""
-        self.live = False
-        self._remove_from(vars(self.module))
-
-    def _remove_from(self, attributes: dict[str, Any]) -> None:
+    def remove_from(self, attributes: dict[str, Any]) -> None:
         """Make a module's attributes what they were before."""
         if attributes.get("__reduce_ex__") == self._reduce_module:
             del attributes["__reduce_ex__"]
@@ -106,7 +101,7 @@ class _Patch:
         cls = type(self.module)
         plain = cls.__new__(cls)
         vars(plain).update(vars(self.module))
-        self._remove_from(vars(plain))
+        self.remove_from(vars(plain))
         return plain.__reduce_ex__(protocol)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -157,7 +152,8 @@ def patched(modules: Iterable[nn.Module], routers: Routers) -> Iterator[None]:
                 if installed.users:
                     continue
                 del _patches[module]
-                installed.take_off()
+                installed.live = False
+                installed.remove_from(vars(module))
 
 
 @functools.cache
