@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engine.finite import NonFiniteError
     from .engine.summary import GuidanceWarning, RunSummary
     from .guidance import Guidance, GuidanceInterval
     from .integrations.attach import attachments, detach_all
@@ -54,6 +55,7 @@ __all__ = [
     "LinearScale",
     "MomentumGuidance",
     "NoiseLevels",
+    "NonFiniteError",
     "PerturbedAttentionGuidance",
     "RunSummary",
     "ScaleTable",
@@ -76,6 +78,7 @@ _HOME_OF = {
     "attachments": "integrations.attach",
     "detach_all": "integrations.attach",
     "GuidanceWarning": "engine.summary",
+    "NonFiniteError": "engine.finite",
     "RunSummary": "engine.summary",
     "Guidance": "guidance",
     "GuidanceInterval": "guidance",

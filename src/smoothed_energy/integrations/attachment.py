@@ -106,8 +106,12 @@ class Session(ABC):
         """The session of the same target, new if nothing is attached to it now."""
 
     @abstractmethod
-    def warn_if_idle(self, attachment: Attachment) -> None:
-        """Warn if a run that only detaching ends was not guided."""
+    def conclude(self, attachment: Attachment) -> None:
+        """Say what is wrong with a run that only detaching ends.
+
+        Raises:
+            NonFiniteError: If what it computed is not finite.
+        """
 
     def set_step(self, step: LoopStep) -> None:
         """Take what the owner of a loop says of its next calls; see `Attachment.step`."""
@@ -230,7 +234,12 @@ class Attachment(_Attached):
         return self in self._session.attachments
 
     def detach(self) -> None:
-        """Take the guidance off; the target is as it was before. Doing it again does nothing."""
+        """Take the guidance off; the target is as it was before. Doing it again does nothing.
+
+        Raises:
+            NonFiniteError: If a bare denoiser was given or predicted what is not finite since it
+                was attached; the guidance is off, still.
+        """
         self._end(warns=True)
 
     def _end(self, *, warns: bool) -> None:
@@ -238,7 +247,7 @@ class Attachment(_Attached):
             return
         self._session.remove(self)
         if warns:
-            self._session.warn_if_idle(self)
+            self._session.conclude(self)
 
     def __enter__(self) -> Self:
         if not self.attached:

@@ -24,6 +24,9 @@ from .attachment import Attachment, Session
 from .dispatch import DENOISER
 from .loop_step import LoopStep
 
+# A loop that says nothing of its steps never ends; now and then it has to wait for the check.
+_MOST_SEEN = 1000
+
 
 class _UnknownStep(StepContext):
     """A step of which the owner of the loop has said nothing: all rows are guided alike."""
@@ -80,14 +83,16 @@ class DenoiserSession(Session):
         self._patches.close()
 
     @override
-    def warn_if_idle(self, attachment: Attachment) -> None:
+    def conclude(self, attachment: Attachment) -> None:
         warn_if_idle(attachment.guidance, attachment.last_run)
+        self._run.check()
 
     @override
     def set_step(self, step: LoopStep) -> None:
         if step.branch == "conditional":
             self._state.skip_unconditional()
         if step.at.index == 0 and step.branch != "unconditional":
+            self._run.check()
             self._run.begin()
         self._step = step
 
@@ -102,6 +107,8 @@ class DenoiserSession(Session):
         output = self._run.call(call, self.participants, _UnknownStep() if step is None else step)
         for attachment in self.attachments:
             attachment.last_run = self._run.summary(attachment.participant)
+        if len(self._run.progress.seen) > _MOST_SEEN:
+            self._run.check()
         return output
 
     def _warn_of_rows(self, rows: int) -> None:

@@ -46,6 +46,7 @@ from .pipeline_facts import (
     refuse_own_guidance,
     step_position,
 )
+from .pipeline_result import check_result
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
@@ -153,7 +154,7 @@ class _PipelineSession(Session):
         _unmark_runs(self.pipeline)
 
     @override
-    def warn_if_idle(self, attachment: Attachment) -> None:
+    def conclude(self, attachment: Attachment) -> None:
         pass  # Every run of a pipeline has its own end.
 
     def run(self, arguments: Mapping[str, Any], generate: Callable[[], Any]) -> Any:
@@ -189,6 +190,7 @@ class _PipelineSession(Session):
             self._close_last()
             self._running.release()
         self._finish(run)
+        check_result(self.pipeline, run, arguments, result)
         return result
 
     def _refuse_both(self, denoiser: nn.Module) -> None:

@@ -31,7 +31,7 @@ class GuiderSession(Session):
         return self
 
     @override
-    def warn_if_idle(self, attachment: Attachment) -> None:
+    def conclude(self, attachment: Attachment) -> None:
         pass  # A guider warns of its runs itself.
 
     @override
