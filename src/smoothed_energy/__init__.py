@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engine.finite import NonFiniteError
     from .engine.summary import GuidanceWarning, RunSummary
     from .guidance import Guidance, GuidanceInterval
+    from .integrations.attach import attachments, detach_all
     from .integrations.attachment import Attachment
     from .methods import (
         Autoguidance,
@@ -53,6 +55,7 @@ __all__ = [
     "LinearScale",
     "MomentumGuidance",
     "NoiseLevels",
+    "NonFiniteError",
     "PerturbedAttentionGuidance",
     "RunSummary",
     "ScaleTable",
@@ -64,13 +67,18 @@ __all__ = [
     "StepPosition",
     "Steps",
     "TokenPerturbationGuidance",
+    "attachments",
+    "detach_all",
     "guidance_from_dict",
     "guidance_from_text",
 ]
 
 _HOME_OF = {
     "Attachment": "integrations.attachment",
+    "attachments": "integrations.attach",
+    "detach_all": "integrations.attach",
     "GuidanceWarning": "engine.summary",
+    "NonFiniteError": "engine.finite",
     "RunSummary": "engine.summary",
     "Guidance": "guidance",
     "GuidanceInterval": "guidance",

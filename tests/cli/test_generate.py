@@ -677,3 +677,30 @@ class TestMistakes:
         code, _, err = run("generate", "--model", model, "--count", 2, *FAST)
         assert code == 130
         assert err.strip().splitlines()[-1] == "stopped"
+
+
+class TestNotANumber:
+    @pytest.mark.parametrize("steps", [1, 3])
+    @pytest.mark.parametrize(
+        "given",
+        [("--scale", "1e30"), ("--cfg", "1e30"), ("--cfg", "1e30", "--scale", 0)],
+        ids=["scale", "cfg", "cfg alone"],
+    )
+    def test_it_is_one_line_and_no_picture(self, run, model, tmp_path, given, steps):
+        code, out, err = run(
+            *("generate", "a cat", "--model", model, "--num-inference-steps", steps),
+            *("--steps", "all", *given),
+        )
+        assert code == 2
+        assert out == ""
+        assert [line for line in err.splitlines() if "error" in line] == [err.splitlines()[-1]]
+        assert re.match("error: the .* not finite.*1e\\+30", err.splitlines()[-1])
+        assert files(tmp_path / "out") == []
+
+    def test_neither_is_the_unguided_half_of_a_comparison(self, run, model, tmp_path):
+        code, _, err = run(
+            *("generate", "a cat", "--model", model, "--compare", "--cfg", "1e30", *FAST),
+        )
+        assert code == 2
+        assert "classifier-free guidance at scale 1e+30" in err
+        assert files(tmp_path / "out") == []

@@ -8,7 +8,7 @@ from diffusers.guiders import ClassifierFreeGuidance
 from modular_pipelines import is_patched, modular_sd3, modular_xl, run_sd3, run_xl
 from tiny_pipelines import latents_of, size, xl, xl_prompts, xl_unet
 
-from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy import NonFiniteError, SmoothedEnergyGuidance
 from smoothed_energy.modular import SmoothedEnergyGuider
 
 TEXT = "seg; blur=gaussian:1; layers=mid"
@@ -163,3 +163,18 @@ def test_the_state_of_the_last_run_does_not_change_what_the_next_one_needs():
 def test_layers_that_do_not_exist_are_named():
     with pytest.raises(ValueError, match="m7"):
         run_xl(modular_xl(SmoothedEnergyGuider("seg; layers=m7")))
+
+
+@pytest.mark.parametrize(
+    ("text", "guidance_scale", "reason"),
+    [
+        (f"{TEXT}; scale=1e30", 5.0, r"not finite at step 0.*lower scale.*scale=1e\+30"),
+        (TEXT, 1e30, r"not finite at step 0.*scale 1e\+30: expected lower scales"),
+    ],
+    ids=["the guidance's scale", "the scale of CFG"],
+)
+def test_what_is_not_a_number_is_an_error_after_the_last_step(text, guidance_scale, reason):
+    pipe = modular_xl(SmoothedEnergyGuider(text, guidance_scale=guidance_scale))
+    with pytest.raises(NonFiniteError, match=reason):
+        run_xl(pipe)
+    assert not is_patched(xl_unet())

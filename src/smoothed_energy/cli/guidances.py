@@ -73,9 +73,14 @@ def check_guidable(
 
 @contextmanager
 def attached(guidances: Sequence[Guidance], pipeline: Any) -> Iterator[None]:
-    """A block in which guidances are attached to a pipeline."""
+    """A block in which guidances are attached to a pipeline.
+
+    Without any, its runs still are checked to be finite numbers.
+    """
+    from ..guidance import GuidanceInterval
+
     with ExitStack() as stack:
-        for guidance in guidances:
+        for guidance in guidances or (GuidanceInterval(),):
             stack.enter_context(guidance.attach(pipeline))
         yield
 

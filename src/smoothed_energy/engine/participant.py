@@ -51,6 +51,15 @@ class Participant:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _plans=_Plans())
 
+    def check(self, denoiser: nn.Module) -> None:
+        """Check that the guidance can act in a denoiser.
+
+        Raises:
+            LayerError: If the denoiser has no such layers.
+        """
+        if isinstance(self.guidance, NegativeGuidance):
+            self.plan_for(denoiser)
+
     def plan_for(self, denoiser: nn.Module) -> Plan:
         """What the guidance does in a denoiser: found out once, and again if its modules changed.
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout, pair_layout
-from ..denoisers.prediction import repeat_output, with_prediction
+from ..denoisers.prediction import prediction_of, repeat_output, with_prediction
 from ..intercept.module_call import ModuleCall
 from ..intercept.pre_hooks import show_to_pre_hooks
 from .context import StepContext
+from .finite import check_finite
 from .observer import Observer
 from .outcome import Outcome
 from .participant import Participant, ParticipantState
@@ -109,6 +110,7 @@ class DenoiserState(Members):
         if not self.calls:
             _ = self.runner.other_caches  # as they are before anything is computed
         self.calls += 1
+        self.progress.note("latents", self.runner.sample(call), call.argument("timestep"))
         rules = []
         for participant in participants:
             member = self.of(participant)
@@ -189,7 +191,9 @@ class DenoiserState(Members):
             self._show_alone(expected)
         step = self.step(participants, context)
         if not step.scales and not self.observers:
-            return call()
+            output = call()
+            self.progress.note("clean", prediction_of(output))
+            return output
         if layout is None:
             layout = layout_of(len(self.runner.sample(call)))
         if layout.separate and not layout.drops_unconditional:
@@ -265,6 +269,7 @@ def _written(
         variance = torch.zeros_like(prediction[: len(delta), outcome.channels :])
         delta = torch.cat([delta, variance], dim=1)
     corrected = layout.corrected(prediction, delta)
+    step.progress.note("guided", corrected)
     return with_prediction(outcome.output, corrected[: len(outcome.prediction)])
 
 
@@ -276,13 +281,17 @@ class GuidedRun:
     Args:
         denoisers: The denoisers, compiled or not.
         observers: Who looks at its steps; the list may change in mid-run.
+
+    Attributes:
+        states: What is known of each denoiser.
+        progress: How far it is.
     """
 
     def __init__(self, *denoisers: nn.Module, observers: Sequence[Observer] = ()) -> None:
-        progress = Progress()
+        self.progress = Progress()
         self._observers = observers
         self.states = {
-            denoiser: DenoiserState(denoiser, progress, observers) for denoiser in denoisers
+            denoiser: DenoiserState(denoiser, self.progress, observers) for denoiser in denoisers
         }
 
     @property
@@ -308,6 +317,18 @@ class GuidedRun:
             state.forget()
         for observer in self._observers:
             observer.begin()
+
+    def check(self, cfg_scale: float | None = None) -> None:
+        r"""Check that all latents and predictions since the last check are finite.
+
+        Args:
+            cfg_scale: CFG's $g$, if it is known.
+
+        Raises:
+            NonFiniteError: If they are not.
+        """
+        seen, self.progress.seen = self.progress.seen, []
+        check_finite(seen, cfg_scale)
 
     def summary(self, participant: Participant) -> RunSummary:
         """What a participant did so far."""

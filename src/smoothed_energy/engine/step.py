@@ -24,6 +24,7 @@ from ..guidance.plan import Plan
 from ..intercept.module_call import ModuleCall
 from ..schedule import StepPosition
 from .context import StepContext
+from .finite import Seeable, Seen
 from .observer import Observer, SeenGuidance, SeenStep
 from .outcome import Outcome
 from .participant import Participant, ParticipantState
@@ -40,6 +41,7 @@ class GuidedStep:
     Args:
         scales: $\gamma$ of each of them.
         observers: Who looks at the step; there may be some where no guidance acts.
+        progress: The run that it is a step of.
 
     Attributes:
         differences: $s - \tilde s$ of those whose negative is known.
@@ -47,9 +49,13 @@ class GuidedStep:
     """
 
     def __init__(
-        self, scales: dict[ParticipantState, float], observers: Sequence[Observer] = ()
+        self,
+        scales: dict[ParticipantState, float],
+        observers: Sequence[Observer] = (),
+        progress: Progress | None = None,
     ) -> None:
         self.scales = scales
+        self.progress = Progress() if progress is None else progress
         self._watch = Watch(observers) if observers else None
         self.differences: dict[ParticipantState, Tensor] = {}
         self.conditional: Outcome | None = None
@@ -92,11 +98,13 @@ class GuidedStep:
             )
 
         outcome = runner.run(call, list(plans), layout, context, watching, needs)
+        self.progress.note("clean", outcome.prediction)
         for plan, member in plans.items():
             if plan not in outcome.differences:
                 reusing.append(member)
                 continue
             difference = self.differences[member] = outcome.differences[plan]
+            self.progress.note(member.history.guidance, difference)
             member.guided_calls += 1
             member.layers |= outcome.reached[plan]
             source = asked[member]
@@ -205,16 +213,22 @@ class GuidedStep:
 
 
 class Progress:
-    """How far a run is in its schedule.
+    """How far a run is in its schedule, and how large became what it computes.
 
     Attributes:
         index: The number of the last step whose position mattered.
         members: The participants of the run in each of its denoisers.
+        seen: The magnitudes of latents and predictions so far; see `check_finite`.
     """
 
     def __init__(self) -> None:
         self.index = 0
         self.members: list[Members] = []
+        self.seen: list[Seen] = []
+
+    def note(self, what: Seeable, tensor: Tensor, timestep: Tensor | float | None = None) -> None:
+        """Note how large a tensor is, without waiting for its device; see `Seen`."""
+        self.seen.append(Seen(what, tensor.detach().abs().amax(), timestep))
 
     def reach(self, index: int) -> None:
         """Be at a step. FreeInit goes through the schedule several times: then others begin."""
@@ -230,6 +244,9 @@ class Members:
     Args:
         progress: How far the run is; by default it has no other denoisers.
         observers: Who looks at its steps.
+
+    Attributes:
+        progress: How far the run is.
     """
 
     def __init__(
@@ -237,8 +254,8 @@ class Members:
     ) -> None:
         self.observers = observers
         self._states: dict[Participant, ParticipantState] = {}
-        self._progress = Progress() if progress is None else progress
-        self._progress.members.append(self)
+        self.progress = Progress() if progress is None else progress
+        self.progress.members.append(self)
 
     def of(self, participant: Participant) -> ParticipantState:
         """The state of a participant."""
@@ -256,11 +273,11 @@ class Members:
                 scale = state.history.scale(functools.partial(self._position, context))
                 if scale:
                     scales[state] = scale
-        return GuidedStep(scales, self.observers)
+        return GuidedStep(scales, self.observers, self.progress)
 
     def _position(self, context: StepContext) -> StepPosition:
         here = context.position()
-        self._progress.reach(here.index)
+        self.progress.reach(here.index)
         return here
 
     def without_cfg(
@@ -283,7 +300,7 @@ class Members:
 
     def forget(self) -> None:
         """Forget what earlier steps were like: other images begin."""
-        self._progress.index = 0
+        self.progress.index = 0
         for state in self._states.values():
             if state.rule is None:
                 state.history.forget()

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Attachment", "attach", "observe", "observed_denoisers", "warn_if_it_changes_nothing"]
+__all__ = [
+    "Attachment",
+    "attach",
+    "attachments",
+    "detach_all",
+    "observe",
+    "observed_denoisers",
+    "warn_if_it_changes_nothing",
+]
 
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -13,11 +22,11 @@ from ..engine.observer import Observer
 from ..engine.participant import Participant
 from ..engine.summary import GuidanceWarning
 from ..guidance.guidance import Guidance
-from ..guidance.negative_guidance import LayerGuidance, NegativeGuidance
+from ..guidance.negative_guidance import LayerGuidance
 from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Observation, Session
-from .own_loop import denoiser_session
-from .pipeline import find_denoisers, pipeline_session
+from .own_loop import denoiser_session, existing_denoiser_session
+from .pipeline import existing_pipeline_session, find_denoisers, pipeline_session
 
 
 def attach(
@@ -25,20 +34,44 @@ def attach(
 ) -> Attachment:
     """Attach a guidance to a pipeline or a denoiser; see `Guidance.attach`."""
     warn_if_it_changes_nothing(guidance)
-    participant = Participant(guidance, replay, rows)
-    for denoiser in denoisers_of(target):
-        if isinstance(guidance, NegativeGuidance):
-            participant.plan_for(denoiser)  # layers exist, or it says so now
-    session = _session_of(target)
-    for other in session.attachments:
-        if other.guidance == guidance:
-            raise RuntimeError(
-                f"{guidance!r} is attached to this {session.target_name} already; "
-                "detach it first, or raise its scale to guide more"
-            )
-    attachment = Attachment(participant, session)
-    session.add(attachment)
-    return attachment
+    denoisers_of(target)
+    return Attachment(Participant(guidance, replay, rows), _session_of(target))
+
+
+def attachments(target: Any) -> tuple[Attachment, ...]:
+    """The guidances that are attached to a pipeline or a denoiser, in the order of attaching.
+
+    Those that are attached to the denoisers of a pipeline by themselves come after its own.
+
+    Args:
+        target: A `diffusers` pipeline, or a denoiser.
+
+    Raises:
+        TypeError: If `target` is neither.
+
+    Example:
+        >>> SmoothedEnergyGuidance().attach(pipe)  # the attachment is dropped, and guides on
+        >>> for attachment in smoothed_energy.attachments(pipe):
+        ...     attachment.detach()
+    """
+    sessions: list[Session | None] = [existing_denoiser_session(d) for d in denoisers_of(target)]
+    if not isinstance(target, nn.Module):
+        sessions.insert(0, existing_pipeline_session(target))
+    return tuple([item for session in sessions if session for item in session.attachments])
+
+
+def detach_all(target: Any) -> None:
+    """Detach all `attachments` of a pipeline or a denoiser.
+
+    Args:
+        target: A `diffusers` pipeline, or a denoiser.
+
+    Raises:
+        TypeError: If `target` is neither.
+    """
+    with ExitStack() as stack:  # all of them, whatever one of them says when it is detached
+        for attachment in reversed(attachments(target)):
+            stack.callback(attachment.detach)
 
 
 def observe(observer: Observer, target: Any) -> Observation:

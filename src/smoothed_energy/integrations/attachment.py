@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import Formulation
@@ -36,12 +37,27 @@ class Session(ABC):
     target_name: str
 
     def __init__(self) -> None:
+        self._is_open = False
         self.attachments: list[Attachment] = []
         self.participants: tuple[Participant, ...] = ()
         self.observers: list[Observer] = []
 
     def add(self, attachment: Attachment) -> None:
-        """Let `attachment` act."""
+        """Let `attachment` act.
+
+        Raises:
+            LayerError: If the target has no layers for it.
+            RuntimeError: If an equal guidance acts already, or the target can't be guided.
+        """
+        for denoiser in self.denoisers:
+            attachment.participant.check(denoiser)
+        for other in self.attachments:
+            if other.guidance == attachment.guidance:
+                raise RuntimeError(
+                    f"{other.guidance!r} is attached to this {self.target_name} already; detach it "
+                    "first (smoothed_energy.attachments finds it, and detach_all detaches all), or "
+                    "raise its scale to guide more"
+                )
         self._open_first()
         self.attachments.append(attachment)
         self._list_participants()
@@ -63,19 +79,39 @@ class Session(ABC):
         self._close_last()
 
     def _open_first(self) -> None:
-        if not self.attachments and not self.observers:
+        if not self._is_open:
             self._open()
+            self._is_open = True
 
     def _close_last(self) -> None:
-        if not self.attachments and not self.observers:
+        if self._is_open and not (self.attachments or self.observers or self.is_running):
             self._close()
+            self._is_open = False
 
     def _list_participants(self) -> None:
         self.participants = tuple([attachment.participant for attachment in self.attachments])
 
+    @property
+    def denoisers(self) -> tuple[nn.Module, ...]:
+        """The denoisers that guidance is planned for when it is attached."""
+        return ()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run lasts that what is attached belongs to; it ends only after the run."""
+        return False
+
     @abstractmethod
-    def warn_if_idle(self, attachment: Attachment) -> None:
-        """Warn if a run that only detaching ends was not guided."""
+    def renewed(self) -> Session:
+        """The session of the same target, new if nothing is attached to it now."""
+
+    @abstractmethod
+    def conclude(self, attachment: Attachment) -> None:
+        """Say what is wrong with a run that only detaching ends.
+
+        Raises:
+            NonFiniteError: If what it computed is not finite.
+        """
 
     def set_step(self, step: LoopStep) -> None:
         """Take what the owner of a loop says of its next calls; see `Attachment.step`."""
@@ -167,18 +203,20 @@ class _Attached(ABC):
 class Attachment(_Attached):
     """A guidance attached to a pipeline or a denoiser.
 
-    It is a context manager that detaches when it closes.
+    It is a context manager that detaches when it closes, and attaches again when it is entered
+    once more.
 
     Attributes:
         participant: The guidance as the engine knows it.
-        last_run: What it did in the last finished run of the pipeline (None before the first), or
-            since it was attached to a bare denoiser.
+        last_run: What it did in the last run of the pipeline (None before the first), or in the
+            calls of a bare denoiser, since it was attached.
     """
 
     def __init__(self, participant: Participant, session: Session) -> None:
         super().__init__(session)
         self.participant = participant
         self.last_run: RunSummary | None = None
+        session.add(self)
 
     @property
     def guidance(self) -> Guidance:
@@ -196,7 +234,12 @@ class Attachment(_Attached):
         return self in self._session.attachments
 
     def detach(self) -> None:
-        """Take the guidance off; the target is as it was before. Doing it again does nothing."""
+        """Take the guidance off; the target is as it was before. Doing it again does nothing.
+
+        Raises:
+            NonFiniteError: If a bare denoiser was given or predicted what is not finite since it
+                was attached; the guidance is off, still.
+        """
         self._end(warns=True)
 
     def _end(self, *, warns: bool) -> None:
@@ -204,10 +247,23 @@ class Attachment(_Attached):
             return
         self._session.remove(self)
         if warns:
-            self._session.warn_if_idle(self)
+            self._session.conclude(self)
 
     def __enter__(self) -> Self:
+        if not self.attached:
+            self._attach_again()
         return self
+
+    def _attach_again(self) -> None:
+        """Attach to the same target as before, with nothing left of what was then.
+
+        Raises:
+            LayerError, RuntimeError: As when it was attached first.
+        """
+        session = self._session.renewed()
+        self.participant, self.last_run = Participant(self.guidance, self.replay), None
+        self._session = session
+        session.add(self)
 
     def __exit__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DenoiserSession", "denoiser_session"]
+__all__ = ["DenoiserSession", "denoiser_session", "existing_denoiser_session"]
 
 from contextlib import ExitStack
 from typing import Any
@@ -23,6 +23,9 @@ from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
 from .dispatch import DENOISER
 from .loop_step import LoopStep
+
+# A loop that says nothing of its steps never ends; now and then it has to wait for the check.
+_MOST_SEEN = 1000
 
 
 class _UnknownStep(StepContext):
@@ -58,6 +61,15 @@ class DenoiserSession(Session):
         self._step: LoopStep | None = None
         self._warned = False
 
+    @property
+    @override
+    def denoisers(self) -> tuple[nn.Module, ...]:
+        return (self.denoiser,)
+
+    @override
+    def renewed(self) -> Session:
+        return denoiser_session(self.denoiser)
+
     @override
     def _open(self) -> None:
         self._patches.enter_context(patched([self.denoiser], DENOISER))
@@ -71,14 +83,16 @@ class DenoiserSession(Session):
         self._patches.close()
 
     @override
-    def warn_if_idle(self, attachment: Attachment) -> None:
+    def conclude(self, attachment: Attachment) -> None:
         warn_if_idle(attachment.guidance, attachment.last_run)
+        self._run.check()
 
     @override
     def set_step(self, step: LoopStep) -> None:
         if step.branch == "conditional":
             self._state.skip_unconditional()
         if step.at.index == 0 and step.branch != "unconditional":
+            self._run.check()
             self._run.begin()
         self._step = step
 
@@ -93,6 +107,8 @@ class DenoiserSession(Session):
         output = self._run.call(call, self.participants, _UnknownStep() if step is None else step)
         for attachment in self.attachments:
             attachment.last_run = self._run.summary(attachment.participant)
+        if len(self._run.progress.seen) > _MOST_SEEN:
+            self._run.check()
         return output
 
     def _warn_of_rows(self, rows: int) -> None:
@@ -131,6 +147,11 @@ class DenoiserSession(Session):
 _sessions: WeakKeyDictionary[nn.Module, DenoiserSession] = WeakKeyDictionary()
 
 
+def existing_denoiser_session(denoiser: nn.Module) -> DenoiserSession | None:
+    """The session of a denoiser; None if nothing is attached to it."""
+    return _sessions.get(denoiser)
+
+
 def denoiser_session(denoiser: nn.Module) -> DenoiserSession:
     """The session of a denoiser, new if nothing is attached to it."""
-    return _sessions.get(denoiser) or DenoiserSession(denoiser)
+    return existing_denoiser_session(denoiser) or DenoiserSession(denoiser)

@@ -1,21 +1,27 @@
 """Guidance of the runs of one pipeline.
 
 A pipeline that guidance is attached to becomes, until it is detached, an instance of a subclass of
-its own class that differs in `__call__` alone: it marks the beginning and the end of a run. The
-denoiser is patched only while such a run lasts, and only calls that belong to the run are guided,
-so another pipeline that shares the denoiser never notices, in whatever thread it runs. (What a
-step's callback calls does not belong to the run.)
+its own class that differs in `__call__` alone: it marks the beginning and the end of a run. (What
+is made of such a pipeline, as copies and pickles, has the pipeline's own class.) The denoiser is
+patched only while such a run lasts, and only calls that belong to the run are guided, so another
+pipeline that shares the denoiser never notices, in whatever thread it runs. (What a step's callback
+calls does not belong to the run.)
 """
 
 from __future__ import annotations
 
-__all__ = ["find_denoiser", "find_denoisers", "pipeline_session"]
+__all__ = [
+    "existing_pipeline_session",
+    "find_denoiser",
+    "find_denoisers",
+    "pipeline_session",
+]
 
+import copyreg
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -40,6 +46,7 @@ from .pipeline_facts import (
     refuse_own_guidance,
     step_position,
 )
+from .pipeline_result import check_result
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
@@ -115,29 +122,43 @@ class _PipelineSession(Session):
         self.pipeline = pipeline
         self.target_name = type(pipeline).__name__
         self._running = threading.Lock()
+        self._run: GuidedRun | None = None
+
+    @property
+    @override
+    def denoisers(self) -> tuple[nn.Module, ...]:
+        return find_denoisers(self.pipeline)
+
+    @property
+    @override
+    def is_running(self) -> bool:
+        return self._run is not None
+
+    @override
+    def renewed(self) -> Session:
+        return pipeline_session(self.pipeline)
+
+    @override
+    def remove(self, attachment: Attachment) -> None:
+        if self._run is not None:
+            attachment.last_run = self._run.summary(attachment.participant)
+        super().remove(attachment)
 
     @override
     def _open(self) -> None:
-        vars(self.pipeline)[_SESSION] = self
-        cls = _unmarked(type(self.pipeline))
-        marking = _marking_runs(cls, cls.__call__)
-        object.__setattr__(self.pipeline, "__class__", marking)
+        _refuse_in_mid_run(self.pipeline)
+        _mark_runs(self.pipeline, self)
 
     @override
     def _close(self) -> None:
-        object.__setattr__(self.pipeline, "__class__", _unmarked(type(self.pipeline)))
-        del vars(self.pipeline)[_SESSION]
+        _unmark_runs(self.pipeline)
 
     @override
-    def warn_if_idle(self, attachment: Attachment) -> None:
+    def conclude(self, attachment: Attachment) -> None:
         pass  # Every run of a pipeline has its own end.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> None:
-        """A copy of the pipeline has no guidance."""
-
-    @contextmanager
-    def run(self, arguments: Mapping[str, Any]) -> Iterator[None]:
-        """One call of the pipeline with these arguments."""
+    def run(self, arguments: Mapping[str, Any], generate: Callable[[], Any]) -> Any:
+        """One call of the pipeline, with these arguments, which `generate` makes."""
         refuse_own_guidance(self.pipeline, arguments)
         if not self._running.acquire(blocking=False):
             raise RuntimeError(
@@ -145,13 +166,9 @@ class _PipelineSession(Session):
                 "state of one run, so use one pipeline a thread (they may share the denoiser)"
             )
         try:
-            denoisers = find_denoisers(self.pipeline)
+            denoisers = self.denoisers
             for denoiser in denoisers:
-                if has_own_guidance(denoiser):
-                    raise RuntimeError(
-                        f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
-                        "its own attached; attach to the pipeline or to the denoiser, not to both"
-                    )
+                self._refuse_both(denoiser)
             run = GuidedRun(*denoisers, observers=self.observers)
             for observer in self.observers:
                 observer.begin()
@@ -160,14 +177,28 @@ class _PipelineSession(Session):
                 state = run.states.get(call.module)
                 if state is None:
                     return route_elsewhere(call)
+                if call.module in DENOISER.own:  # a callback has attached to it
+                    self._refuse_both(call.module)
                 context = _PipelineStep(self.pipeline, arguments, call, state.runner.family)
                 return state.call(call, self.participants, context)
 
+            self._run = run
             with patched(denoisers, DENOISER), holding(DENOISER.current, route):
-                yield
+                result = generate()
         finally:
+            self._run = None
+            self._close_last()
             self._running.release()
         self._finish(run)
+        check_result(self.pipeline, run, arguments, result)
+        return result
+
+    def _refuse_both(self, denoiser: nn.Module) -> None:
+        if has_own_guidance(denoiser):
+            raise RuntimeError(
+                f"the {type(denoiser).__name__} of this {self.target_name} has guidance of "
+                "its own attached; attach to the pipeline or to the denoiser, not to both"
+            )
 
     def _finish(self, run: GuidedRun) -> None:
         """Say what a run did, and warn if it was to be guided and was not."""
@@ -190,9 +221,10 @@ _SESSION = "_smoothed_energy_session"
 _ORIGINAL = "_smoothed_energy_original"
 
 
-def _existing_session(pipeline: Any) -> _PipelineSession | None:
+def existing_pipeline_session(pipeline: Any) -> _PipelineSession | None:
+    """The session of a pipeline; None if nothing is attached to it."""
     session = vars(pipeline).get(_SESSION)
-    # A copy of a pipeline carries the attribute, but the attachments are not its own.
+    # Whoever copies the attributes of a pipeline copies this one, but it is not the copy's.
     if isinstance(session, _PipelineSession) and session.pipeline is pipeline:
         return session
     return None
@@ -200,7 +232,38 @@ def _existing_session(pipeline: Any) -> _PipelineSession | None:
 
 def pipeline_session(pipeline: Any) -> Session:
     """The session of a pipeline, new if nothing is attached to it."""
-    return _existing_session(pipeline) or _PipelineSession(pipeline)
+    return existing_pipeline_session(pipeline) or _PipelineSession(pipeline)
+
+
+def _mark_runs(pipeline: Any, session: _PipelineSession) -> None:
+    """Make the calls of a pipeline runs of a session, until `_unmark_runs`."""
+    vars(pipeline)[_SESSION] = session
+    cls = _unmarked(type(pipeline))
+    object.__setattr__(pipeline, "__class__", _marking_runs(cls, cls.__call__))
+
+
+def _unmark_runs(pipeline: Any) -> None:
+    """Make a pipeline what it was before `_mark_runs`."""
+    object.__setattr__(pipeline, "__class__", _unmarked(type(pipeline)))
+    del vars(pipeline)[_SESSION]
+
+
+def _refuse_in_mid_run(pipeline: Any) -> None:
+    """Refuse to begin with a pipeline that runs: its run began without a session.
+
+    Raises:
+        RuntimeError: If this is called from the pipeline's `__call__`, in a callback for instance.
+    """
+    code = getattr(inspect.unwrap(type(pipeline).__call__), "__code__", None)
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is code and pipeline is frame.f_locals.get(code.co_varnames[0]):
+            raise RuntimeError(
+                f"this {type(pipeline).__name__} is generating, and nothing was attached when it "
+                "began, so the rest of the run can't be guided; attach before it, with steps= for "
+                "the steps that are to be guided"
+            )
+        frame = frame.f_back
 
 
 def _unmarked(cls: type) -> type:
@@ -216,7 +279,7 @@ def _marking_runs(cls: type, original: Callable[..., Any]) -> type:
 
     @functools.wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        session = _existing_session(self)
+        session = existing_pipeline_session(self)
         if session is None:
             return original(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
@@ -227,12 +290,26 @@ def _marking_runs(cls: type, original: Callable[..., Any]) -> type:
             if name in _CALLBACKS and place < len(given):
                 given[place] = _outside_of_run(given[place])
         kwargs |= {name: _outside_of_run(kwargs[name]) for name in _CALLBACKS if name in kwargs}
-        with session.run(bound.arguments):
-            return original(*given, **kwargs)
+        return session.run(bound.arguments, functools.partial(original, *given, **kwargs))
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        """What copies and pickles are made from: that of a pipeline that nothing is attached to."""
+        plain: Any = object.__new__(cls)
+        vars(plain).update({name: item for name, item in vars(self).items() if name != _SESSION})
+        parts = plain.__reduce_ex__(protocol)
+        if isinstance(parts, tuple) and parts[0] is copyreg.__newobj__:  # type: ignore[attr-defined]
+            # Pickling refuses this function for a class that is not that of the pipeline.
+            return (cls.__new__, *parts[1:])
+        return parts
+
+    def new(_: type, *args: Any, **kwargs: Any) -> Any:
+        """A pipeline that is made by the class of this one, as `from_pipe` does, is a plain one."""
+        return cls(*args, **kwargs)
 
     # Saving writes the class's name, and other pipelines are built by it.
     same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls.__name__, (cls,), {"__call__": call, _ORIGINAL: cls, **same})
+    own = {"__call__": call, "__reduce_ex__": reduce, "__new__": new, _ORIGINAL: cls}
+    return type(cls.__name__, (cls,), own | same)
 
 
 def _outside_of_run(callback: Any) -> Any:

@@ -70,6 +70,8 @@ class _Patch:
         self.users = users
         self.live = True
         vars(module)[self.attribute] = self
+        # Copies and pickles ask the module itself, and only then its class.
+        vars(module)["__reduce_ex__"] = self._reduce_module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Offloading wraps the patch, and may call it after it was taken off, or below a newer one.
@@ -82,8 +84,28 @@ class _Patch:
             return self.original(*args, **kwargs)
         return router(ModuleCall(self.module, self.original, args, kwargs))
 
+    def remove_from(self, attributes: dict[str, Any]) -> None:
+        """Make a module's attributes what they were before."""
+        if attributes.get("__reduce_ex__") == self._reduce_module:
+            del attributes["__reduce_ex__"]
+        # Offloading may have replaced the function; then the patch is gone already.
+        if attributes.get(self.attribute) is not self:
+            return
+        if self.previous is _MISSING:
+            del attributes[self.attribute]
+        else:
+            attributes[self.attribute] = self.previous
+
+    def _reduce_module(self, protocol: Any) -> Any:
+        """What copies and pickles of the module are made from: that of a module without patch."""
+        cls = type(self.module)
+        plain = cls.__new__(cls)
+        vars(plain).update(vars(self.module))
+        self.remove_from(vars(plain))
+        return plain.__reduce_ex__(protocol)
+
     def __getstate__(self) -> dict[str, Any]:
-        # A copy of a patched module is not patched.
+        # Offloading that wraps a patch takes it into copies, where it does nothing.
         return vars(self) | {"live": False, "routers": None}
 
 
@@ -138,12 +160,7 @@ def patched(modules: Iterable[nn.Module], routers: Routers) -> Iterator[None]:
                     continue
                 del _patches[module]
                 installed.live = False
-                # Offloading may have replaced the function; then the patch is gone already.
-                if vars(module).get(installed.attribute) is installed:
-                    if installed.previous is _MISSING:
-                        del vars(module)[installed.attribute]
-                    else:
-                        vars(module)[installed.attribute] = installed.previous
+                installed.remove_from(vars(module))
 
 
 @functools.cache

@@ -11,7 +11,7 @@ __all__ = ["Autoguidance"]
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -89,6 +89,15 @@ class Autoguidance(NegativeGuidance):
             raise TypeError(
                 f"weak={weak!r} is no denoiser; expected a module, a folder or a hub id"
             )
+
+    @override
+    def __repr__(self) -> str:
+        """As of other guidances; a module, whose own text has hundreds of lines, by its class."""
+        values = {field.name: repr(getattr(self, field.name)) for field in fields(self)}
+        if isinstance(self.weak, nn.Module):
+            values["weak"] = f"<{type(self.weak).__name__}>"
+        settings = ", ".join([f"{name}={value}" for name, value in values.items()])
+        return f"{type(self).__name__}({settings})"
 
     @override
     def to_dict(self) -> dict[str, Any]:

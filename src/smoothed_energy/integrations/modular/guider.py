@@ -162,7 +162,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         prediction = prediction if delta is None else prediction + delta
         if self.guidance_rescale > 0:
             prediction = rescale_noise_cfg(prediction, pred_cond, self.guidance_rescale)
-        self._run.finish(is_last=self._enabled and step.is_last)
+        self._run.finish(prediction, step.cfg_scale, is_last=self._enabled and step.is_last)
         return GuiderOutput(pred=prediction, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
     @property

@@ -27,7 +27,11 @@ class GuiderSession(Session):
         return StepBatches(participants, self.observers)
 
     @override
-    def warn_if_idle(self, attachment: Attachment) -> None:
+    def renewed(self) -> Session:
+        return self
+
+    @override
+    def conclude(self, attachment: Attachment) -> None:
         pass  # A guider warns of its runs itself.
 
     @override

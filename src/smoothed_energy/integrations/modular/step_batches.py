@@ -14,6 +14,7 @@ from torch import Tensor
 from ...denoisers.cfg_batch import BatchLayout, Formulation
 from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ...denoisers.prediction import Predictions, with_prediction
+from ...engine.finite import check_finite
 from ...engine.observer import Observer
 from ...engine.participant import Participant, ParticipantState
 from ...engine.passes import PassRunner
@@ -69,7 +70,7 @@ class StepBatches:
         self._layout_of: Callable[[], LatentLayout] = ChannelsFirst
         self._outputs: dict[ParticipantState, Any] = {}
         self._given: set[ParticipantState] = set()
-        self._warned = False
+        self._finished = False
 
     def prepare(self, step: GuiderStep, *, enabled: bool) -> None:
         """Begin a step: find out which batches it needs.
@@ -140,6 +141,7 @@ class StepBatches:
         if self.has_cfg:
             layout = BatchLayout(separate=True, cfg_scale=step.cfg_scale)
             branches = (batch.branch,)
+        self._members.progress.note("latents", self._runner.sample(call), call.argument("timestep"))
         outcome = self._step.predict(self._runner, call, layout, step, branches)
         if compare_places([one for member in pending for one in member.combinations]):
             # Steps without a second pass ask for it, too.
@@ -222,16 +224,29 @@ class StepBatches:
         delta = None
         if self._step.scales:
             delta = self._step.combine(predictions, lambda: self._latent_layout)
+            self._members.progress.note("guided", delta)
         # Where CFG is taken away, its scale is 1; in a run without it there is none.
         scale = step.cfg_scale if u is not None else 1.0 if step.run_has_cfg else None
         self._step.show(predictions, delta, self._layout_of, scale, step)
         return delta
 
-    def finish(self, *, is_last: bool) -> None:
-        """Forget what one step alone needs; after the last one, warn if nothing was guided."""
+    def finish(self, guided: Tensor, cfg_scale: float, *, is_last: bool) -> None:
+        """Forget what one step alone needs; after the last one, say what is wrong with the run.
+
+        Args:
+            guided: The guided prediction.
+            cfg_scale: CFG's scale.
+            is_last: Whether it was the last step.
+
+        Raises:
+            NonFiniteError: If something in the run is not finite.
+        """
         self._outputs.clear()
         self._step, self._layout_of = GuidedStep({}), ChannelsFirst
-        if is_last and not self._warned:
-            self._warned = True
-            for participant in self.participants:
-                warn_if_idle(participant.guidance, self._members.of(participant).summary())
+        self._members.progress.note("combined", guided)
+        if not is_last or self._finished:
+            return
+        self._finished = True
+        for participant in self.participants:
+            warn_if_idle(participant.guidance, self._members.of(participant).summary())
+        check_finite(self._members.progress.seen, cfg_scale)
