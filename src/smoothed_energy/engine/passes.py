@@ -147,11 +147,12 @@ class PassRunner(RunningDenoiser):
         otherwise: Router = ModuleCall.__call__
         if clean.recorder is not None and plan in clean.stems:
             otherwise = clean.recorder.replay(clean.stems[plan], rows, is_last=is_last).run
+        perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise)
+        decide: Router = perturbed_pass.handle
         if self.regions.modules:
             seen = {*plan.edits, *self._entered(plan)}
-            otherwise = self.regions.router(seen, _PASS, otherwise, has_all_rows=rows.is_all)
-        perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise)
-        run = functools.partial(self._perturbed, plan, perturbed_pass)
+            decide = self.regions.router(seen, _PASS, decide, has_all_rows=rows.is_all)
+        run = functools.partial(self._perturbed, plan, decide)
         negative = PerturbedPrediction(plan, self.take_rows(clean.call, rows), site, run)
         negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
         observed = outcome.observed[plan]
@@ -226,12 +227,12 @@ class PassRunner(RunningDenoiser):
             modules |= stem.modules
         return modules
 
-    def _perturbed(self, plan: Plan, perturbed_pass: Pass, call: ModuleCall, number: int) -> Any:
+    def _perturbed(self, plan: Plan, decide: Router, call: ModuleCall, number: int) -> Any:
         """One call of the denoiser with the modules of a plan edited.
 
         Args:
             plan: The plan.
-            perturbed_pass: The pass.
+            decide: What is done with the calls of its modules.
             call: The call.
             number: Which of the plan's calls at this step it is.
         """
@@ -240,7 +241,7 @@ class PassRunner(RunningDenoiser):
         patches = patched(modules, _PASS)
         eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
-        with patches, eager, states, holding(_PASS.current, perturbed_pass.handle):
+        with patches, eager, states, holding(_PASS.current, decide):
             show_to_pre_hooks(self.denoiser, call)
             return call()
 

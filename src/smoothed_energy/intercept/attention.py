@@ -248,6 +248,9 @@ def attend_with(replacement: Callable[[Attention], Tensor], call: ModuleCall, na
     """
     module = call.module
     twin = _native_twin(module)
+    if vars(module).get("_compiled_call_impl") is not None:
+        # Nothing can be replaced inside of compiled code.
+        call = call.with_forward(module.forward)
     with _Interception(replacement) as interception:
         if twin is None:
             output = call.forward(*call.args, **call.kwargs)

@@ -65,7 +65,7 @@ class Regions:
         self,
         modules: Iterable[nn.Module],
         routers: Routers,
-        otherwise: Router,
+        handle: Router,
         *,
         has_all_rows: bool,
     ) -> Router:
@@ -74,7 +74,7 @@ class Regions:
         Args:
             modules: The modules that the pass needs to see, in and outside of regions.
             routers: Who decides about their calls.
-            otherwise: What is done with other calls.
+            handle: What the pass does with calls; it is asked from inside of regions, too.
             has_all_rows: Whether the pass has the rows of the clean one.
         """
         opened = self._inside(modules)
@@ -86,7 +86,7 @@ class Regions:
                     return self._own(call)()
             if call.module in self.modules and not has_all_rows:
                 call = self._own(call)
-            return otherwise(call)
+            return handle(call)
 
         return run
 
