@@ -1,41 +1,52 @@
-r"""What fewer second passes save, and what they change: guidance in part of the steps.
+r"""What fewer second passes save, and what they change: the frontier of cost against change.
 
-    python benchmarks/fewer_passes.py [--count 8] [--steps 30] [--repeats 3]
-    python benchmarks/fewer_passes.py --quick        # one sample, six steps: whether it runs
-    python benchmarks/fewer_passes.py --repeats 0    # passes and changes alone, no times
+    python benchmarks/fewer_passes.py [--count 16] [--steps 30] [--repeats 0]
+    python benchmarks/fewer_passes.py --quick              # one sample, six steps: whether it runs
+    python benchmarks/fewer_passes.py --repeats 3          # times, too
+    python benchmarks/fewer_passes.py --plot docs/images/fewer-passes.svg
 
 On the embedded model, without a prompt and with one under classifier-free guidance (CFG). Each way
 starts from the same seeds. *Change* is the relative L2 distance of the final latents to those of
-the full run, $\lVert x - x_{full} \rVert / \lVert x_{full} \rVert$, mean over the samples; that of
-the run without the guidance says how much there is to lose. Passes are counted, not estimated. Time
-is the median of the ratios to the unguided run of the same turn.
+the full run, $\lVert x - x_{full} \rVert / \lVert x_{full} \rVert$, mean and median over the
+samples; that of the run without the guidance says how much there is to lose. *Cost* is in runs
+without the guidance, by arithmetic: a second pass is `PART` of a pass of SDXL's, since the layers
+before `mid` are replayed, and with CFG it has half of the rows. Passes are counted, not estimated.
+Time is the median of the ratios to the unguided run of the same turn.
 
 Adaptive guidance has tables of its own, since a threshold must lie where the cosine of clean and
-perturbed prediction goes through it, and that depends on the guidance. The first table's never
-gets as close as in its first step.
+perturbed prediction goes through it, and that depends on the guidance.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from smoothed_energy import Guidance, GuidanceInterval, SmoothedEnergyGuidance
+from smoothed_energy import (
+    Guidance,
+    GuidanceInterval,
+    PerturbedAttentionGuidance,
+    SmoothedEnergyGuidance,
+)
 from smoothed_energy.models import load
 
 PROMPT = "a toon portrait of someone with spiky green hair wearing a red t-shirt"
 GUIDANCE = {"blur": "gaussian:inf", "scale": 0.7, "layers": "mid"}
 CFG = 3.0
-USUAL = {"count": 8, "steps": 30, "repeats": 3}
+USUAL = {"count": 16, "steps": 30, "repeats": 0}
+#: A second pass of SDXL from `mid` on, as a part of a whole one.
+PART = 0.684
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,31 @@ class Way:
         name: For the table.
         attached: What is attached.
         prompt: With a prompt and CFG.
+        curve: What it is a point of in the plot.
     """
 
     name: str
     attached: tuple[Guidance, ...]
     prompt: bool = False
+    curve: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Ways that are compared.
+
+    Args:
+        ways: The ways; the one called `FULL` is what changes are measured from.
+        steps: Denoising steps, where they are not the usual ones.
+        scheduler: The sampler, where it is not the model's own.
+    """
+
+    ways: Sequence[Way]
+    steps: int | None = None
+    scheduler: str = ""
+
+
+FULL = "all steps"
 
 
 def seg(**changes: Any) -> SmoothedEnergyGuidance:
@@ -58,59 +89,82 @@ def seg(**changes: Any) -> SmoothedEnergyGuidance:
     return SmoothedEnergyGuidance(**{**GUIDANCE, **changes})
 
 
-def adaptive(*thresholds: float, prompt: bool = False, **changes: Any) -> list[Way]:
-    """Thresholds, beside the run without guidance, that at all steps, and ways of similar cost."""
-    other: dict[str, dict[str, Any]] = {
-        'steps="0:0.1"': {"steps": "0:0.1"},
-        'steps="0:0.2"': {"steps": "0:0.2"},
-        'steps="begin"': {"steps": "begin"},
-        "every=5": {"every": 5},
-    }
-    limits = {
-        f'steps="adaptive:{threshold:g}"': {"steps": f"adaptive:{threshold:g}"}
-        for threshold in thresholds
-    }
-    return [
-        Way("CFG alone" if prompt else "unguided", (), prompt),
-        *(
-            Way(name, (seg(**changes, **settings),), prompt)
-            for name, settings in {FULL: {}, **limits, **other}.items()
-        ),
-    ]
+def pag(**changes: Any) -> PerturbedAttentionGuidance:
+    """Another method, with changes."""
+    return PerturbedAttentionGuidance(**{"scale": 0.7, "layers": "mid", **changes})
 
 
-FULL = "all steps"
+def ways(
+    make: Callable[..., Guidance],
+    settings: Mapping[str, Sequence[dict[str, Any]]],
+    *,
+    prompt: bool = False,
+) -> list[Way]:
+    """The unguided run, the full one, and others by curve."""
+    found = [Way("CFG alone" if prompt else "unguided", (), prompt), Way(FULL, (make(),), prompt)]
+    for curve, of_curve in settings.items():
+        for one in of_curve:
+            name = ", ".join(f'{key}="{value}"' for key, value in one.items()).replace('"', "`")
+            found.append(Way(name, (make(**one),), prompt, curve))
+    return found
 
 
-WAYS = {
-    "SEG, no prompt": [
-        Way("unguided", ()),
-        Way("all steps", (seg(),)),
-        Way('steps="begin"', (seg(steps="begin"),)),
-        Way('steps="mid"', (seg(steps="mid"),)),
-        Way('steps="end"', (seg(steps="end"),)),
-        Way('steps="every:2"', (seg(steps="every:2"),)),
-        Way("every=2", (seg(every=2),)),
-        Way("every=3", (seg(every=3),)),
-        Way("every=5", (seg(every=5),)),
-        Way('steps="begin", every=2', (seg(steps="begin", every=2),)),
-        Way('steps="sigma:0.5:5"', (seg(steps="sigma:0.5:5"),)),
-        Way('steps="adaptive:0.88"', (seg(steps="adaptive:0.88"),)),
-        Way('steps="adaptive:0.9"', (seg(steps="adaptive:0.9"),)),
-    ],
-    "SEG, no prompt, a mild blur: gaussian:1, scale 2": adaptive(
-        0.96, 0.97, 0.975, 0.98, blur="gaussian:1", scale=2.0
+def refreshed(*rules: str | int) -> list[dict[str, Any]]:
+    return [{"refresh": rule} for rule in rules]
+
+
+FRONTIER = {
+    "the first steps alone": [{"steps": steps} for steps in ("0:0.2", "begin", "0:0.5")],
+    "every n-th, held": refreshed("every:2", "every:3", "every:5"),
+    "early, held": refreshed("early:6", "early:9", "early:12"),
+    "early, extrapolated": refreshed(
+        *(f"early:{count},extrapolate=0.8" for count in (5, 6, 7, 8, 9, 10, 12, 15))
     ),
-    "SEG, no prompt, in one layer: d0, scale 3": adaptive(
-        0.98, 0.99, 0.995, 0.9975, 0.999, layers="d0", scale=3.0
+    "by drift, extrapolated": refreshed(
+        *(f"drift:{part:g},extrapolate=0.8" for part in (0.15, 0.2, 0.3, 0.4, 0.6))
     ),
-    "SEG and CFG, with a prompt": adaptive(0.93, 0.95, 0.955, 0.96, prompt=True),
-    "CFG, with a prompt": [
-        Way("all steps", (), prompt=True),
-        Way('interval "0:0.5"', (GuidanceInterval(steps="0:0.5"),), prompt=True),
-        Way('interval "sigma:0.3:5"', (GuidanceInterval(steps="sigma:0.3:5"),), prompt=True),
-        Way('interval "sigma:0.5:2"', (GuidanceInterval(steps="sigma:0.5:2"),), prompt=True),
-    ],
+}
+FEW = {
+    "every n-th, held": refreshed("every:3"),
+    "early, extrapolated": refreshed(
+        *(f"early:{count},extrapolate=0.8" for count in (5, 7, 9, 12))
+    ),
+    "by drift, extrapolated": refreshed("drift:0.3,extrapolate=0.8"),
+}
+
+
+def adaptive(*thresholds: float) -> dict[str, list[dict[str, Any]]]:
+    """Thresholds, and ways of similar cost."""
+    steps = ["0:0.1", "0:0.2", "begin", *(f"adaptive:{threshold:g}" for threshold in thresholds)]
+    return {"": [*({"steps": value} for value in steps), *refreshed("early:6,extrapolate=0.8")]}
+
+
+TABLES = {
+    "SEG, no prompt": Table(ways(seg, FRONTIER)),
+    "SEG and CFG, with a prompt": Table(ways(seg, FRONTIER, prompt=True)),
+    "SEG, a mild blur: gaussian:1, scale 2": Table(
+        ways(functools.partial(seg, blur="gaussian:1", scale=2.0), FEW)
+    ),
+    "PAG, scale 0.7": Table(ways(pag, FEW)),
+    "SEG, 10 steps": Table(ways(seg, FEW), steps=10),
+    "SEG, 50 steps": Table(ways(seg, FEW), steps=50),
+    "SEG, Euler": Table(ways(seg, FEW), scheduler="EulerDiscreteScheduler"),
+    "SEG, DPM++ 2M": Table(ways(seg, FEW), scheduler="DPMSolverMultistepScheduler"),
+    "Adaptive SEG in one layer: d0, scale 3": Table(
+        ways(
+            functools.partial(seg, layers="d0", scale=3.0),
+            adaptive(0.98, 0.99, 0.995, 0.9975, 0.999),
+        )
+    ),
+    "CFG, with a prompt": Table(
+        [
+            Way(FULL, (), prompt=True),
+            *(
+                Way(f'interval "{steps}"', (GuidanceInterval(steps=steps),), prompt=True)
+                for steps in ("0:0.5", "sigma:0.3:5", "sigma:0.5:2")
+            ),
+        ]
+    ),
 }
 
 
@@ -145,23 +199,51 @@ def run(pipe: Any, way: Way, count: int, steps: int) -> tuple[Tensor, float]:
         return latents.float(), time.perf_counter() - started
 
 
-def change(latents: Tensor, full: Tensor) -> float:
-    """Relative L2 distance, mean over the samples."""
-    distance = (latents - full).flatten(1).norm(dim=1) / full.flatten(1).norm(dim=1)
-    return float(distance.mean())
+def changes(latents: Tensor, full: Tensor) -> Tensor:
+    """Relative L2 distance of each sample."""
+    return (latents - full).flatten(1).norm(dim=1) / full.flatten(1).norm(dim=1)
 
 
-def measure(pipe: Any, ways: Sequence[Way], count: int, steps: int, repeats: int) -> list[str]:
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one way.
+
+    Args:
+        way: The way.
+        rows: How many rows the denoiser predicted, over those of the unguided run.
+        cost: What the run costs, by arithmetic.
+        mean: The mean change.
+        median: The median change.
+        times: Its times over those of the unguided run.
+    """
+
+    way: Way
+    rows: float
+    cost: float
+    mean: float
+    median: float
+    times: Sequence[float]
+
+    def __str__(self) -> str:
+        name = self.way.name if self.way.name.startswith("`") else self.way.name.replace('"', "`")
+        time = f"{statistics.median(self.times):.2f}" if self.times else "-"
+        return (
+            f"| {name} | {self.rows:.2f} | {self.cost:.2f} | {time} "
+            f"| {self.mean:.3f} | {self.median:.3f} |"
+        )
+
+
+def measure(pipe: Any, table: Table, count: int, steps: int, repeats: int) -> list[Row]:
     """The rows of a table."""
     counter = RowCounter(pipe)
     latents, passes = {}, {}
-    times: dict[str, list[float]] = {way.name: [] for way in ways}
-    baseline = Way("unguided", (), prompt=ways[0].prompt)
+    times: dict[str, list[float]] = {way.name: [] for way in table.ways}
+    baseline = Way("unguided", (), prompt=table.ways[0].prompt)
     baseline_times = []
     for turn in range(repeats + 1):
-        for way in (baseline, *ways):
+        for way in (baseline, *table.ways):
             counter.rows = 0
-            found, seconds = run(pipe, way, count, steps)
+            found, seconds = run(pipe, way, count, table.steps or steps)
             if way is baseline:
                 baseline_times.append(seconds)
                 baseline_rows = counter.rows
@@ -169,44 +251,96 @@ def measure(pipe: Any, ways: Sequence[Way], count: int, steps: int, repeats: int
             latents[way.name], passes[way.name] = found, counter.rows
             if turn:  # the first turn warms up
                 times[way.name].append(seconds / baseline_times[-1])
-    return [
-        f"| {way.name} | {passes[way.name] / baseline_rows:.2f} "
-        f"| {_ratio(times[way.name])} "
-        f"| {change(latents[way.name], latents[FULL]):.3f} |"
-        for way in ways
-    ]
+    rows = []
+    for way in table.ways:
+        found = changes(latents[way.name], latents[FULL])
+        more = passes[way.name] / baseline_rows
+        cost = more if more < 1 else 1 + PART * (more - 1)
+        mean, median = float(found.mean()), float(found.median())
+        rows.append(Row(way, more, cost, mean, median, times[way.name]))
+    return rows
 
 
-def _ratio(ratios: Sequence[float]) -> str:
-    return f"{statistics.median(ratios):.2f}" if ratios else "-"
+def plot(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """Change over cost, for the tables with curves of many points."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    shown = {title: rows for title, rows in tables.items() if len(rows) >= 20}
+    style = {"svg.hashsalt": "fewer-passes", "font.size": 9}
+    style |= {"axes.spines.top": False, "axes.spines.right": False}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(1, len(shown), figsize=(10, 3.6), layout="constrained")
+        for axis, (title, rows) in zip(axes, shown.items(), strict=True):
+            curves: dict[str, list[Row]] = {}
+            for row in rows:
+                if row.way.curve:
+                    curves.setdefault(row.way.curve, []).append(row)
+            for name, points in curves.items():
+                points.sort(key=lambda row: row.cost)
+                axis.plot(
+                    [row.cost for row in points],
+                    [row.mean for row in points],
+                    "o-",
+                    markersize=3.5,
+                    label=name,
+                )
+            unguided = rows[0].mean
+            axis.axhline(unguided, color="grey", linewidth=0.8, linestyle=":")
+            axis.annotate(
+                "without the guidance",
+                (1, unguided),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                color="grey",
+            )
+            axis.set(title=title, xlabel="cost, in runs without the guidance", yscale="log")
+        axes[0].set_ylabel("change of the final latents")
+        axes[0].legend(frameon=False)
+        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one sample, six steps, one turn")
-    parser.add_argument("--count", type=int, help="samples (8)")
+    parser.add_argument("--count", type=int, help="samples (16)")
     parser.add_argument("--steps", type=int, help="denoising steps (30)")
-    parser.add_argument("--repeats", type=int, help="timed turns (3); 0: passes and changes alone")
+    parser.add_argument("--repeats", type=int, help="timed turns (0: passes and changes alone)")
+    parser.add_argument("--only", default="", help="tables whose title contains this")
+    parser.add_argument("--plot", type=Path, help="write the plot of the frontier here")
     options = parser.parse_args()
     usual = {"count": 1, "steps": 6, "repeats": 1} if options.quick else USUAL
     for name, value in usual.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     print(
-        f"Embedded model, {options.count} samples, {options.steps} steps; "
+        f"Embedded model, {options.count} samples, {options.steps} steps where not said; "
         f"SEG: {', '.join(f'{k}={v}' for k, v in GUIDANCE.items())}; CFG {CFG:g}; "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
     )
-    for title, ways in WAYS.items():
+    tables = {}
+    for title, table in TABLES.items():
+        if options.only not in title:
+            continue
         pipe = load("avatars", dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
+        if table.scheduler:
+            import diffusers
+
+            cls = getattr(diffusers, table.scheduler)
+            pipe.scheduler = cls.from_config(pipe.scheduler.config)
         print(f"\n### {title}\n")
-        first = "the run with CFG" if ways[0].prompt else "the unguided run"
-        print(f"| way | passes / {first} | time / {first} | change |")
-        print("|---|---:|---:|---:|")
-        rows = measure(pipe, ways, options.count, options.steps, options.repeats)
-        print("\n".join(rows), flush=True)
+        first = "the run with CFG" if table.ways[0].prompt else "the unguided run"
+        print(f"| way | rows / {first} | cost | time | change | median |")
+        print("|---|---:|---:|---:|---:|---:|")
+        tables[title] = measure(pipe, table, options.count, options.steps, options.repeats)
+        print("\n".join(map(str, tables[title])), flush=True)
+    if options.plot:
+        plot(tables, options.plot)
 
 
 if __name__ == "__main__":
