@@ -56,7 +56,7 @@ def test_a_scale_that_is_too_large_is_named_with_its_step(pipe, output_type, cou
     assert attachments(pipe) == ()
     found = pipe(**given).images
     if output_type == "pil":
-        assert list(map(np.asarray, found))[0].tolist() == np.asarray(expected[0]).tolist()
+        assert next(map(np.asarray, found)).tolist() == np.asarray(expected[0]).tolist()
     else:
         assert np.array_equal(np.asarray(found), np.asarray(expected))
 
@@ -151,7 +151,7 @@ def test_a_vae_that_overflows_is_told_from_guidance(pipe):
     pipe.vae.encoder = None
     pipe.vae.decoder.conv_out.weight.data.fill_(torch.nan)
     with SEG.attach(pipe):
-        with pytest.raises(NonFiniteError, match="pictures are not finite.*VAE's own overflow"):
+        with pytest.raises(NonFiniteError, match=r"pictures are not finite.*VAE's own overflow"):
             pipe(**inputs() | {"output_type": "np"})
         with (
             warnings.catch_warnings(),

@@ -22,7 +22,7 @@ from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind, prediction_of
-from ..families import Arguments, Family, family_of
+from ..families import Arguments, Family, family_or_unknown
 from ..guidance.perturbation import LayerCall
 from ..guidance.plan import Memory, NegativeContext, Plan
 from ..intercept.attention import AttentionBackendError
@@ -145,7 +145,7 @@ class PassRunner:
     def __init__(self, denoiser: nn.Module) -> None:
         self.denoiser = denoiser
         self.model = unwrap(denoiser)
-        self.family: Family = family_of(denoiser)
+        self.family: Family = family_or_unknown(denoiser)
         self.compiled = is_compiled(denoiser)
         self._stems: dict[Plan, Stem] = {}
 
@@ -178,8 +178,17 @@ class PassRunner:
             )
 
     def sample(self, call: ModuleCall) -> Tensor:
-        """The latents of a call of the denoiser."""
-        found: Tensor = call.argument(self.family.sample)
+        """The latents of a call of the denoiser.
+
+        Raises:
+            TypeError: If there are none.
+        """
+        found = call.argument(self.family.sample)
+        if not isinstance(found, Tensor):
+            raise TypeError(
+                f"the latents of a {type(self.model).__name__} are not known: expected a tensor as "
+                f"{self.family.sample}=; a registered family can name it, see docs/families.md"
+            )
         return found
 
     def take_rows(self, call: ModuleCall, rows: Rows) -> ModuleCall:
