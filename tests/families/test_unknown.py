@@ -1,4 +1,4 @@
-"""Guidance that needs no layers, on denoisers that no family knows; and what is refused, and why."""
+"""Guidance without layers on denoisers that no family knows; what is refused, and why."""
 
 import copy
 import functools
@@ -123,7 +123,7 @@ def latte_run():
 
 
 def by_hand(monkeypatch, changed):
-    """Replaces the forward function of `latte`'s denoiser; `changed` gets it, and a call's number."""
+    """Replaces the forward function of `latte`'s denoiser; `changed` gets it and the call."""
     transformer, calls = latte().transformer, []
     forward = transformer.forward
 
@@ -363,9 +363,7 @@ def test_text_among_the_keys_is_the_reason_why_there_are_no_layers(attach_to):
     torch.testing.assert_close(found, both[1:].repeat(2, 1, 1, 1))
 
 
-FLUX = {
-    name: None for name in ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-}
+FLUX = dict.fromkeys(("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
 
 
 @pytest.mark.parametrize("guidance", [INTERVAL, WINDOWS, guidance_from_text("pag; layers=all")])
