@@ -158,6 +158,9 @@ class _PipelineSession(Session):
     def conclude(self, attachment: Attachment) -> None:
         pass  # Every run of a pipeline has its own end.
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Whoever copies the attributes of the pipeline one by one copies no guidance."""
+
     def run(self, arguments: Mapping[str, Any], generate: Callable[[], Any]) -> Any:
         """One call of the pipeline, with these arguments, which `generate` makes."""
         refuse_own_guidance(self.pipeline, arguments)
