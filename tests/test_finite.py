@@ -21,6 +21,8 @@ from smoothed_energy import (
     attachments,
 )
 from smoothed_energy.engine.finite import LARGEST, Seen, check_finite
+from smoothed_energy.engine.run import GuidedRun
+from smoothed_energy.integrations.pipeline_result import check_result
 from smoothed_energy.trace import Trace
 
 SEG = SmoothedEnergyGuidance(blur="gaussian:inf")
@@ -166,6 +168,12 @@ def test_an_ordinary_run_says_nothing(pipe, output_type):
     with warnings.catch_warnings(), SEG.attach(pipe):
         warnings.simplefilter("error", GuidanceWarning)
         pipe(**inputs() | {"output_type": output_type})
+
+
+def test_a_scale_that_is_a_tensor_is_no_scale_to_compare_with(pipe):
+    pipe.__class__ = type("Pipeline", (type(pipe),), {"guidance_scale": torch.ones(1, 3, 1)})
+    with SEG.attach(pipe):
+        check_result(pipe, GuidedRun(pipe.unet), {"guidance_scale": None}, (torch.ones(1),))
 
 
 class TestOwnLoops:

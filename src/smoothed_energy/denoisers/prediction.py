@@ -119,14 +119,26 @@ def repeat_output(output: Any, times: int) -> Any:
 
 
 def prediction_of(output: Any) -> Tensor:
-    """The prediction in what a denoiser returns, with `return_dict` or without."""
-    prediction = output[0] if isinstance(output, tuple) else output.sample
-    assert isinstance(prediction, Tensor)
+    """The prediction in what a denoiser returns: a tensor, first in a tuple, or `.sample`.
+
+    Raises:
+        TypeError: If there is none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    prediction = output[0] if isinstance(output, tuple) else getattr(output, "sample", None)
+    if not isinstance(prediction, Tensor):
+        raise TypeError(
+            f"a {type(output).__name__} is no prediction of a denoiser; expected a tensor, alone "
+            "or first in a tuple, or an output with one as its sample"
+        )
     return prediction
 
 
 def with_prediction(output: Any, prediction: Tensor) -> Any:
     """What a denoiser returned, with another prediction."""
+    if isinstance(output, Tensor):
+        return prediction
     if isinstance(output, tuple):
         return (prediction, *output[1:])
     return type(output)(**{**output, "sample": prediction})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import related_rows
-from ..families import Family, family_of
+from ..families import Family, family_or_unknown
 from ..intercept.compiled import is_sealed
 from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.regions import Regions
@@ -34,7 +34,7 @@ class RunningDenoiser:
     def __init__(self, denoiser: nn.Module) -> None:
         self.denoiser = denoiser
         self.model = unwrap(denoiser)
-        self.family: Family = family_of(denoiser)
+        self.family: Family = family_or_unknown(denoiser)
         self.sealed = is_sealed(denoiser)
         self.regions = Regions(self.model)
 
@@ -78,8 +78,17 @@ class RunningDenoiser:
             )
 
     def sample(self, call: ModuleCall) -> Tensor:
-        """The latents of a call of the denoiser."""
-        found: Tensor = call.argument(self.family.sample)
+        """The latents of a call of the denoiser.
+
+        Raises:
+            TypeError: If there are none.
+        """
+        found = call.argument(self.family.sample)
+        if not isinstance(found, Tensor):
+            raise TypeError(
+                f"the latents of a {type(self.model).__name__} are not known: expected a tensor as "
+                f"{self.family.sample}=; a registered family can name it, see docs/families.md"
+            )
         return found
 
     def take_rows(self, call: ModuleCall, rows: Rows) -> ModuleCall:

@@ -15,11 +15,12 @@ from .ltx import LTXVideo
 from .lumina2 import Lumina2
 from .pixart import PixArt
 from .qwen_image import QwenImage
-from .registry import families, family_of, known_parts, register
+from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
 from .sd3 import StableDiffusion3
 from .transformer import Transformer
 from .unet import UNet
+from .unknown import UnknownDenoiser
 from .wan import Wan
 
 __all__ = [
@@ -35,8 +36,10 @@ __all__ = [
     "Setting",
     "Step",
     "Transformer",
+    "UnknownDenoiser",
     "families",
     "family_of",
+    "family_or_unknown",
     "known_parts",
     "register",
 ]

@@ -103,6 +103,10 @@ class Family(ABC):
     def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:
         """Its self-attention layers in the order in which they run; there may be none."""
 
+    def why_no_layers(self, denoiser: nn.Module) -> str:
+        """What kind of attention a denoiser has whose `layers` are none; empty: none is known."""
+        return ""
+
     @abstractmethod
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int

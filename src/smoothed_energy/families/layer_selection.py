@@ -86,10 +86,13 @@ def self_attention_layers(denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]
         LayerError: If its family is not known, or it has no self-attention.
     """
     denoiser = unwrap(denoiser)
-    layers = tuple(family_of(denoiser).layers(denoiser))
+    family = family_of(denoiser)
+    layers = tuple(family.layers(denoiser))
     if not layers:
+        reason = family.why_no_layers(denoiser)
         raise LayerError(
             f"this {type(denoiser).__name__} has no self-attention layer to guide with"
+            f"{': ' if reason else ''}{reason}"
         )
     return layers
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["families", "family_of", "known_parts", "register"]
+__all__ = ["families", "family_of", "family_or_unknown", "known_parts", "register"]
 
 from torch import nn
 
 from ..denoisers.attention_layer import LayerError
 from ..intercept.module_call import unwrap
 from .base import Family
+from .unknown import UnknownDenoiser
 
 _families: dict[str, Family] = {}
 
@@ -58,6 +59,15 @@ def family_of(denoiser: nn.Module) -> Family:
                 return family
     known = ", ".join(name for family in families() for name in family.denoisers)
     raise LayerError(
-        f"no self-attention layers are known for a {type(denoiser).__name__}; "
-        f"supported denoisers: {known}; others can be registered, see docs/families.md"
+        f"no self-attention layers are known for a {type(denoiser).__name__}; supported denoisers: "
+        f"{known}; others can be registered, see docs/families.md; a guidance interval, sliding "
+        "windows and autoguidance need no layers"
     )
+
+
+def family_or_unknown(denoiser: nn.Module) -> Family:
+    """The family of a denoiser, compiled or not, or the little that is known of any other."""
+    try:
+        return family_of(denoiser)
+    except LayerError:
+        return UnknownDenoiser(unwrap(denoiser))

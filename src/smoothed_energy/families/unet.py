@@ -66,6 +66,22 @@ class UNet(Family):
         )
 
     @override
+    def why_no_layers(self, denoiser: nn.Module) -> str:
+        added = [
+            name
+            for name, module in denoiser.named_modules()
+            if isinstance(module, attention_class())
+            and getattr(module, "added_kv_proj_dim", None) is not None
+        ]
+        if not added:
+            return ""
+        return (
+            f"its {len(added)} attention layers (such as {added[0]}) have the text's tokens among "
+            "the keys, by added key projections, as in DeepFloyd IF and Kandinsky 2; guidance that "
+            "needs no layers works (a guidance interval, sliding windows, autoguidance)"
+        )
+
+    @override
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:

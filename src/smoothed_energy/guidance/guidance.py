@@ -90,12 +90,14 @@ class Guidance(ABC):
                 attention of StyleAligned) get all of them without it.
 
         Returns:
-            A context manager that detaches when it closes; or call its `detach()`.
+            A context manager that detaches when it closes; or call its `detach()`. If it is lost,
+            `smoothed_energy.attachments` finds it.
 
         Raises:
             TypeError: If `target` is neither.
             LayerError: If it has no such layers.
-            RuntimeError: If an equal guidance is attached to it already.
+            RuntimeError: If an equal guidance is attached to it already, guidance of such a
+                pipeline can't come out right, or it is generating and nothing was attached then.
             ValueError: If `rows` is neither.
         """
         # The one import from above: integrations know guidance, and users know this method.

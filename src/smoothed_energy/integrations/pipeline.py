@@ -146,6 +146,7 @@ class _PipelineSession(Session):
 
     @override
     def _open(self) -> None:
+        _refuse_pipeline(self.pipeline)
         _refuse_in_mid_run(self.pipeline)
         _mark_runs(self.pipeline, self)
 
@@ -156,6 +157,9 @@ class _PipelineSession(Session):
     @override
     def conclude(self, attachment: Attachment) -> None:
         pass  # Every run of a pipeline has its own end.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """Whoever copies the attributes of the pipeline one by one copies no guidance."""
 
     def run(self, arguments: Mapping[str, Any], generate: Callable[[], Any]) -> Any:
         """One call of the pipeline, with these arguments, which `generate` makes."""
@@ -219,6 +223,30 @@ class _PipelineSession(Session):
 _CALLBACKS = ("callback_on_step_end", "callback")
 _SESSION = "_smoothed_energy_session"
 _ORIGINAL = "_smoothed_energy_original"
+
+
+# Why guidance of these pipelines can't come out right, whatever their arguments.
+_NEVER = {
+    "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
+    "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
+    "LTXI2VLongMultiPrompt": "draws window by window, each with a schedule of its own, and tells "
+    "its denoiser no size of the video",
+}
+
+
+def _refuse_pipeline(pipeline: Any) -> None:
+    """Refuse pipelines that can't be guided, whatever their arguments: asked when one attaches.
+
+    Raises:
+        RuntimeError: If it is one of them.
+    """
+    for cls in type(pipeline).__mro__:
+        for part, reason in _NEVER.items():
+            if part in cls.__name__:
+                raise RuntimeError(
+                    f"guidance of a {type(pipeline).__name__} would come out wrong, since it "
+                    f"{reason}; docs/pipelines.md lists the pipelines that work"
+                )
 
 
 def existing_pipeline_session(pipeline: Any) -> _PipelineSession | None:

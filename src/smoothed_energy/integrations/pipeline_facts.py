@@ -18,7 +18,7 @@ from torch import nn
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
-from ..families import Family, family_of
+from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..schedule import StepPosition, schedule_position
 
 
@@ -48,7 +48,7 @@ def batch_layout(
         value = getattr(pipeline, name, None)
         return arguments.get(name, default) if value is None else value
 
-    return (family or family_of(denoiser)).layout(denoiser, setting, position)
+    return (family or family_or_unknown(denoiser)).layout(denoiser, setting, position)
 
 
 def step_position(
@@ -68,7 +68,7 @@ def step_position(
     # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
     current = getattr(pipeline, "_current_timestep", None)
     if current is None:
-        family = family or family_of(denoiser)
+        family = family or family_or_unknown(denoiser)
         current = family.timestep(denoiser, timestep, pipeline.scheduler)
     return schedule_position(pipeline.scheduler, current)
 
@@ -83,6 +83,9 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
 
     None if the scheduler does not tell, or this is not what it predicts.
     """
+    family = family_or_unknown(denoiser)
+    if isinstance(family, UnknownDenoiser):
+        return None  # Pipelines may turn its sign, and scale what it is given.
     scheduler = pipeline.scheduler
     config = scheduler.config
     found = getattr(config, "prediction_type", None)
@@ -99,7 +102,7 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
         # Other predictions on the noise levels of a flow, and levels that rise, are not known.
         if (flow_sigmas and found != "flow_prediction") or getattr(config, "invert_sigmas", False):
             return None
-        return "reversed_flow" if family_of(denoiser).reversed_flow else "flow"
+        return "reversed_flow" if family.reversed_flow else "flow"
     for known in ("epsilon", "v_prediction", "sample"):
         if found == known:
             return known

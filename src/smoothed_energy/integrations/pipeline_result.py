@@ -69,7 +69,11 @@ def _cfg_scale(pipeline: Any, arguments: Mapping[str, Any]) -> float | None:
     """The largest scale of the pipeline's own guidance, None without."""
     if not getattr(pipeline, "do_classifier_free_guidance", True):
         return None
-    names = ("guidance_scale", "true_cfg_scale", "image_guidance_scale")
-    given = [getattr(pipeline, name, None) or arguments.get(name) for name in names]
-    scales = [abs(float(scale)) for scale in given if isinstance(scale, (int, float))]
+    scales = []
+    for name in ("guidance_scale", "true_cfg_scale", "image_guidance_scale"):
+        value = getattr(pipeline, name, None)  # as callbacks left it
+        if value is None:
+            value = arguments.get(name)
+        if isinstance(value, (int, float)):  # some pipelines keep a tensor, one number a frame
+            scales.append(abs(float(value)))
     return max(scales, default=None)
