@@ -21,7 +21,6 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.feature_maps import FeatureMaps
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind, prediction_of
 from ..families import Arguments, Family, family_of
@@ -30,14 +29,12 @@ from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled
 from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
-from ..intercept.pre_hooks import show_to_pre_hooks
 from ..intercept.replay import Recorder, Stem
 from ..schedule import StepPosition
 from .caches import CacheStates
 from .context import StepContext
-from .one_pass import Pass
+from .one_pass import FeatureMaps, Outcome, Pass
 from .other_caches import OtherCaches
-from .outcome import Outcome
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
 _PASS = Routers("smoothed_energy_pass")
@@ -86,6 +83,8 @@ class PassRunner:
         model: The denoiser, not compiled.
         family: Its family.
         compiled: Whether it, or something in it, is compiled.
+        other_caches: What may be caches of other packages, as they are when a run begins; None if
+            nothing looks like it.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -93,9 +92,14 @@ class PassRunner:
         self.model = unwrap(denoiser)
         self.family: Family = family_of(denoiser)
         self.compiled = is_compiled(denoiser)
+        self.look_for_other_caches()
         self._stems: dict[Plan, Stem] = {}
         self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
         self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
+
+    def look_for_other_caches(self) -> None:
+        """Look for caches of other packages, as they are before anything is computed."""
+        self.other_caches = OtherCaches.found_in(self.model)
 
     @functools.cached_property
     def caches(self) -> CacheStates | None:
@@ -108,11 +112,6 @@ class PassRunner:
         return None
 
     @functools.cached_property
-    def other_caches(self) -> OtherCaches:
-        """Caches of other packages; first asked for at the first call of a run."""
-        return OtherCaches(self.model)
-
-    @functools.cached_property
     def layers(self) -> dict[str, SelfAttentionLayer]:
         """The layers of the denoiser by their names."""
         return {layer.name: layer for layer in self.family.layers(self.model)}
@@ -123,7 +122,8 @@ class PassRunner:
         Raises:
             RuntimeError: If they were enabled or disabled since, or are of another package.
         """
-        self.other_caches.check()
+        if self.other_caches is not None:
+            self.other_caches.check()
         _ = self.caches
         if getattr(self.model, "_cache_config", None) is not self._cache_config:
             raise RuntimeError(
@@ -197,8 +197,8 @@ class PassRunner:
         with patched(patches, _PASS):
             with holding(_PASS.current, clean_pass.handle):
                 output = call()
-            if plans:
-                # A cache that was empty before has something now.
+            if plans and self.other_caches is not None:
+                # What was empty before has something now.
                 self.other_caches.check()
             outcome = self._outcome(kept, output, context)
             for plan in (*watching, *plans):
@@ -358,7 +358,7 @@ class _Negative(NegativeContext):
         ):
             # Lists of arguments may be consumed, and there may be another pass.
             call = call.copied()
-            show_to_pre_hooks(self._site.runner.denoiser, call)
+            call.show_to_pre_hooks(self._site.runner.denoiser)
             return prediction_of(call())
 
     @override

@@ -17,10 +17,9 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout, pair_layout
 from ..denoisers.prediction import repeat_output, with_prediction
 from ..intercept.module_call import ModuleCall
-from ..intercept.pre_hooks import show_to_pre_hooks
 from .context import StepContext
 from .observer import Observer
-from .outcome import Outcome
+from .one_pass import Outcome
 from .participant import Participant, ParticipantState
 from .passes import PassRunner
 from .step import GuidedStep, Members, Progress
@@ -98,6 +97,7 @@ class DenoiserState(Members):
     def forget(self) -> None:
         super().forget()
         self._expected = None
+        self.runner.look_for_other_caches()
         if "caches" in vars(self.runner) and self.runner.caches is not None:
             self.runner.caches.forget()
 
@@ -105,8 +105,6 @@ class DenoiserState(Members):
         self, call: ModuleCall, participants: Sequence[Participant], context: StepContext
     ) -> Any:
         """One call of the denoiser; see `GuidedRun.call`."""
-        if not self.calls:
-            _ = self.runner.other_caches  # as they are before anything is computed
         self.calls += 1
         rules = []
         for participant in participants:
@@ -149,7 +147,7 @@ class DenoiserState(Members):
         rows = layout.rows("conditional", batch)
         with nullcontext() if caches is None else caches.of("conditional rows"):
             alone = self.runner.take_rows(call, rows)
-            show_to_pre_hooks(self.runner.denoiser, alone)
+            alone.show_to_pre_hooks(self.runner.denoiser)
             output = self._corrected(alone, participants, context, _without_groups)
         return repeat_output(output, layout.groups)
 

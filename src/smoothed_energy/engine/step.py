@@ -25,7 +25,7 @@ from ..intercept.module_call import ModuleCall
 from ..schedule import StepPosition
 from .context import StepContext
 from .observer import Observer, SeenGuidance, SeenStep
-from .outcome import Outcome
+from .one_pass import Outcome
 from .participant import Participant, ParticipantState
 from .passes import PassRunner
 from .watch import Watch
