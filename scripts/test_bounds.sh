@@ -10,7 +10,7 @@
 # CUDA, some 5 GB; PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives one without.
 #
 # Left out: tests/training, whose scripts run with the pinned versions only, and reports in a
-# browser. Tests of families and caches that an old diffusers does not have are skipped.
+# browser.
 set -euo pipefail
 
 which="${1:-}"
