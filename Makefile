@@ -12,10 +12,10 @@ INSTALLED := $(VENV)/.installed
 EXTRAS := test,measure,ray,control,training,lint
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo browser test lint format bench clean
+.PHONY: help install demo browser test test-bounds lint format bench clean
 
 help: ## Show what can be made.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(INSTALLED) ## Make .venv with the pinned versions of everything.
 
@@ -48,6 +48,11 @@ browser: ## Have Chromium, in which reports are tested: by apt where it is missi
 # One process a core, of one thread each: the models are too small to share.
 test: $(INSTALLED) browser ## Run the tests; ARGS="-k grid" and the like go to pytest.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 $(ARGS)
+
+# Environments of their own, outside of the checkout; see the script.
+test-bounds: ## Run the tests with the oldest and the newest versions that are allowed.
+	scripts/test_bounds.sh oldest $(ARGS)
+	scripts/test_bounds.sh newest $(ARGS)
 
 lint: $(INSTALLED) ## Check style, types and the floors of the package.
 	$(BIN)/ruff check .

@@ -10,16 +10,14 @@ from diffusers import (
     UNet2DConditionModel,
     UNet2DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from letters import letter_tokenizer
 
 
 def tokenizer():
     """One token for each letter."""
-    letters = [chr(code) for code in range(33, 127)]
-    words = [*letters, *(letter + "</w>" for letter in letters)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
+    return letter_tokenizer([chr(code) for code in range(33, 127)])
 
 
 def text_to_image(seed=0):

@@ -5,9 +5,11 @@ They begin after the text encoders, with embeddings.
 
 import functools
 
-import pytest
 import torch
 from diffusers.modular_pipelines import SequentialPipelineBlocks
+from diffusers.modular_pipelines.stable_diffusion_3.modular_blocks_stable_diffusion_3 import (
+    StableDiffusion3T2ICoreDenoiseStep,
+)
 from diffusers.modular_pipelines.stable_diffusion_xl import before_denoise as xl_before
 from diffusers.modular_pipelines.stable_diffusion_xl.denoise import StableDiffusionXLDenoiseStep
 from tiny_pipelines import quiet, size, vae, xl, xl_prompts, xl_unet
@@ -40,11 +42,7 @@ def modular_xl(guider=None, *, model=None, scheduler=None):
 
 
 def modular_sd3(guider=None, *, model=None):
-    # Stable Diffusion 3 is modular since diffusers 0.39.
-    blocks = pytest.importorskip(
-        "diffusers.modular_pipelines.stable_diffusion_3.modular_blocks_stable_diffusion_3"
-    )
-    pipe = quiet(blocks.StableDiffusion3T2ICoreDenoiseStep().init_pipeline())
+    pipe = quiet(StableDiffusion3T2ICoreDenoiseStep().init_pipeline())
     pipe.update_components(transformer=model or transformer(), scheduler=sd3().scheduler)
     if guider is not None:
         pipe.update_components(guider=guider)

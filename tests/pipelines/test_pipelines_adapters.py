@@ -47,7 +47,9 @@ from tiny_pipelines import (
     xl_prompts,
     xl_unet,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from letters import letter_tokenizer
 
 CFG_CASES = pytest.mark.parametrize(
     ("scale", "branches"), [(1.0, ALONE), (5.0, cfg(5.0))], ids=["without-cfg", "cfg"]
@@ -294,23 +296,19 @@ def test_lora_xl_equals_brute_force():
 
 def new_text_pipe(model):
     """Stable Diffusion with a text encoder and a tokenizer of single letters."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    words = [*letters, *(f"{letter}</w>" for letter in letters)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(
-        vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=16
-    )
+    tokenizer = letter_tokenizer("abcdefghijklmnopqrstuvwxyz")
+    words = len(tokenizer)
     torch.manual_seed(5)
     config = CLIPTextConfig(
-        vocab_size=len(words),
+        vocab_size=words,
         hidden_size=TEXT_WIDTH,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=16,
-        bos_token_id=len(words) - 2,
-        eos_token_id=len(words) - 1,
-        pad_token_id=len(words) - 1,
+        bos_token_id=words - 2,
+        eos_token_id=words - 1,
+        pad_token_id=words - 1,
     )
     return quiet(
         StableDiffusionPipeline(

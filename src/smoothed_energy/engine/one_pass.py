@@ -1,20 +1,54 @@
-"""One pass of a denoiser: what is done at the calls of its modules."""
+"""One pass of a denoiser: what is done at the calls of its modules, and what comes of it."""
 
 from __future__ import annotations
 
-__all__ = ["Pass"]
+__all__ = ["FeatureMaps", "Outcome", "Pass"]
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..denoisers.feature_maps import FeatureMaps
+from ..denoisers.latent_layout import LatentLayout
 from ..guidance.perturbation import LayerCall, LayerSite
 from ..guidance.plan import Plan
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import Router
+
+
+class FeatureMaps:
+    """Height and width of the feature maps that a U-Net turns into tokens, seen as they enter.
+
+    A layer sees a row of tokens. How many they are does not tell how they lie: other packages
+    shrink feature maps inside of blocks, merge tokens, or attend in tiles.
+
+    Args:
+        entered: The modules that feature maps enter, and the names of the layers inside.
+
+    Attributes:
+        sizes: What was seen so far, by layer; None of a layer that no map entered.
+    """
+
+    def __init__(self, *entered: Mapping[nn.Module, Sequence[str]]) -> None:
+        self._entered: dict[nn.Module, list[str]] = {}
+        for modules in entered:
+            for module, names in modules.items():
+                self._entered.setdefault(module, []).extend(names)
+        self.sizes: dict[str, tuple[int, int] | None] = {
+            name: None for names in self._entered.values() for name in names
+        }
+
+    def note(self, call: ModuleCall) -> None:
+        """Note what enters a module: `(B, C, H, W)`."""
+        names = self._entered.get(call.module)
+        if not names:
+            return
+        value = call.args[0] if call.args else call.argument(call.parameters[0])
+        if isinstance(value, Tensor) and value.ndim == 4:
+            self.sizes.update(dict.fromkeys(names, (value.shape[-2], value.shape[-1])))
 
 
 class Pass:
@@ -79,3 +113,36 @@ class Pass:
         for plan in plans:
             self.observed[plan][layer] = kept
         return output
+
+
+@dataclass(frozen=True)
+class Outcome:
+    r"""What one call of a denoiser gave; nothing is corrected yet.
+
+    Args:
+        output: What the denoiser returned.
+        prediction: All rows of the clean prediction, with a learned variance.
+        channels: How many channels of it are a prediction; the rest is a learned variance.
+        latent_layout: How the prediction lies; asked only if that matters.
+        clean: For each plan, $s$.
+        differences: For each plan, $s - \tilde s$.
+        reached: For each plan, the names of the layers that were edited or observed.
+        runs: For each plan, how often the denoiser ran for its negative prediction, at least once.
+        observed: For each plan, what its probe kept of each layer in the clean pass, all rows.
+    """
+
+    output: Any
+    prediction: Tensor
+    channels: int
+    latent_layout: Callable[[], LatentLayout]
+    clean: dict[Plan, Tensor] = field(default_factory=dict)
+    differences: dict[Plan, Tensor] = field(default_factory=dict)
+    reached: dict[Plan, set[str]] = field(default_factory=dict)
+    runs: dict[Plan, int] = field(default_factory=dict)
+    observed: dict[Plan, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def similarity(self, plan: Plan) -> float:
+        """The cosine of the clean and the perturbed prediction, of the least similar sample."""
+        clean = self.clean[plan].float().flatten(1)
+        perturbed = clean - self.differences[plan].float().flatten(1)
+        return float(torch.nn.functional.cosine_similarity(clean, perturbed).min())

@@ -12,7 +12,7 @@ __all__ = ["OtherCaches"]
 
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -32,16 +32,24 @@ class OtherCaches:
 
     Args:
         denoiser: The denoiser, not compiled.
+        replaced: See `replaced_forwards`.
     """
 
-    def __init__(self, denoiser: nn.Module) -> None:
-        self._denoiser = denoiser
-        self._replaced = replaced_forwards(denoiser)
+    def __init__(
+        self, denoiser: nn.Module, replaced: Mapping[nn.Module, Callable[..., Any]]
+    ) -> None:
+        self._denoiser, self._replaced = denoiser, replaced
         # With the tensors themselves, so that no later one gets the same id.
         self._before = {
             module: {id(tensor): tensor for tensor in _kept(module, forward)}
             for module, forward in self._replaced.items()
         }
+
+    @classmethod
+    def found_in(cls, denoiser: nn.Module) -> OtherCaches | None:
+        """What may be caches of other packages; None if nothing in the denoiser looks like it."""
+        replaced = replaced_forwards(denoiser)
+        return cls(denoiser, replaced) if replaced or hasattr(denoiser, _MARK) else None
 
     def check(self) -> None:
         """Check that no replaced function keeps anything that was computed since.

@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.feature_maps import FeatureMaps
 from ..denoisers.prediction import prediction_of
 from ..families import Arguments
 from ..guidance.plan import Plan
@@ -27,11 +26,9 @@ from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly
 from ..intercept.module_call import ModuleCall, Rows
 from ..intercept.patching import Router, Routers, holding, patched
-from ..intercept.pre_hooks import show_to_pre_hooks
 from ..intercept.replay import Recorder, Stem
 from .context import StepContext
-from .one_pass import Pass
-from .outcome import Outcome
+from .one_pass import FeatureMaps, Outcome, Pass
 from .perturbed_prediction import PassSite, PerturbedPrediction
 from .reach import Reach
 from .running_denoiser import RunningDenoiser
@@ -112,8 +109,8 @@ class PassRunner(RunningDenoiser):
         with patched(patches, _PASS):
             with holding(_PASS.current, clean_pass.handle):
                 output = call()
-            if plans:
-                # A cache that was empty before has something now.
+            if plans and self.other_caches is not None:
+                # What was empty before has something now.
                 self.other_caches.check()
             outcome = self._outcome(kept, output, context)
             for plan in (*watching, *plans):
@@ -242,7 +239,7 @@ class PassRunner(RunningDenoiser):
         eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
         with patches, eager, states, holding(_PASS.current, decide):
-            show_to_pre_hooks(self.denoiser, call)
+            call.show_to_pre_hooks(self.denoiser)
             return call()
 
 

@@ -17,11 +17,10 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout, pair_layout
 from ..denoisers.prediction import prediction_of, repeat_output, with_prediction
 from ..intercept.module_call import ModuleCall
-from ..intercept.pre_hooks import show_to_pre_hooks
 from .context import StepContext
 from .finite import check_finite
 from .observer import Observer
-from .outcome import Outcome
+from .one_pass import Outcome
 from .participant import Participant, ParticipantState
 from .passes import PassRunner
 from .step import GuidedStep, Members, Progress
@@ -100,6 +99,7 @@ class DenoiserState(Members):
         super().forget()
         self._expected = None
         vars(self.runner).pop("related_rows", None)
+        self.runner.look_for_other_caches()
         if "caches" in vars(self.runner) and self.runner.caches is not None:
             self.runner.caches.forget()
 
@@ -107,8 +107,6 @@ class DenoiserState(Members):
         self, call: ModuleCall, participants: Sequence[Participant], context: StepContext
     ) -> Any:
         """One call of the denoiser; see `GuidedRun.call`."""
-        if not self.calls:
-            _ = self.runner.other_caches  # as they are before anything is computed
         self.calls += 1
         self.progress.note("latents", self.runner.sample(call), call.argument("timestep"))
         rules = []
@@ -154,7 +152,7 @@ class DenoiserState(Members):
             self._check_rows_alone(participants)
         with nullcontext() if caches is None else caches.of("conditional rows"):
             alone = self.runner.take_rows(call, rows)
-            show_to_pre_hooks(self.runner.denoiser, alone)
+            alone.show_to_pre_hooks(self.runner.denoiser)
             output = self._corrected(alone, participants, context, _without_groups)
         return repeat_output(output, layout.groups)
 

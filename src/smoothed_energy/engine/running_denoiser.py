@@ -29,6 +29,8 @@ class RunningDenoiser:
         family: Its family.
         sealed: Whether it is compiled as a whole, so that second passes run it as it was before.
         regions: Its blocks that are compiled one by one.
+        other_caches: What may be caches of other packages, as they are when a run begins; None if
+            nothing looks like it.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
@@ -37,6 +39,11 @@ class RunningDenoiser:
         self.family: Family = family_or_unknown(denoiser)
         self.sealed = is_sealed(denoiser)
         self.regions = Regions(self.model)
+        self.look_for_other_caches()
+
+    def look_for_other_caches(self) -> None:
+        """Look for caches of other packages, as they are before anything is computed."""
+        self.other_caches = OtherCaches.found_in(self.model)
 
     @functools.cached_property
     def caches(self) -> CacheStates | None:
@@ -47,11 +54,6 @@ class RunningDenoiser:
                 found = CacheStates(self.model)
                 return found if found.exist else None
         return None
-
-    @functools.cached_property
-    def other_caches(self) -> OtherCaches:
-        """Caches of other packages; first asked for at the first call of a run."""
-        return OtherCaches(self.model)
 
     @functools.cached_property
     def related_rows(self) -> tuple[str, ...]:
@@ -69,7 +71,8 @@ class RunningDenoiser:
         Raises:
             RuntimeError: If they were enabled or disabled since, or are of another package.
         """
-        self.other_caches.check()
+        if self.other_caches is not None:
+            self.other_caches.check()
         _ = self.caches
         if getattr(self.model, "_cache_config", None) is not self._cache_config:
             raise RuntimeError(

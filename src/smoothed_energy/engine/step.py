@@ -26,7 +26,7 @@ from ..schedule import StepPosition
 from .context import StepContext
 from .finite import Seeable, Seen
 from .observer import Observer, SeenGuidance, SeenStep
-from .outcome import Outcome
+from .one_pass import Outcome
 from .participant import Participant, ParticipantState
 from .passes import PassRunner
 from .watch import Watch

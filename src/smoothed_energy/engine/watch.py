@@ -13,7 +13,7 @@ from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..guidance.plan import Plan
 from ..intercept.module_call import ModuleCall
 from .observer import Observer
-from .outcome import Outcome
+from .one_pass import Outcome
 from .participant import Participant
 from .passes import PassRunner
 

@@ -98,6 +98,22 @@ class ModuleCall:
         """The same call with containers of its own: some modules consume the lists they get."""
         return ModuleCall(self.module, self.forward, _copied(self.args), _copied(self.kwargs))
 
+    def show_to_pre_hooks(self, module: nn.Module) -> None:
+        """Show the call to the forward pre-hooks of a module, which it is made below.
+
+        It has other rows, or other latents, than what they saw, and is made of what they returned:
+        what they would change is changed in it, so what they return now is ignored. But what they
+        note (ToMe: the size of the latents) must be of this call.
+        """
+        # What Module.compile() made of the module runs the hooks itself.
+        if not module._forward_pre_hooks or vars(module).get("_compiled_call_impl") is not None:
+            return
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if key in module._forward_pre_hooks_with_kwargs:
+                hook(module, self.args, self.kwargs)
+            else:
+                hook(module, self.args)
+
     def __call__(self) -> Any:
         """Make the call."""
         return self.forward(*self.args, **self.kwargs)
