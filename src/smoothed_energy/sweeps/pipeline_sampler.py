@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from ..integrations.attachment import Attachment
+from ..integrations.picture_call import batch_arguments
 from ..models import load
 from .configuration import Configuration, PictureSettings
 from .facts import observed, run_facts
 from .identity import PIPELINE
-from .pipeline_call import batch_arguments, check_call, settings_arguments
+from .pipeline_call import check_call, settings_arguments
 from .sampler import ConfigurationError, Picture
 
 _PAIR = 2
