@@ -14,6 +14,7 @@ LAST_SEED = 2**64 - 1
 MOST_IMAGES, MOST_COMPARED = 10_000, 256
 #: Schedulers have as many timesteps.
 MOST_STEPS = 1000
+MOST_STACKED = 16
 
 
 def check_settings(settings: GenerateSettings) -> None:
@@ -23,6 +24,10 @@ def check_settings(settings: GenerateSettings) -> None:
         ValueError: If there are any.
     """
     _check_numbers(settings)
+    if len(settings.stack) > MOST_STACKED:
+        raise ValueError(
+            f"--stack: {len(settings.stack)} guidances; expected at most {MOST_STACKED}"
+        )
     _check_control(settings)
     if settings.dtype not in DTYPES:
         raise ValueError(f"--dtype {settings.dtype}: expected one of {', '.join(DTYPES)}")

@@ -7,7 +7,8 @@ __all__ = ["message_of", "telling_memory"]
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate")
+from ..models.memory import is_out_of_memory
+
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -18,7 +19,7 @@ def message_of(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         named = "" if error.filename is None else f"{error.filename}: "
         return f"{named}{error.strerror or error}"
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return f"out of memory ({str(error) or type(error).__name__})"
     if isinstance(error, RecursionError):
         return "something is nested too deeply to be read"
@@ -40,18 +41,9 @@ def telling_memory(doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise ValueError(
             f"out of memory while {doing}; expected a smaller --size or --batch-size, --dtype "
             f"float16 or bfloat16, or another --device ({error or type(error).__name__})"
         ) from error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # Devices have classes of their own for it, or RuntimeErrors that only say so.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in _OUT_OF_MEMORY
-    )

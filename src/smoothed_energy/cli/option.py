@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from .setting_kinds import Kind, check_text
+from .setting_kinds import Kind, check_texts
 
 _Settings = TypeVar("_Settings")
 
@@ -140,7 +140,7 @@ def settings_of(settings: type[_Settings], options: Mapping[str, Any]) -> _Setti
     """
     values: dict[str, Any] = {}
     for name, option in options_of(settings).items():
-        check_text(option.flag(name), options[name])
+        check_texts(option.flag(name), options[name])
         values[name] = option.default if options[name] is None else options[name]
     return settings(**values)
 

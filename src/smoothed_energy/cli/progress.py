@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..settings.printable import one_line, printable
-from .terminal import print_path
+from .terminal import print_path, take_off
 
 
 class ImageProgress:
@@ -66,5 +66,7 @@ class ImageProgress:
     def _text(self) -> str:
         return f"{int(self._done)}/{self._images} image{'s' if self._images > 1 else ''}"
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if kind is not None and self._done == 0:
+            take_off(self._bar)
         self._bar.stop()

@@ -11,7 +11,7 @@ from ..settings.text import join_settings, split_settings
 from .check_settings import check_settings
 from .followed import is_kept
 from .generate_settings import CFG_WITHOUT_PROMPT, DEFAULT_MODEL, OPTIONS, GenerateSettings
-from .setting_kinds import check_text
+from .setting_kinds import check_texts
 from .stored import check_stored
 
 #: Settings of a guidance that are options of their own.
@@ -29,7 +29,7 @@ def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     read: dict[str, Any] = {}
     for name, value in options.items():
-        check_text(OPTIONS[name].flag(name), value)
+        check_texts(OPTIONS[name].flag(name), value)
         read[name] = None if value is None else OPTIONS[name].kind.from_option(value)
     return read
 

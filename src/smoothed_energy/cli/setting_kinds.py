@@ -15,7 +15,7 @@ __all__ = [
     "TEXT_OR_NONE",
     "Kind",
     "check_size",
-    "check_text",
+    "check_texts",
     "integer_from",
     "parse_size",
 ]
@@ -25,6 +25,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..settings.checks import check_text
 
 #: The most characters of a prompt, and of any other text. No text encoder reads as many.
 MOST_OF_PROMPT, MOST_OF_TEXT = 20_000, 4_000
@@ -97,7 +99,7 @@ def check_size(size: Sequence[int]) -> None:
         )
 
 
-def check_text(name: str, value: Any) -> None:
+def check_texts(name: str, value: Any) -> None:
     """Refuse text that is no Unicode, or endless.
 
     Args:
@@ -108,20 +110,8 @@ def check_text(name: str, value: Any) -> None:
         ValueError: If it is.
     """
     for text in value if isinstance(value, (list, tuple)) else (value,):
-        if not isinstance(text, str):
-            continue
-        most = MOST_OF_PROMPT if "prompt" in name.lower() else MOST_OF_TEXT
-        if len(text) > most:
-            raise ValueError(
-                f"{name} {text[:40]!r}... has {len(text)} characters; expected at most {most}"
-            )
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            raise ValueError(
-                f"{name} {text[:40]!r} is not text: it holds bytes that are not UTF-8, or half a "
-                "surrogate pair; expected Unicode"
-            )
-        if "\0" in text:
-            raise ValueError(f"{name} {text[:40]!r} holds a NUL character; expected text")
+        if isinstance(text, str):
+            check_text(name, text, MOST_OF_PROMPT if "prompt" in name.lower() else MOST_OF_TEXT)
 
 
 def _is_text(value: Any) -> bool:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .generate_settings import OPTIONS, GenerateSettings
-from .setting_kinds import check_text
+from .setting_kinds import check_texts
 
 if TYPE_CHECKING:
     from PIL import Image
 
 _MADE_WITH = "made_with"
-_REMEMBERED = [name for name, option in OPTIONS.items() if option.is_remembered]
 #: What images of version 0.1.0 have, too.
 _ONCE_REMEMBERED = ["canny"]
 
@@ -98,9 +97,10 @@ def check_stored(stored: Mapping[str, Any]) -> None:
         ValueError: If a setting is unknown, or its value is of another kind.
     """
     for name, value in stored.items():
-        if name not in (*_REMEMBERED, *_ONCE_REMEMBERED):
+        known = name in OPTIONS and OPTIONS[name].is_remembered
+        if not known and name not in _ONCE_REMEMBERED:
             raise ValueError(f"--from: the image has an unknown setting {name!r}")
-        check_text(f"--from: the image's setting {name}", value)
+        check_texts(f"--from: the image's setting {name}", value)
         kind = OPTIONS[name].kind
         if not kind.accepts(value):
             raise ValueError(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["note", "print_path", "print_table", "waiting"]
+__all__ = ["note", "print_path", "print_table", "take_off", "waiting"]
 
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 from ..settings.printable import one_line, printable
 
@@ -39,6 +43,13 @@ def waiting(text: str) -> Iterator[None]:
         return
     with console.status(Text(printable(text))):
         yield
+
+
+def take_off(bar: Progress) -> None:
+    """End a bar without a trace: the error that follows is all there is to say."""
+    bar.live.transient = True
+    bar.live.stop()
+    bar.disable = True
 
 
 def print_table(  # noqa: PLR0913 - what tables differ in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MOST_PIXELS", "decoded", "open_picture"]
+__all__ = ["MOST_PIXELS", "PictureError", "decoded", "open_picture"]
 
 import struct
 import warnings
@@ -23,6 +23,10 @@ MOST_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 
 
+class PictureError(ValueError):
+    """A picture can't be read; the message says why, and leaves out which file it is."""
+
+
 @contextmanager
 def open_picture(
     path: Path, formats: Sequence[str] = _FORMATS, *, load: bool = True
@@ -35,15 +39,14 @@ def open_picture(
         load: Whether its pixels are read.
 
     Raises:
-        ValueError: If it can't be read, with a reason that leaves out which file. So does what is
-            damaged and read in the block.
+        PictureError: If it can't be read, also where it is read in the block.
     """
     try:
         file = open_regular(path)
     except FileNotFoundError:
-        raise ValueError("there is no such file") from None
+        raise PictureError("there is no such file") from None
     except OSError as error:
-        raise ValueError(f"not a picture that can be read: {error.strerror or error}") from None
+        raise PictureError(f"not a picture that can be read: {error.strerror or error}") from None
     with file, decoded(file, formats, load=load) as image:
         yield image
 
@@ -55,7 +58,7 @@ def decoded(
     """A picture from an open file; as `open_picture`.
 
     Raises:
-        ValueError: If it can't be read.
+        PictureError: If it can't be read.
     """
     try:
         with warnings.catch_warnings():
@@ -64,7 +67,7 @@ def decoded(
     except Image.DecompressionBombError:
         raise _too_large(None) from None
     except Exception as error:  # of many kinds, for a file that is damaged
-        raise ValueError(
+        raise PictureError(
             f"not a picture that can be read; expected {', '.join(formats)}"
         ) from error
     with image:
@@ -75,9 +78,9 @@ def decoded(
                 image.load()
             yield image
         except (OSError, SyntaxError, EOFError, struct.error, zlib.error) as error:
-            raise ValueError(f"the picture is damaged: {error}") from error
+            raise PictureError(f"the picture is damaged: {error}") from error
 
 
-def _too_large(size: tuple[int, int] | None) -> ValueError:
+def _too_large(size: tuple[int, int] | None) -> PictureError:
     said = "" if size is None else f": {size[0]} x {size[1]}"
-    return ValueError(f"the picture is too large{said}; expected at most {MOST_PIXELS} pixels")
+    return PictureError(f"the picture is too large{said}; expected at most {MOST_PIXELS} pixels")

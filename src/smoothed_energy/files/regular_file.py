@@ -24,7 +24,7 @@ def open_regular(path: Path) -> IO[bytes]:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     try:
-        _check_mode(os.fstat(descriptor).st_mode)
+        _check_mode(os.fstat(descriptor).st_mode, path)
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -37,14 +37,14 @@ def check_regular(path: Path) -> None:
     Raises:
         OSError: If there is none.
     """
-    _check_mode(path.stat().st_mode)
+    _check_mode(path.stat().st_mode, path)
 
 
-def _check_mode(mode: int) -> None:
+def _check_mode(mode: int, path: Path) -> None:
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "a pipe or a device, not a regular file")
+        raise OSError(errno.EINVAL, "a pipe or a device, not a regular file", str(path))
 
 
 def read_text(path: Path, *, most: int = _MOST_BYTES) -> str:
@@ -61,5 +61,5 @@ def read_text(path: Path, *, most: int = _MOST_BYTES) -> str:
     with open_regular(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise OSError(errno.EFBIG, f"more than {most} bytes")
+        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
     return data.decode("utf-8")

@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..files.whole_file import UNFINISHED, whole_file
@@ -109,7 +109,7 @@ class PictureFolder:
                 if whole:
                     image.verify()  # the checksum of every chunk, so of every byte
                 return drawn
-        except (OSError, SyntaxError, ValueError, AttributeError, UnidentifiedImageError):
+        except (OSError, SyntaxError, ValueError, AttributeError, RecursionError):
             # What is not there, is cut off, or is no picture of ours: to be drawn.
             return None
 

@@ -39,13 +39,10 @@ def settings_arguments(pipe: Any, settings: PictureSettings) -> dict[str, Any]:
         raise ConfigurationError(str(error)) from None
     if settings.control is None:
         return arguments
-    if not {"image", "controlnet_conditioning_scale"} <= accepted_by(pipe):
-        raise ConfigurationError(
-            f"control={settings.control!r}: {type(pipe).__name__} has no ControlNet that follows "
-            "a picture"
-        )
     arguments["image"] = _control_picture(pipe, settings)
     arguments["controlnet_conditioning_scale"] = settings.control_scale
+    for name in arguments.keys() - accepted_by(pipe):
+        raise ConfigurationError(f"{type(pipe).__name__} has no argument {name!r}")
     return arguments
 
 
@@ -65,6 +62,12 @@ def _control_picture(pipe: Any, settings: PictureSettings) -> Image.Image:
     """The picture that a ControlNet follows, cut to the size of what is drawn."""
     size = picture_size(pipe) if settings.size is None else settings.size
     try:
-        return fitted(read_control_picture(Path(str(settings.control)), on_white=False), size)
+        picture = read_control_picture(Path(str(settings.control)), on_white=False)
     except ValueError as error:
-        raise ConfigurationError(f"control={settings.control!r}: {error}") from None
+        raise ConfigurationError(
+            f"control={settings.control!r} is not a picture that can be read ({error})"
+        ) from error
+    try:
+        return fitted(picture, size)
+    except ValueError as error:
+        raise ConfigurationError(f"control={settings.control!r}: {error}") from error

@@ -157,7 +157,10 @@ class PipelineSampler:
 
     def _call(self, pictures: Sequence[tuple[str, int]]) -> list[Picture]:
         copies = [pictures[-1]] * (self._at_once - len(pictures))
-        arguments = batch_arguments(self._pipe, self._arguments, [*pictures, *copies])
+        try:
+            arguments = batch_arguments(self._pipe, self._arguments, [*pictures, *copies])
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
         with observed(self._pipe, trace=self._trace) as facts_of:
             images = self._pipe(**arguments).images
         common = run_facts(self._attachments)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import whole_file
+from ..files.regular_file import check_regular
 from ..models import ModelError
 from ..models.locations import resolve_controlnet, resolve_model
 
@@ -68,6 +69,7 @@ def folder_digest(folder: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file."""
+    check_regular(path)
     facts = path.stat()
     if facts.st_size < _LARGE:
         return hashlib.sha256(path.read_bytes()).hexdigest()
