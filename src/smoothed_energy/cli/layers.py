@@ -44,11 +44,13 @@ def command(
     check_texts("--select", select)
     pixels = None if size is None else parse_size(size)
 
-    from ..families import family_of
-    from ..families.layer_selection import select_layers
     from .opening import open_shape
 
     denoiser, factor = open_shape(model)
+
+    from ..families import family_of
+    from ..families.layer_selection import select_layers
+
     if pixels is None:
         pixels = _own_size(denoiser, factor)
     if pixels[0] % factor or pixels[1] % factor:

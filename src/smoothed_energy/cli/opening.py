@@ -47,9 +47,10 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
     Raises:
         ValueError: If there is no such model, or its denoiser is not of diffusers.
     """
-    _quiet()
     from ..models import shape
 
+    shape.check_reachable(model)  # before what takes seconds to import
+    _quiet()
     with _without_warnings():
         return shape.open_shape(model)
 

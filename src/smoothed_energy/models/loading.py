@@ -48,6 +48,7 @@ def load(
         ModelError: If the folder is not a pipeline that diffusers can load.
     """
     source = resolve_model(model)
+    known = hub_options(source)
     import diffusers  # slow, and not needed to refuse a name
 
     device, dtype = placement(device, dtype)
@@ -58,13 +59,13 @@ def load(
     cls: Any = diffusers.DiffusionPipeline
     if controlnet is not None:
         place = resolve_controlnet(model, controlnet)
-        known = hub_options(place)
-        _check_controlnet(controlnet, place, known)
+        of_network = hub_options(place)
+        _check_controlnet(controlnet, place, of_network)
         with _loading(controlnet):
-            network = diffusers.ControlNetModel.from_pretrained(place, **options, **known)
+            network = diffusers.ControlNetModel.from_pretrained(place, **options, **of_network)
         cls, options = diffusers.AutoPipelineForText2Image, {**options, "controlnet": network}
     try:
-        pipe = cls.from_pretrained(source, **options, **hub_options(source))
+        pipe = cls.from_pretrained(source, **options, **known)
     except ModelError:
         raise
     except Exception as error:  # of any kind, for a configuration of any kind

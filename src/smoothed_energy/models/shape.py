@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["open_shape"]
+__all__ = ["check_reachable", "open_shape"]
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
             configuration is not what it should be.
     """
     folder = _location(model)
+    options = hub_options(folder)  # before what takes seconds to import
     try:
-        return _shape(model, folder)
+        return _shape(model, folder, options)
     except ModelError:
         raise
     except OSError as error:
@@ -36,11 +37,19 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
         ) from error
 
 
-def _shape(model: str, folder: str) -> tuple[nn.Module, int]:
+def check_reachable(model: str) -> None:
+    """Refuse a model that is not there, or nobody can ask for.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    hub_options(_location(model))
+
+
+def _shape(model: str, folder: str, options: dict[str, Any]) -> tuple[nn.Module, int]:
     import diffusers
     import torch
 
-    options = hub_options(folder)
     parts = diffusers.DiffusionPipeline.load_config(folder, **options)
     if not isinstance(parts, dict):
         raise ModelError(f"{model}: model_index.json is not an object with the model's parts")
