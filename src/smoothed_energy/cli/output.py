@@ -62,7 +62,7 @@ def output_paths(settings: GenerateSettings) -> OutputPaths:
         paths = _paths(settings, _free_stem(settings))
         there = drawn_already(settings, paths)
         if len(there) == len(paths.files):
-            raise ValueError(_exists(paths.files[0], "with these settings"))
+            raise ValueError(_exists(paths.files[0], "drawn with these settings"))
     except OSError as error:
         raise _unusable(folder, error) from error
     return paths
