@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from diffusers import ControlNetModel
 from PIL import Image
 from tiny_model import text_to_image
 
-from smoothed_energy.report import read_settings
+from smoothed_energy.cli.followed import Followed
+from smoothed_energy.models.control_picture import edges_of, read_control_picture
+from smoothed_energy.report import read_settings, save_image
 
 FAST = ("--num-inference-steps", 2)
 
@@ -62,7 +66,9 @@ def test_the_edges_are_found_shown_and_followed(draw, controlnet, square, tmp_pa
     assert "canny" not in remembered
     controlled, remembered = draw("canny", "--canny", square, "--controlnet", controlnet)
     assert (plain != controlled).any()
-    assert remembered["canny"] == str(square)
+    assert "canny" not in remembered
+    assert re.fullmatch("sha256:[0-9a-f]{64}", remembered["control"])
+    assert str(square) not in str(remembered)
     assert remembered["controlnet"] == controlnet
     edges = pixels(tmp_path / "canny" / "no-prompt-edges.png")
     assert edges.shape == (32, 32, 3)
@@ -83,11 +89,14 @@ def test_the_edges_are_found_shown_and_followed(draw, controlnet, square, tmp_pa
 
 def test_an_image_repeats_its_run(draw, controlnet, square, tmp_path):
     first, _ = draw("first", "--canny", square, "--controlnet", controlnet, "--control-scale", 0.5)
-    second, remembered = draw("second", "--from", tmp_path / "first" / "no-prompt-seed0.png")
+    second, remembered = draw(
+        "second", "--from", tmp_path / "first" / "no-prompt-seed0.png", "--trust"
+    )
     assert (first == second).all()
     assert remembered["control_scale"] == 0.5
     stricter, _ = draw(
-        "third", "--from", tmp_path / "first" / "no-prompt-seed0.png", "--control-scale", 1
+        *("third", "--from", tmp_path / "first" / "no-prompt-seed0.png", "--trust"),
+        *("--control-scale", 1),
     )
     assert (first != stricter).any()
 
@@ -149,3 +158,129 @@ class TestMistakes:
         )
         assert code == 2
         assert "no pipeline with a ControlNet" in err
+
+
+class TestKept:
+    """What is followed is kept in the image, and no path of it."""
+
+    def test_edges_are_followed_again_whatever_the_path_holds_now(
+        self, draw, controlnet, square, tmp_path
+    ):
+        first, _ = draw("first", "--canny", square, "--controlnet", controlnet)
+        for change in (lambda: Image.new("RGB", (9, 9)).save(square), square.unlink):
+            change()
+            source = tmp_path / "first" / "no-prompt-seed0.png"
+            again, _ = draw("again", "--from", source, "--trust", "--overwrite")
+            assert (first == again).all()
+
+    @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+    def test_a_control_picture_is_followed_again(self, draw, controlnet, tmp_path, mode):
+        pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
+        first, remembered = draw("a", "--control", "a.png", "--controlnet", controlnet)
+        (tmp_path / "a.png").unlink()
+        again, also = draw("b", "--from", tmp_path / "a" / "no-prompt-seed0.png", "--trust")
+        assert (first == again).all()
+        assert remembered == also
+
+    def test_a_sheet_and_the_edges_keep_it_too(self, run, model, controlnet, square, tmp_path):
+        arguments = ("--model", model, *FAST, "--compare", "--controlnet", controlnet)
+        code, _, err = run("generate", *arguments, "--canny", square)
+        assert code == 0, err
+        for name in ("compare", "edges"):
+            source = tmp_path / "out" / f"no-prompt-{name}.png"
+            code, _, err = run("generate", "--from", source, "--trust", "--out", name)
+            assert code == 0, err
+            for kind in ("guided", "unguided"):
+                one, other = (
+                    pixels(tmp_path / folder / f"no-prompt-seed0-{kind}.png")
+                    for folder in ("out", name)
+                )
+                assert (one == other).all()
+
+    def test_one_that_is_too_large_is_asked_for(
+        self, draw, run, controlnet, square, tmp_path, monkeypatch
+    ):
+        from smoothed_energy.cli import followed
+
+        monkeypatch.setattr(followed, "_MOST_CHARACTERS", 10)
+        first, _ = draw("first", "--canny", square, "--controlnet", controlnet)
+        source = tmp_path / "first" / "no-prompt-seed0.png"
+        code, _, err = run("generate", "--from", source, "--trust", "--out", "again")
+        assert code == 2
+        assert "is not kept in it" in err
+        assert "expected --control or --canny with that picture" in err
+        again, _ = draw("again", "--from", source, "--trust", "--canny", square)
+        assert (first == again).all()
+
+    def test_another_picture_in_its_place_is_refused(self, draw, run, controlnet, square, tmp_path):
+        draw("first", "--canny", square, "--controlnet", controlnet)
+        source = tmp_path / "first" / "no-prompt-seed0.png"
+        settings = read_settings(source)
+        other = Followed(Image.new("RGB", (32, 32), "white")).as_text()
+        save_image(Image.new("RGB", (8, 8)), tmp_path / "a.png", settings, control=other)
+        code, _, err = run("generate", "--from", "a.png", "--trust")
+        assert code == 2
+        assert "is not the one that it followed" in err
+
+
+def drawing(mode):
+    """A square outline as artists and scientists save it."""
+    if mode in ("black on transparent", "white on transparent"):
+        ink = 0 if mode.startswith("black") else 255
+        pixels = np.zeros((32, 32, 4), np.uint8)
+        pixels[8:24, 8:24] = [ink, ink, ink, 255]
+        return Image.fromarray(pixels)
+    most = {"16 bits": 65535, "float of 1": 1.0, "float of 255": 255.0, "8 bits in 16": 200}[mode]
+    values = np.zeros((32, 32), np.float32 if "float" in mode else np.uint16)
+    values[8:24, 8:24] = most
+    return Image.fromarray(values)
+
+
+class TestPictures:
+    @pytest.mark.parametrize(
+        "mode",
+        [
+            "black on transparent",
+            "white on transparent",
+            "16 bits",
+            "8 bits in 16",
+            "float of 1",
+            "float of 255",
+        ],
+    )
+    def test_its_edges_are_those_of_the_plain_picture(self, tmp_path, mode):
+        path = tmp_path / "a.tiff"
+        drawing(mode).save(path)
+        picture = read_control_picture(path, on_white=True)
+        plain = np.zeros((32, 32, 3), np.uint8)
+        plain[8:24, 8:24] = 255
+        assert edges_of(picture).tobytes() == edges_of(Image.fromarray(plain)).tobytes()
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            (np.full((32, 32), 700, np.uint16), "the same everywhere"),
+            (np.arange(1024, dtype=np.uint16).reshape(32, 32) * 3, "no edges are found in it"),
+            (np.full((32, 32), np.nan, np.float32), "its brightness is from nan"),
+            (np.full((32, 32), -1, np.float32), "its brightness is from -1 to -1"),
+            (np.zeros((32, 32, 4), np.uint8), "the same everywhere"),
+        ],
+    )
+    def test_what_has_no_edges_is_refused_and_not_drawn_without(
+        self, run, model, controlnet, tmp_path, values, message
+    ):
+        Image.fromarray(values).save(tmp_path / "a.tiff")
+        code, out, err = run(
+            *("generate", "--model", model, "--canny", "a.tiff", "--controlnet", controlnet)
+        )
+        assert (code, out) == (2, "")
+        assert err.startswith("error: --canny a.tiff: ")
+        assert message in err
+        assert err.count("\n") == 1
+
+    def test_white_lines_on_nothing_are_edges_as_they_are(self, tmp_path):
+        drawing("white on transparent").save(tmp_path / "a.png")
+        found = np.asarray(read_control_picture(tmp_path / "a.png", on_white=False))
+        assert (found[8:24, 8:24] == 255).all()
+        assert found.sum() == 16 * 16 * 3 * 255

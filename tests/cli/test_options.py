@@ -37,7 +37,16 @@ def test_every_field_has_a_kind_and_a_description(name):
 
 def test_an_image_remembers_all_but_what_does_not_change_it():
     forgotten = {name for name in NAMES if not OPTIONS[name].is_remembered}
-    assert forgotten == {"batch_size", "device", "out", "source", "overwrite"}
+    assert forgotten == {
+        "batch_size",
+        "device",
+        "out",
+        "canny",
+        "source",
+        "trust",
+        "overwrite",
+        "json",
+    }
     settings = resolve_settings({"control": "a.png"}, {})
     assert settings.to_dict().keys() == set(NAMES) - forgotten
 

@@ -223,7 +223,9 @@ def test_without_a_size_the_control_picture_has_the_model_s_own(tmp_path):
     from smoothed_energy.sweeps.pipeline_call import settings_arguments
 
     edges = tmp_path / "edges.png"
-    Image.new("RGB", (200, 100)).save(edges)
+    picture = Image.new("RGB", (200, 100))
+    picture.paste("white", (80, 40, 120, 60))
+    picture.save(edges)
     pipe = load("avatars", device="cpu", controlnet="canny")
     call = settings_arguments(pipe, PictureSettings(control=str(edges)))
     assert call["image"].size == (96, 96)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 __all__ = ["app", "main"]
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from .. import __version__
+from ..settings.printable import one_line
 from . import evaluate, generate, layers, methods, reproduce, sweep
+from .failures import message_of
 
 # A command line mistake; Typer brings its own copy of Click or uses the installed one, by version.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -55,8 +59,8 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    A mistake of the user's is one line on standard error and exit code 2. Anything else is a
-    defect of this program and keeps its traceback.
+    What can't be done with the options, files and memory that there are is one line on standard
+    error and exit code 2. Anything else is a defect of this program and keeps its traceback.
 
     Args:
         arguments: The arguments; by default those the process was started with.
@@ -69,16 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             typer.echo(show())
             return 0
         return _fail(show())
-    except ValueError as error:
-        return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         code = 130  # some versions of Typer return this, some raise
+    except BrokenPipeError:
+        return _output_closed()
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        return _fail(message)
     if code == 130:
         typer.echo("stopped", err=True)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str) -> int:
-    line = " ".join(message.split())
-    typer.echo(f"error: {line}", err=True)
+    typer.echo(f"error: {one_line(message)}", err=True)
     return 2
+
+
+def _output_closed() -> int:
+    """End as others do when nobody reads their output any more, as behind `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["comparison_sheet"]
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .generate_settings import GenerateSettings
@@ -54,9 +53,8 @@ def _facts(settings: GenerateSettings) -> list[str]:
     facts = [settings.model, f"{settings.num_inference_steps} steps"]
     facts.append(f"cfg {settings.cfg:g}" if settings.cfg > 1 else "no cfg")
     if settings.is_controlled:
-        followed = Path(settings.control or settings.canny or "").name
         strength = "" if settings.control_scale == 1 else f" at {settings.control_scale:g}"
-        facts.append(f"edges of {followed}{strength}")
+        facts.append(f"edges followed{strength}")
     if settings.negative_prompt:
         facts.append(f"without “{settings.negative_prompt}”")
     return facts

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..files import whole_file
+from ..models.device import check_device
+from ..settings.printable import one_line, printable
 from .evaluate_settings import EvaluateSettings, default_store
 from .option import option_signature, settings_of
+from .terminal import note, print_table, take_off
 from .warning_lines import warnings_as_lines
 
 if TYPE_CHECKING:
@@ -41,14 +45,14 @@ def _evaluate(settings: EvaluateSettings) -> None:
 
     metrics = [name.strip() for name in settings.metrics.split(",") if name.strip()]
     check_metrics(metrics)
-    _check_device(settings.device)
+    check_device(settings.device)
     extractor = open_extractor(settings.features, device=settings.device)
     assert settings.folder is not None
     samples = _read(settings.folder, extractor, settings)
     if settings.save_statistics is not None:
         statistics = samples.statistics() if isinstance(samples, FeatureSet) else samples
         statistics.save(settings.save_statistics)
-        typer.echo(f"statistics of {statistics.source}: {settings.save_statistics}", err=True)
+        note(f"statistics of {statistics.source}: {settings.save_statistics}")
     if settings.against is None:
         return
     real = _read(settings.against, extractor, settings)
@@ -56,15 +60,6 @@ def _evaluate(settings: EvaluateSettings) -> None:
     with _progress("intervals", halves) as step:
         values = compare(samples, real, metrics, resamples=settings.intervals, progress=step)
     _report(settings, samples.source, values)
-
-
-def _check_device(name: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name} can't be used here: {error}") from error
 
 
 def _read(
@@ -105,12 +100,16 @@ def _progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
         disable=not total,
     )
 
-    def note(line: str) -> None:
-        bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def show(line: str) -> None:
+        bar.console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
-    with warnings_as_lines(note), bar:
-        task = bar.add_task(text, total=total)
-        yield lambda count: bar.advance(task, count)
+    with warnings_as_lines(show), bar:
+        task = bar.add_task(printable(text), total=total)
+        try:
+            yield lambda count: bar.advance(task, count)
+        except BaseException:
+            take_off(bar)
+            raise
 
 
 def _report(settings: EvaluateSettings, samples: str, values: Sequence[Value]) -> None:
@@ -128,35 +127,21 @@ def _report(settings: EvaluateSettings, samples: str, values: Sequence[Value]) -
         if settings.json == "-":
             typer.echo(text)
             return
-        Path(settings.json).write_text(text + "\n", encoding="utf-8")
+        with whole_file(Path(settings.json)) as file:
+            file.write(f"{text}\n".encode())
     _print_table(samples, values)
 
 
 def _print_table(samples: str, values: Sequence[Value]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     intervals = values[0].intervals
-    table = Table(
+    print_table(
+        ("metric", "value", "better", "against"),
+        [(value.name, value.text, value.better or "", value.against) for value in values],
         title=samples,
-        caption=f"[low, high]: {intervals}" if intervals else None,
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        caption_justify="left",
-        pad_edge=False,
+        caption=f"[low, high]: {intervals}" if intervals else "",
+        whole=("value", "better"),
+        width=200,
     )
-    table.add_column("metric", overflow="fold")
-    table.add_column("value", no_wrap=True)
-    table.add_column("better", no_wrap=True)
-    table.add_column("against", overflow="fold")
-    for value in values:
-        table.add_row(value.name, value.text, value.better or "", value.against)
-    console = Console(markup=False)
-    if not console.is_terminal:
-        # A pipe or a file has no width; a row should stay a line.
-        console = Console(width=200, markup=False)
-    console.print(table)
 
 
 # Typer makes the options from the signature.

@@ -152,11 +152,31 @@ class EvaluateSettings:
             )
         if self.against is None and self.json is not None:
             raise ValueError("--json has no numbers to write without --against")
-        for place in (self.folder, self.against):
-            if place is not None and not place.exists():
-                raise ValueError(f"{place}: there is no such folder or file")
-        for file in (self.json if self.json != "-" else None, self.save_statistics):
-            if file is not None and Path(file).is_dir():
-                raise ValueError(f"{file} is a folder; expected a file to write")
-            if file is not None and not Path(file).resolve().parent.is_dir():
-                raise ValueError(f"{file}: there is no folder {Path(file).parent} to write it in")
+        _check_numbers(self)
+        _check_places(self)
+
+
+def _check_numbers(settings: EvaluateSettings) -> None:
+    for option, value, most in (
+        ("--intervals", settings.intervals, 100_000),
+        ("--square", settings.square, 4096),
+    ):
+        if value is not None and value > most:
+            raise ValueError(f"{option} {value}: expected at most {most}")
+
+
+def _check_places(settings: EvaluateSettings) -> None:
+    for place in (settings.folder, settings.against):
+        if place is not None and not place.exists():
+            raise ValueError(f"{place}: there is no such folder or file")
+        if place is not None and not (place.is_dir() or place.is_file()):
+            raise ValueError(f"{place} is a pipe or a device; expected a folder or a file")
+    store = Path(settings.store or "none")
+    if settings.store != "none" and store.exists() and not store.is_dir():
+        raise ValueError(f"--store {store} is a file; expected a folder, or none")
+    written = settings.json if settings.json != "-" else None
+    for file in (written, settings.save_statistics):
+        if file is not None and Path(file).is_dir():
+            raise ValueError(f"{file} is a folder; expected a file to write")
+        if file is not None and not Path(file).resolve().parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {Path(file).parent} to write it in")

@@ -8,22 +8,20 @@ from typing import Any
 
 from .generate_settings import GenerateSettings
 from .option import option_signature
-from .output import check_output, output_paths
-from .resolve import read_options, resolve_settings
-from .stored import read_stored
+from .terminal import waiting
 
 
 def command(**options: Any) -> None:
-    """Draw images with smoothed energy guidance, each a PNG that remembers its settings."""
-    source = options["source"]
-    stored = {} if source is None else read_stored(source)
-    settings = resolve_settings(read_options(options), stored)
-    paths = output_paths(settings)
-    check_output(settings, paths)
+    """Draw images with smoothed energy guidance, each a PNG that remembers its settings.
 
-    from .generation import generate
+    Images that are there already, drawn with the same settings, are kept: a run that was
+    interrupted goes on where it was.
+    """
+    with waiting("loading"):  # to be seen while torch and diffusers are imported
+        from .generation import prepare
 
-    generate(settings, paths)
+        drawing = prepare(options)
+    drawing.run()
 
 
 # Typer makes the options from the signature.

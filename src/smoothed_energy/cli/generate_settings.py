@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..settings.text import split_settings
+from .followed import is_kept
 from .option import ByModel, Option, options_of
 from .setting_kinds import (
     FLAG,
@@ -45,6 +46,7 @@ class GenerateSettings:
     ``method`` is a text that may have settings without an option of their own; an option that the
     method does not have is None. ``size`` is height and width in pixels, None the model's own.
     ``control`` and ``canny`` are paths of pictures: of edges, or one whose edges are to be found.
+    Once it is in the size of what is drawn, the picture's digest takes the place of both.
     """
 
     prompt: Annotated[
@@ -154,6 +156,7 @@ class GenerateSettings:
             "A picture whose edges it follows (found with OpenCV: the extra `control`).",
             group=_CONTROL,
             metavar="IMAGE",
+            is_remembered=False,
         ),
     ]
     controlnet: Annotated[
@@ -267,14 +270,36 @@ class GenerateSettings:
             is_remembered=False,
         ),
     ]
+    trust: Annotated[
+        bool,
+        Option(
+            FLAG,
+            "Load what the image of --from names: models of the hub, folders.",
+            default=False,
+            group=_OUTPUT,
+            flags=("--trust",),
+            is_remembered=False,
+        ),
+    ]
     overwrite: Annotated[
         bool,
         Option(
             FLAG,
-            "Replace images that exist already.",
+            "Draw images that exist already again, and replace them.",
             default=False,
             group=_OUTPUT,
             flags=("--overwrite",),
+            is_remembered=False,
+        ),
+    ]
+    json: Annotated[
+        bool,
+        Option(
+            FLAG,
+            "Print each file as a line of JSON.",
+            default=False,
+            group=_OUTPUT,
+            flags=("--json",),
             is_remembered=False,
         ),
     ]
@@ -311,12 +336,16 @@ class GenerateSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """What an image should remember, as JSON values."""
-        return {
+        remembered = {
             name: value
             for name, value in asdict(self).items()
             if OPTIONS[name].is_remembered
             and (self.is_controlled or OPTIONS[name].group != _CONTROL)
         }
+        # The user's path of a picture says nothing about it; its digest does, when it is known.
+        if self.is_controlled and not (self.control and is_kept(self.control)):
+            remembered["control"] = None
+        return remembered
 
 
 #: What the command line knows of each setting, by its name.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["attached", "check_comparable", "check_guidable", "guidances_of", "images_at_once"]
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -59,12 +58,10 @@ def check_guidable(
     Raises:
         ValueError: If it does not fit, or the pipeline has guidance of its own.
     """
-    from ..integrations.pipeline_facts import refuse_own_guidance
+    from ..integrations.picture_call import refuse_guided_call
 
-    call = inspect.signature(pipeline.__call__).bind_partial(**arguments)
-    call.apply_defaults()
     try:
-        refuse_own_guidance(pipeline, call.arguments)
+        refuse_guided_call(pipeline, arguments)
         with attached(guidances, pipeline):
             pass
     except (TypeError, RuntimeError) as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 __all__ = ["command"]
 
 import json
+from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .generate_settings import DEFAULT_MODEL
-from .setting_kinds import parse_size
+from .setting_kinds import check_texts, parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,13 +40,17 @@ def command(
 
     Only the model's configuration is read, not its weights.
     """
+    check_texts("MODEL", model)
+    check_texts("--select", select)
     pixels = None if size is None else parse_size(size)
 
-    from ..families import family_of
-    from ..families.layer_selection import select_layers
     from .opening import open_shape
 
     denoiser, factor = open_shape(model)
+
+    from ..families import family_of
+    from ..families.layer_selection import select_layers
+
     if pixels is None:
         pixels = _own_size(denoiser, factor)
     if pixels[0] % factor or pixels[1] % factor:
@@ -88,32 +93,37 @@ def _own_size(denoiser: nn.Module, factor: int) -> tuple[int, int]:
     size: Any = getattr(denoiser.config, "sample_size", None)
     if size is None:
         raise ValueError("the model does not tell its image size; give one with --size HxW")
-    height, width = (size, size) if isinstance(size, int) else size
-    return height * factor, width * factor
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and 0 < side < 2**20 for side in sides):
+        raise ValueError(
+            f"the model's configuration has sample_size={size!r}, which is no image size; give one "
+            "with --size HxW"
+        )
+    return sides[0] * factor, sides[1] * factor
 
 
 def _print_table(title: str, rows: list[dict[str, Any]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
+    from .terminal import print_table
 
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for name in ("layer", "dotted", "part", "module"):
-        table.add_column(name, no_wrap=name != "module", overflow="fold")
-    for name in ("grid", "tokens", "heads", "width"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for number, row in enumerate(rows):
-        table.add_row(
-            row["code"],
-            row["dotted"],
-            row["part"],
-            row["module"],
-            "x".join(map(str, row["grid"])),
-            *(str(row[name]) for name in ("tokens", "heads", "width")),
-            end_section=number + 1 < len(rows) and rows[number + 1]["part"] != row["part"],
-        )
-    console = Console()
-    if not console.is_terminal:
-        # A pipe or a file has no width; a row should stay a line.
-        console = Console(width=160)
-    console.print(table)
+    numbers = ("grid", "tokens", "heads", "width")
+    names = ("layer", "dotted", "part", "module")
+    ends = [
+        number
+        for number, (row, following) in enumerate(pairwise(rows))
+        if row["part"] != following["part"]
+    ]
+    print_table(
+        (*names, *numbers),
+        [
+            [
+                *(row[name] for name in ("code", "dotted", "part", "module")),
+                "x".join(map(str, row["grid"])),
+                *(row[name] for name in ("tokens", "heads", "width")),
+            ]
+            for row in rows
+        ],
+        title=title,
+        right=numbers,
+        whole=("layer", "dotted", "part", *numbers),
+        sections=ends,
+    )

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
-__all__ = ["command"]
+__all__ = ["LISTING", "command", "listing"]
 
 import json
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from .terminal import print_table
+
+#: What `listing` says of this package's own methods, which need torch: seconds to import.
+LISTING = Path(__file__).with_name("methods.json")
 
 
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the guidance methods: what they perturb, their cost, source and settings."""
+    is_imported = f"{__name__.partition('.')[0]}.methods" in sys.modules
+    found = listing() if is_imported else json.loads(LISTING.read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    columns = {"perturbs": "perturbs", "cost": "a guided step costs", "source": "source"}
+    rows = []
+    for name, about in found.items():
+        caveat = about["caveat"] + ("; give it with --stack" if about["limits_cfg"] else "")
+        rows.append([name, *(about[key] for key in columns), caveat])
+    print_table(("method", *columns.values(), "caveat"), rows, whole=("method",), width=240)
+
+
+def listing() -> dict[str, dict[str, Any]]:
+    """All registered methods by name: what they say of themselves, and their default settings."""
     from dataclasses import asdict
 
     from ..methods import METHODS
 
-    if as_json:
-        listing = {
-            name: {**asdict(cls.about), "defaults": cls().to_dict()}
-            for name, cls in METHODS.items()
-        }
-        typer.echo(json.dumps(listing, indent=2))
-        return
-
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    for name in ("perturbs", "a guided step costs", "source", "caveat"):
-        table.add_column(name, overflow="fold")
-    for name, cls in METHODS.items():
-        about = cls.about
-        caveat = about.caveat + ("; give it with --stack" if cls.limits_cfg else "")
-        table.add_row(name, about.perturbs, about.cost, about.source, caveat)
-    console = Console()
-    console = console if console.is_terminal else Console(width=240)
-    console.print(table)
+    return {
+        name: {**asdict(cls.about), "limits_cfg": cls.limits_cfg, "defaults": cls().to_dict()}
+        for name, cls in METHODS.items()
+    }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 __all__ = ["open_pipeline", "open_shape"]
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..models.device import check_device
 from .generate_settings import GenerateSettings
 
 if TYPE_CHECKING:
@@ -27,10 +31,12 @@ def open_pipeline(settings: GenerateSettings) -> Any:
 
         options["dtype"] = getattr(torch, settings.dtype)
     if settings.device != "auto":
-        options["device"] = _device(settings.device)
+        check_device(settings.device)
+        options["device"] = settings.device
     if settings.controlnet is not None:
         options["controlnet"] = settings.controlnet
-    pipeline = load(settings.model, **options)
+    with _without_warnings():
+        pipeline = load(settings.model, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -41,26 +47,20 @@ def open_shape(model: str) -> tuple[nn.Module, int]:
     Raises:
         ValueError: If there is no such model, or its denoiser is not of diffusers.
     """
-    _quiet()
     from ..models import shape
 
-    return shape.open_shape(model)
+    shape.check_reachable(model)  # before what takes seconds to import
+    _quiet()
+    with _without_warnings():
+        return shape.open_shape(model)
 
 
-def _device(name: str) -> str:
-    """The device's name, if it is here."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        here = ["cpu"]
-        here += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-        here += ["mps"] if torch.backends.mps.is_available() else []
-        raise ValueError(
-            f"--device {name} is not here; expected one of {', '.join(here)}"
-        ) from None
-    return name
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """A block without the advice of libraries to those who write programs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _quiet() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from .setting_kinds import Kind
+from .setting_kinds import Kind, check_texts
 
 _Settings = TypeVar("_Settings")
 
@@ -66,6 +66,12 @@ class Option:
     is_argument: bool = False
     is_remembered: bool = True
     is_of_method: bool = False
+
+    def flag(self, name: str) -> str:
+        """How a message names it, for the name of its field."""
+        if self.is_argument:
+            return name.upper()
+        return self.flags[0] if self.flags else f"--{name.replace('_', '-')}"
 
     def default_for(self, model: str) -> Any:
         """The default for a model."""
@@ -128,13 +134,15 @@ def settings_of(settings: type[_Settings], options: Mapping[str, Any]) -> _Setti
     Args:
         settings: Their class, whose defaults don't depend on a model.
         options: What Typer read; None where an option was left out.
+
+    Raises:
+        ValueError: If one is no text.
     """
-    return settings(
-        **{
-            name: option.default if options[name] is None else options[name]
-            for name, option in options_of(settings).items()
-        }
-    )
+    values: dict[str, Any] = {}
+    for name, option in options_of(settings).items():
+        check_texts(option.flag(name), options[name])
+        values[name] = option.default if options[name] is None else options[name]
+    return settings(**values)
 
 
 def option_signature(settings: type) -> inspect.Signature:

@@ -1,4 +1,4 @@
-"""The arguments of a pipeline's call, made from the settings of ``generate``."""
+"""The calls of a pipeline that the settings of ``generate`` ask for."""
 
 from __future__ import annotations
 
@@ -13,75 +13,60 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def call_arguments(
-    name: str, accepted: frozenset[str], settings: GenerateSettings
-) -> dict[str, Any]:
+def call_arguments(pipeline: Any, settings: GenerateSettings) -> dict[str, Any]:
     """The arguments of every call of a pipeline, apart from seeds and what depends on them.
 
     Args:
-        name: The name of the pipeline's class.
-        accepted: The names of its arguments.
+        pipeline: The pipeline.
         settings: The settings of the run.
 
     Raises:
         ValueError: If the pipeline does not have an argument that is needed.
     """
-    if "num_frames" in accepted:
-        raise ValueError(
-            f"{settings.model} is a {name}, which makes videos; this command draws pictures, so "
-            "attach the guidance in Python"
+    from ..integrations.picture_call import accepted_by, common_arguments
+
+    accepted = accepted_by(pipeline)
+    _check_options(f"{settings.model} is a {type(pipeline).__name__}", accepted, settings)
+    try:
+        return common_arguments(
+            pipeline,
+            num_inference_steps=settings.num_inference_steps,
+            cfg=settings.cfg,
+            negative_prompt=settings.negative_prompt,
+            size=settings.size,
         )
-    arguments: dict[str, Any] = {
-        "num_inference_steps": settings.num_inference_steps,
-        **_prompt_arguments(name, accepted, settings),
-    }
-    if settings.size is not None:
-        if not {"height", "width"} <= accepted:
-            raise ValueError(f"{settings.model} is a {name}, which has one size; leave --size out")
-        arguments["height"], arguments["width"] = settings.size
-    for argument in arguments:
-        if argument not in accepted:
-            raise ValueError(
-                f"{settings.model} is a {name}, which has no {argument}; "
-                "expected a pipeline from text to images, or from nothing to images"
-            )
-    return arguments
+    except ValueError as error:
+        raise ValueError(f"{settings.model}: {error}") from None
 
 
-def _prompt_arguments(
-    name: str, accepted: frozenset[str], settings: GenerateSettings
-) -> dict[str, Any]:
+def _check_options(what: str, accepted: frozenset[str], settings: GenerateSettings) -> None:
+    """Refuse options that a pipeline has no argument for, by their own names.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if settings.size is not None and not {"height", "width"} <= accepted:
+        raise ValueError(f"{what}, which has one size; leave --size out")
     if "prompt" in accepted:
-        arguments: dict[str, Any] = {"prompt": settings.prompt}
-        if settings.negative_prompt:
-            arguments["negative_prompt"] = settings.negative_prompt
-        if "true_cfg_scale" in accepted:
-            # Their guidance_scale is an input of the denoiser; CFG needs a negative prompt, if only
-            # an empty one.
-            arguments["true_cfg_scale"] = settings.cfg
-            arguments["negative_prompt"] = settings.negative_prompt
-        else:
-            arguments["guidance_scale"] = settings.cfg
-        return arguments
+        return
     if settings.prompt:
-        raise ValueError(f"{settings.model} is a {name}, which takes no prompt; leave it out")
+        raise ValueError(f"{what}, which takes no prompt; leave it out")
     if settings.negative_prompt:
         raise ValueError(
-            f"--negative-prompt {settings.negative_prompt}: {settings.model} is a {name}, which "
-            "takes no prompt; leave it out"
+            f"--negative-prompt {settings.negative_prompt}: {what}, which takes no prompt; leave "
+            "it out"
         )
     if settings.cfg > 1:
         raise ValueError(
-            f"--cfg {settings.cfg:g}: {settings.model} is a {name}, which has no classifier-free "
-            "guidance; expected 1 (off), the default"
+            f"--cfg {settings.cfg:g}: {what}, which has no classifier-free guidance; expected 1 "
+            "(off), the default"
         )
-    return {}
 
 
 def draw_batch(
     pipeline: Any,
-    accepted: frozenset[str],
     arguments: dict[str, Any],
+    prompt: str,
     seeds: Sequence[int],
     advance: Callable[[float], None],
 ) -> list[Image.Image]:
@@ -89,25 +74,16 @@ def draw_batch(
 
     Args:
         pipeline: The pipeline.
-        accepted: The names of its arguments.
         arguments: What `call_arguments` says.
+        prompt: What to draw.
         seeds: One for each image.
         advance: Is told how many more images are done; parts of an image count, too.
     """
-    import torch
+    from ..integrations.picture_call import accepted_by, batch_arguments
 
-    # Noise is drawn on the CPU and for each image by itself, so that a seed means the same picture
-    # on every device and in every batch.
-    call: dict[str, Any] = dict(arguments)
-    call["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    for text in ("prompt", "negative_prompt"):
-        if text in call:
-            call[text] = [call[text]] * len(seeds)
-    if "prompt" not in call:
-        call["batch_size"] = len(seeds)
-
+    call = batch_arguments(pipeline, arguments, [(prompt, seed) for seed in seeds])
     done = 0.0
-    if "callback_on_step_end" in accepted:
+    if "callback_on_step_end" in accepted_by(pipeline):
 
         def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> Any:
             nonlocal done

@@ -10,8 +10,10 @@ from typing import Any
 
 import typer
 
+from ..models.device import check_device
 from .option import option_signature, settings_of
 from .reproduce_settings import ReproduceSettings
+from .terminal import note, print_path
 
 
 def command(**options: Any) -> None:
@@ -21,6 +23,7 @@ def command(**options: Any) -> None:
     more samples add to those that are there.
     """
     settings = settings_of(ReproduceSettings, options)
+    settings.check()
     try:
         _reproduce(settings)
     # What is missing, or can't be read or written, is not a defect of this program.
@@ -42,6 +45,8 @@ def _reproduce(settings: ReproduceSettings) -> None:
         return
     names = [name.strip() for name in settings.names.split(",") if name.strip()]
     chosen = experiments_named(names)
+    if settings.device != "auto":
+        check_device(settings.device)
 
     from ..experiments.reproduce import reproduce
     from ..experiments.study import Scope, Study
@@ -69,9 +74,9 @@ def _reproduce(settings: ReproduceSettings) -> None:
         chosen,
         study,
         command=shlex.join(["smoothed-energy", *sys.argv[1:]]),
-        tell=lambda line: typer.echo(line, err=True),
+        tell=note,
     )
-    typer.echo(str(outcome.page))
-    typer.echo(str(outcome.numbers))
+    print_path(outcome.page)
+    print_path(outcome.numbers)
     if outcome.failed:
         raise typer.Exit(1)

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..files.regular_file import check_regular
+from ..models.locations import resolve_model
 from .option import Option
 from .setting_kinds import FLAG, PATH, TEXT, TEXT_OR_NONE, integer_from
+
+DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 _SIZE, _MODEL, _OUTPUT = "How much", "Model", "Output"
 
@@ -175,3 +179,29 @@ class ReproduceSettings:
             is_remembered=False,
         ),
     ]
+
+    def check(self) -> None:
+        """Refuse what can be told to be wrong before anything is loaded or drawn.
+
+        Raises:
+            ValueError: If it is.
+        """
+        for option, value, most in (
+            ("--samples", self.samples, 1_000_000),
+            ("--workers", self.workers, 1024),
+            ("--square", self.square, 4096),
+        ):
+            if value is not None and value > most:
+                raise ValueError(f"{option} {value}: expected at most {most}")
+        if self.reference is not None and not self.reference.is_dir():
+            raise ValueError(f"--reference {self.reference}: there is no such folder")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a file; expected a folder, which may be new")
+        resolve_model(self.model)
+        try:
+            if self.captions is not None:
+                check_regular(self.captions)
+        except OSError as error:
+            raise ValueError(f"--captions {self.captions}: {error.strerror or error}") from None

@@ -9,7 +9,9 @@ from typing import Any
 
 from ..settings.text import join_settings, split_settings
 from .check_settings import check_settings
+from .followed import is_kept
 from .generate_settings import CFG_WITHOUT_PROMPT, DEFAULT_MODEL, OPTIONS, GenerateSettings
+from .setting_kinds import check_texts
 from .stored import check_stored
 
 #: Settings of a guidance that are options of their own.
@@ -25,10 +27,11 @@ def read_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If one cannot be read.
     """
-    return {
-        name: None if value is None else OPTIONS[name].kind.from_option(value)
-        for name, value in options.items()
-    }
+    read: dict[str, Any] = {}
+    for name, value in options.items():
+        check_texts(OPTIONS[name].flag(name), value)
+        read[name] = None if value is None else OPTIONS[name].kind.from_option(value)
+    return read
 
 
 def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> GenerateSettings:
@@ -52,6 +55,11 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Gen
     for one, other in (("control", "canny"), ("canny", "control")):
         if chosen.get(one) and not chosen.get(other):
             merged.pop(other, None)  # another picture than the one that is remembered
+        elif merged.get(one) and not chosen.get(one) and not is_kept(merged[one]):
+            raise ValueError(
+                f"--from: the image followed the picture {merged[one]!r}, which is not kept in it; "
+                "expected --control or --canny with that picture"
+            )
     if merged.get("controlnet") is None:
         merged.pop("controlnet", None)
     prompt = merged.get("prompt", "")
@@ -67,6 +75,11 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Gen
     }
     settings = GenerateSettings(**values)
     check_settings(settings)
+    if "control_scale" in chosen and not settings.is_controlled:
+        raise ValueError(
+            f"--control-scale {settings.control_scale:g} has nothing to act on; expected --control "
+            "or --canny"
+        )
     return settings
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "FLAG",
+    "MOST_PIXELS_A_SIDE",
     "NUMBER",
     "NUMBER_OR_TEXT",
     "PATH",
@@ -13,15 +14,22 @@ __all__ = [
     "TEXTS",
     "TEXT_OR_NONE",
     "Kind",
+    "check_size",
+    "check_texts",
     "integer_from",
     "parse_size",
 ]
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..settings.checks import check_text
+
+#: The most characters of a prompt, and of any other text. No text encoder reads as many.
+MOST_OF_PROMPT, MOST_OF_TEXT = 20_000, 4_000
 
 
 def _unchanged(value: Any) -> Any:
@@ -59,6 +67,10 @@ def integer_from(least: int) -> Kind:
     )
 
 
+#: The longest side of a picture, in pixels.
+MOST_PIXELS_A_SIDE = 16_384
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Height and width from ``HEIGHTxWIDTH``.
 
@@ -71,7 +83,35 @@ def parse_size(text: str) -> tuple[int, int]:
         raise ValueError(
             f"--size {text}: expected HEIGHTxWIDTH in pixels, both multiples of 8, such as 768x512"
         )
+    check_size(size)
     return size
+
+
+def check_size(size: Sequence[int]) -> None:
+    """Refuse sizes that no model draws.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if max(size) > MOST_PIXELS_A_SIDE:
+        raise ValueError(
+            f"--size {size[0]}x{size[1]}: expected at most {MOST_PIXELS_A_SIDE} pixels a side"
+        )
+
+
+def check_texts(name: str, value: Any) -> None:
+    """Refuse text that is no Unicode, or endless.
+
+    Args:
+        name: How an error names it.
+        value: A text or several; anything else is not looked at.
+
+    Raises:
+        ValueError: If it is.
+    """
+    for text in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(text, str):
+            check_text(name, text, MOST_OF_PROMPT if "prompt" in name.lower() else MOST_OF_TEXT)
 
 
 def _is_text(value: Any) -> bool:
@@ -83,7 +123,13 @@ def _is_text_or_none(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # an integer that no float has room for
+        return False
+    return True
 
 
 def _is_integer(value: Any) -> bool:
@@ -104,7 +150,7 @@ def _number_or_text(value: Any) -> float | str:
 
 TEXT = Kind("a text", _is_text)
 TEXT_OR_NONE = Kind("a text or None", _is_text_or_none)
-NUMBER = Kind("a number", _is_number, float)
+NUMBER = Kind("a number", _is_number, float, from_json=float)
 NUMBER_OR_TEXT = Kind(
     "a number or a text",
     lambda value: _is_number(value) or _is_text(value),

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..settings.printable import printable
+from .terminal import note, print_table
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -76,7 +79,7 @@ def command(  # noqa: PLR0913 - each is an option
     except ImportError as error:
         raise ValueError(str(error)) from error
     except SweepStopped as error:
-        typer.echo(f"error: {error}", err=True)
+        note(f"error: {error}")
         raise typer.Exit(1) from None
     _print_results(results)
     if not results.complete:
@@ -86,52 +89,42 @@ def command(  # noqa: PLR0913 - each is an option
 
 
 def _print_plan(plan: Plan, folder: Path) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     from ..sweeps import count_done
 
     done = count_done(plan, folder)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("configuration", overflow="fold")
-    for name in ("pictures", "there"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for configuration, there in zip(plan.configurations, done, strict=True):
-        table.add_row(configuration.label, str(plan.pictures_each), str(there))
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(table)
+    print_table(
+        ("configuration", "pictures", "there"),
+        [
+            (configuration.label, plan.pictures_each, there)
+            for configuration, there in zip(plan.configurations, done, strict=True)
+        ],
+        right=("pictures", "there"),
+        whole=("pictures", "there"),
+    )
     typer.echo(
         f"{len(plan)} pictures of {len(plan.configurations)} configurations, "
-        f"{sum(done)} of them in {folder}, {len(plan) - sum(done)} to draw"
+        f"{sum(done)} of them in {printable(str(folder))}, {len(plan) - sum(done)} to draw"
     )
 
 
 def _print_metrics(found: Mapping[str, list[Value]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     first = next(iter(found.values()))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=first[0].intervals or None)
-    table.add_column("configuration", overflow="fold")
-    for value in first:
-        table.add_column(value.name, justify="right")
-    for label, values in found.items():
-        table.add_row(label, *(value.text for value in values))
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
-    console.print(table)
+    names = [value.name for value in first]
+    print_table(
+        ("configuration", *names),
+        [(label, *(value.text for value in values)) for label, values in found.items()],
+        caption=first[0].intervals,
+        right=names,
+    )
 
 
 def _print_results(results: Results) -> None:
-    typer.echo(f"{len(results.pictures)} of {len(results.plan)} pictures are in {results.folder}")
+    folder = printable(str(results.folder))
+    typer.echo(f"{len(results.pictures)} of {len(results.plan)} pictures are in {folder}")
     failures = results.failures
     if not failures.empty:
         first = failures.iloc[0]
-        typer.echo(
+        note(
             f"{len(failures)} failed, as {results.folder / 'failures.jsonl'} tells; the first: "
-            f"{first['configuration']}, seed {first['seed']}: {first['reason']}",
-            err=True,
+            f"{first['configuration']}, seed {first['seed']}: {first['reason']}"
         )

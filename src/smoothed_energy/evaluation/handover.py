@@ -123,7 +123,7 @@ def _records(text: str, path: Path) -> list[Any]:
             found = json.loads(text)
             return list(found)
         return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is neither JSON Lines nor a list of JSON: {error}") from error
 
 

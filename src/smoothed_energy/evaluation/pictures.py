@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from ..files.picture_file import PictureError, open_picture
 from ..settings.checks import check_count
 from .pil_resize import middle_square, resize_bicubic
 
@@ -121,11 +122,9 @@ class Pictures:
         if isinstance(item, Image.Image):
             return _pixels(item, self.name(index))
         try:
-            with Image.open(item) as image:
+            with open_picture(Path(item)) as image:
                 return _pixels(image, str(item))
-        except FileNotFoundError as error:
-            raise ValueError(f"{item}: there is no such file") from error
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except PictureError as error:
             raise ValueError(f"{item} is no whole picture: {error}") from error
 
 

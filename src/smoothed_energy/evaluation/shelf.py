@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import whole_file
 from ..settings.warning_place import warn_caller
-from .atomic_file import whole_file
 
 _KEY_BYTES = 32
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .atomic_file import whole_file
+from ..files import whole_file
 
 #: The keys of a saved file. A change of their meaning gets another format.
 _FORMAT = "smoothed-energy statistics 1"

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import whole_file
 from .experiment import EXPERIMENTS, Experiment
 from .study import Study
 
@@ -83,8 +84,9 @@ def reproduce(
             _write(study, sections, failed, command, (_unfinished(page), _unfinished(numbers)))
     finally:
         study.close()
+    _write(study, sections, failed, command, (page, numbers))
     for path in (page, numbers):
-        _unfinished(path).replace(path)
+        _unfinished(path).unlink(missing_ok=True)
     return Outcome(page, numbers, failed)
 
 
@@ -128,8 +130,8 @@ def _write(
         "experiments": study.numbers,
     }
     page, numbers = paths
-    numbers.parent.mkdir(parents=True, exist_ok=True)
-    numbers.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole_file(numbers) as file:
+        file.write(f"{json.dumps(found, indent=1, ensure_ascii=False)}\n".encode())
     write_page(_page(study, sections, failed, provenance), page)
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ..evaluation import Resampling
-from ..evaluation.atomic_file import whole_file
+from ..files import whole_file
 from ..models.edges import canny
 from ..models.loading import placement
 from ..sweeps import Plan, Sweep, run

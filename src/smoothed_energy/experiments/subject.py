@@ -7,6 +7,7 @@ __all__ = ["AVATARS", "SDXL", "SUBJECTS", "Subject", "subject_of"]
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..files import read_text
 from ..models import model_folder
 
 
@@ -84,7 +85,7 @@ class Subject:
                 f"experiments with prompts need captions for {self.name}; expected --captions "
                 "FILE, a text file with one caption a line (the papers use those of MS-COCO 2014)"
             )
-        lines = self.captions.read_text(encoding="utf-8").splitlines()
+        lines = read_text(self.captions, most=256 * 2**20).splitlines()
         captions = [line.strip() for line in lines if line.strip()]
         if not captions:
             raise ValueError(f"{self.captions} has no captions; expected one a line")

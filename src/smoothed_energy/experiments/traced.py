@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..integrations.picture_call import batch_arguments
 from ..methods import as_guidances
 from ..models import load
 from ..sweeps import PictureSettings
-from ..sweeps.pipeline_call import batch_arguments, settings_arguments
+from ..sweeps.pipeline_call import settings_arguments
 from ..trace import Trace, Trajectory
 from .row import Row
 from .study import Study, measuring_device

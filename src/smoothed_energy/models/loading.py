@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .hub import hub_options
 from .locations import ModelError, resolve_controlnet, resolve_model
+from .memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -43,9 +45,10 @@ def load(
     Raises:
         UnknownModelError: If there is nothing of that name.
         PickledWeightsError: If the folder has pickled weights only.
-        ModelError: If the folder is not a pipeline, or its pipeline is not of diffusers.
+        ModelError: If the folder is not a pipeline that diffusers can load.
     """
     source = resolve_model(model)
+    known = hub_options(source)
     import diffusers  # slow, and not needed to refuse a name
 
     device, dtype = placement(device, dtype)
@@ -56,18 +59,40 @@ def load(
     cls: Any = diffusers.DiffusionPipeline
     if controlnet is not None:
         place = resolve_controlnet(model, controlnet)
-        network = _from_pretrained(diffusers.ControlNetModel, controlnet, place, options)
+        of_network = hub_options(place)
+        _check_controlnet(controlnet, place, of_network)
+        with _loading(controlnet):
+            network = diffusers.ControlNetModel.from_pretrained(place, **options, **of_network)
         cls, options = diffusers.AutoPipelineForText2Image, {**options, "controlnet": network}
     try:
-        pipe = _from_pretrained(cls, model, source, options)
+        pipe = cls.from_pretrained(source, **options, **known)
     except ModelError:
         raise
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        _check_pipeline_class(model, source)  # what diffusers takes for granted
-        if controlnet is None or not isinstance(error, ValueError):
+    except Exception as error:  # of any kind, for a configuration of any kind
+        if not isinstance(error, (OSError, ImportError)):
+            _check_pipeline_class(model, source)  # what diffusers takes for granted
+        if controlnet is not None and isinstance(error, ValueError):
+            raise ModelError(
+                f"{str(model)!r} has no pipeline with a ControlNet: {error}"
+            ) from error
+        with _loading(model):
             raise
-        raise ModelError(f"{str(model)!r} has no pipeline with a ControlNet: {error}") from error
     return pipe.to(device)
+
+
+def _check_controlnet(controlnet: str | Path, place: str, known: dict[str, Any]) -> None:
+    """Refuse what is another network: diffusers would make a ControlNet of it, with random weights.
+
+    Raises:
+        ModelError: If it is.
+    """
+    import diffusers
+
+    with _loading(controlnet):
+        config = diffusers.ControlNetModel.load_config(place, **known)
+    name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+    if name not in (None, "ControlNetModel"):
+        raise ModelError(f"cannot load {str(controlnet)!r}: it is a {name}, not a ControlNetModel")
 
 
 def _check_pipeline_class(model: str | Path, source: str) -> None:
@@ -95,21 +120,22 @@ def _check_pipeline_class(model: str | Path, source: str) -> None:
 
 @contextmanager
 def _loading(name: str | Path) -> Iterator[None]:
-    """A block in which diffusers may find that files or libraries are missing.
+    """A block in which diffusers may find that something is missing, or not what it should be.
 
     Raises:
         ModelError: If it does.
     """
     try:
         yield
-    except (OSError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ModelError(f"cannot load {str(name)!r}: {first}") from error
-
-
-def _from_pretrained(cls: Any, name: str | Path, source: str, options: dict[str, Any]) -> Any:
-    with _loading(name):
-        return cls.from_pretrained(source, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # of any kind, for a configuration of any kind
+        if is_out_of_memory(error):
+            raise
+        first, *_ = str(error).strip().splitlines() or [""]
+        if not isinstance(error, (OSError, ImportError, ValueError)):
+            first = f"its configuration or weights are not what they should be ({error!r})"
+        raise ModelError(f"cannot load {str(name)!r}: {first or repr(error)}") from error
 
 
 def dtype_argument(version: str) -> str:

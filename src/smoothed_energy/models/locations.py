@@ -9,6 +9,7 @@ __all__ = [
     "available",
     "check_folder",
     "embedded_controlnets",
+    "is_folder",
     "model_folder",
     "resolve_controlnet",
     "resolve_model",
@@ -69,10 +70,10 @@ def resolve_model(model: str | Path) -> str:
     if not str(model):
         raise UnknownModelError(_unknown(""))  # Path("") is the folder we are in
     path = Path(model).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         check_folder(path)
         return str(path)
-    if path.is_file():
+    if _is_file(path):
         raise ModelError(f"{path} is a file; expected a folder in diffusers' layout or a hub id")
     if isinstance(model, str) and is_hub_id(model):
         return model
@@ -89,7 +90,7 @@ def resolve_controlnet(model: str | Path, controlnet: str | Path) -> str:
     if str(controlnet) in known:
         return str(model_folder(str(model)) / _CONTROLNETS / str(controlnet))
     path = Path(controlnet).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         return str(path)
     if isinstance(controlnet, str) and is_hub_id(controlnet):
         return controlnet
@@ -98,6 +99,21 @@ def resolve_controlnet(model: str | Path, controlnet: str | Path) -> str:
         f"no ControlNet {str(controlnet)!r}: {own}; expected one of them, a folder that exists, or "
         "a hub id of the form owner/name"
     )
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; what can't be a path is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # longer than names can be
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def check_folder(folder: Path) -> None:

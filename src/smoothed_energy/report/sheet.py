@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Series", "contact_sheet"]
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ MARGIN = 32
 GAP = 6
 BAND_GAP = 30
 LABEL_HEIGHT = 28  # over the images of a series
+_MOST_LETTERS = 4000  # of a line; no sheet is as wide
 TICK_HEIGHT = 20  # under the last series, for the labels of the columns
 
 
@@ -167,8 +169,10 @@ def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: 
 
 
 def _shorten(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> str:
+    text = text[:_MOST_LETTERS]
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    shown = bisect_left(
+        range(len(text)), True, key=lambda end: font.getlength(text[: end + 1] + "…") > width
+    )
+    return text[:shown].rstrip() + "…"

@@ -51,7 +51,7 @@ class _Parser:
     selection or a union in parentheses.
     """
 
-    _NUMBER = r"(?:inf|nan|-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?(?:/\d+)?)"
+    _NUMBER = r"(?:inf|nan|-?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?(?:/\d+)?)"
     _ATOMS = re.compile(
         rf"""\s*(?:
             (?P<name>all|begin|mid|end)\b

@@ -14,6 +14,7 @@ __all__ = [
     "check_number",
     "check_odd",
     "check_positive",
+    "check_text",
     "check_unit",
     "number_or_nan",
     "refusal",
@@ -24,6 +25,9 @@ import operator
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
+
+#: How much of a text that is refused is shown.
+_SHOWN = 40
 
 
 class SettingTypeError(TypeError, ValueError):
@@ -125,6 +129,29 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     if not number >= least or number % 1:
         raise refusal(value, f"{name}={value!r}: expected an integer >= {least}")
     return int(number)
+
+
+def check_text(name: str, text: str, most: int = 4_000) -> None:
+    """Refuse text that is no Unicode, or endless.
+
+    Args:
+        name: How an error names it.
+        text: The text.
+        most: The most characters that it may have.
+
+    Raises:
+        ValueError: If it is.
+    """
+    shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")
+    if len(text) > most:
+        raise ValueError(f"{name} {shown} has {len(text)} characters; expected at most {most}")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError(
+            f"{name} {shown} is no text: it holds bytes that are not UTF-8, or half a surrogate "
+            "pair; expected Unicode"
+        )
+    if "\0" in text:
+        raise ValueError(f"{name} {shown} holds a NUL character; expected text")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 __all__ = ["join_settings", "split_settings"]
 
 import json
-import re
 from collections.abc import Mapping
 
-# A name, and a value that ends at the next semicolon or is a JSON string.
-_SETTING = re.compile(r'\s*([^=;\s][^=;]*?)\s*=\s*("(?:[^"\\]|\\.)*"|[^";\s][^;]*?)\s*(;|\Z)')
+_JSON = json.JSONDecoder()
 
 
 def split_settings(text: str) -> tuple[str, dict[str, bool | float | str]]:
@@ -21,25 +19,45 @@ def split_settings(text: str) -> tuple[str, dict[str, bool | float | str]]:
     Raises:
         ValueError: If a part is not `name=value`, or a name comes twice.
     """
-    name, more, rest = text.partition(";")
+    name, more, _ = text.partition(";")
     settings: dict[str, bool | float | str] = {}
+    start = len(name) + len(more)
     while more:
-        match = _SETTING.match(rest)
+        key, equals, _ = text[start : _end(text, start)].partition("=")
         try:
-            if match is None:
+            if not (equals and key.strip()):
                 raise ValueError
-            key, value, more = match.groups()
-            read = _read(value)
+            value, end = _value_at(text, start + len(key) + 1)
         except ValueError:
-            part = rest.partition(";")[0].strip()
+            part = text[start:].partition(";")[0].strip()
             raise ValueError(
                 f"{part!r} in {text!r} is not a setting; expected name=value"
             ) from None
-        if key in settings:
-            raise ValueError(f"{key!r} is set twice in {text!r}")
-        settings[key] = read
-        rest = rest[match.end() :]
+        if key.strip() in settings:
+            raise ValueError(f"{key.strip()!r} is set twice in {text!r}")
+        settings[key.strip()] = value
+        more, start = text[end : end + 1], end + 1
     return name.strip(), settings
+
+
+def _value_at(text: str, start: int) -> tuple[bool | float | str, int]:
+    """The value that begins at a place of a text, and where the semicolon behind it is, or the end.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    while text[start : start + 1].isspace():
+        start += 1
+    if text.startswith('"', start):
+        value, start = _JSON.raw_decode(text, start)
+        end = _end(text, start)
+        if text[start:end].strip():
+            raise ValueError
+        return value, end
+    end = _end(text, start)
+    if not text[start:end].strip():
+        raise ValueError
+    return _read(text[start:end].strip()), end
 
 
 def join_settings(name: str, settings: Mapping[str, object]) -> str:
@@ -47,9 +65,13 @@ def join_settings(name: str, settings: Mapping[str, object]) -> str:
     return "; ".join([name, *(f"{key}={_written(value)}" for key, value in settings.items())])
 
 
+def _end(text: str, start: int) -> int:
+    """Where the next semicolon is, or the end."""
+    found = text.find(";", start)
+    return len(text) if found < 0 else found
+
+
 def _read(value: str) -> bool | float | str:
-    if value.startswith('"'):
-        return str(json.loads(value))
     if value.lower() in ("true", "false"):
         return value.lower() == "true"
     for number in (int, float):  # A float has no room for every integer.
@@ -63,7 +85,5 @@ def _read(value: str) -> bool | float | str:
 def _written(value: object) -> str:
     if not isinstance(value, str):
         return str(value)
-    plain = _SETTING.fullmatch(f"x={value}")
-    if plain and plain[2] == value and not value.startswith('"') and _read(value) == value:
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    plain = value and value == value.strip() and value[0] not in '";' and ";" not in value
+    return value if plain and _read(value) == value else json.dumps(value, ensure_ascii=False)

@@ -6,6 +6,7 @@ __all__ = ["configurations"]
 
 from collections.abc import Mapping
 from itertools import product
+from math import prod
 from typing import Any
 
 from ..guidance.guidance import Guidance
@@ -13,6 +14,9 @@ from .configuration import Configuration, PictureSettings, canonical_json, value
 from .file import Sweep, SweepError
 
 _LABEL = "label"
+
+#: Plans are held in memory, and every picture is looked for.
+_MOST_CONFIGURATIONS, _MOST_PICTURES = 100_000, 100_000_000
 
 
 def configurations(sweep: Sweep) -> tuple[Configuration, ...]:
@@ -25,6 +29,7 @@ def configurations(sweep: Sweep) -> tuple[Configuration, ...]:
             configurations are the same or have the same label.
     """
     _check_axes(sweep.axes)
+    _check_count(sweep)
     varied = [_labelled(values) for values in _combinations(sweep.axes)]
     listed = [_labelled(values) for values in sweep.listed]
     if listed and not sweep.axes:
@@ -63,6 +68,23 @@ def _check_axes(axes: tuple[dict[str, list[Any]], ...]) -> None:
         if twice:
             raise SweepError(f"axes.{number}: {twice[0]!r} is in an earlier axis, too")
         seen |= counts.keys()
+
+
+def _check_count(sweep: Sweep) -> None:
+    """Refuse more than anybody draws, before memory holds it.
+
+    Raises:
+        SweepError: If it is more.
+    """
+    count = prod(len(next(iter(axis.values()))) for axis in sweep.axes) + len(sweep.listed)
+    if count > _MOST_CONFIGURATIONS:
+        raise SweepError(
+            f"the axes have {count} combinations; expected at most {_MOST_CONFIGURATIONS}"
+        )
+    pairs = 1 if sweep.pairs == "zip" else len(sweep.prompts)
+    pictures = count * pairs * len(sweep.seeds)
+    if pictures > _MOST_PICTURES:
+        raise SweepError(f"there are {pictures} pictures; expected at most {_MOST_PICTURES}")
 
 
 def _combinations(axes: tuple[dict[str, list[Any]], ...]) -> list[dict[str, Any]]:

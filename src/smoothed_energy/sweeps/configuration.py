@@ -13,10 +13,13 @@ from typing import Any
 
 from ..guidance.guidance import Guidance
 from ..methods import METHODS, as_guidances, guidance_from_dict, guidance_to_text
-from ..settings.checks import check_count, check_number
+from ..settings.checks import check_count, check_number, check_text
 from .names import unknown_name
 
 _PART = "guidance."
+#: Schedulers have as many timesteps.
+_MOST_STEPS = 1000
+_MOST_PIXELS_A_SIDE = 16_384
 #: What stands for no guidance.
 NONE = "none"
 
@@ -173,6 +176,13 @@ def _cfg(value: Any) -> float:
     return cfg
 
 
+def _steps(value: Any) -> int:
+    steps = check_count("num_inference_steps", value)
+    if steps > _MOST_STEPS:
+        raise ValueError(f"num_inference_steps={steps}: expected at most {_MOST_STEPS}")
+    return steps
+
+
 def _size(value: Any) -> tuple[int, int] | None:
     if value is None:
         return None
@@ -183,8 +193,11 @@ def _size(value: Any) -> tuple[int, int] | None:
         height, width = (int(part) for part in parts)
     except (TypeError, ValueError):
         height = width = 0
-    if min(height, width) < 1:
-        raise ValueError(f"size={value!r}: expected HEIGHTxWIDTH in pixels, such as 512x768")
+    if not (min(height, width) >= 1 and max(height, width) <= _MOST_PIXELS_A_SIDE):
+        raise ValueError(
+            f"size={value!r}: expected HEIGHTxWIDTH in pixels, such as 512x768, at most "
+            f"{_MOST_PIXELS_A_SIDE}"
+        )
     return height, width
 
 
@@ -192,6 +205,7 @@ def _text(name: str) -> Any:
     def read(value: Any) -> str:
         if not isinstance(value, str):
             raise ValueError(f"{name}={value!r}: expected a text")
+        check_text(name, value, 20_000)
         return value
 
     return read
@@ -220,7 +234,7 @@ def _scheduler(value: Any) -> str | None:
 _READ: dict[str, Any] = {
     "guidance": _guidances,
     "cfg": _cfg,
-    "num_inference_steps": lambda value: check_count("num_inference_steps", value),
+    "num_inference_steps": _steps,
     "size": _size,
     "negative_prompt": _text("negative_prompt"),
     "scheduler": _scheduler,

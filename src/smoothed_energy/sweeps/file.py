@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files import read_text
 from ..guidance.guidance import Guidance
 from ..methods import guidance_to_text
+from ..settings.checks import check_text
 from .configuration import check_setting_name
 from .names import unknown_name
 from .seeds import read_seeds, seeds_text
@@ -30,6 +32,10 @@ except ImportError as error:
     raise ImportError(
         "sweeps need pydantic, which is not installed; pip install 'smoothed-energy[measure]'"
     ) from error
+
+
+#: The most bytes of a file of prompts.
+_MOST_OF_PROMPTS = 256 * 2**20
 
 
 class SweepError(ValueError):
@@ -68,7 +74,7 @@ class Sweep(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=80)
     model: str = "avatars"
     dtype: Literal["auto", "float32", "float16", "bfloat16", "float64"] = "auto"
     device: str = "auto"
@@ -101,8 +107,8 @@ class Sweep(BaseModel):
             return value
         path = Path((info.context or {}).get("folder", ".")) / Path(value).expanduser()
         try:
-            prompts = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            prompts = read_text(path, most=_MOST_OF_PROMPTS).splitlines()
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ValueError(
                 f"{value!r} is not a file of prompts that can be read ({reason}); expected a list "
@@ -121,6 +127,8 @@ class Sweep(BaseModel):
     def _some_prompts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError('there are none; expected at least one, where "" is no prompt')
+        for prompt in value:
+            check_text("the prompt", prompt, 20_000)
         return value
 
     @field_validator("seeds", mode="before")
@@ -182,8 +190,8 @@ def read_sweep(path: str | Path) -> Sweep:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SweepError(f"{path}: no sweep can be read ({reason})") from None
     try:

@@ -84,7 +84,7 @@ def identity_of(
     try:
         model = model_digest(sweep.model, sweep.controlnet)
         files = {path: _path_digest(Path(path)) for path in _paths(settings)}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SweepError(str(error)) from error
     return Identity(model, device, dtype, current_versions(), drawn_by, files, sweep.trace)
 
@@ -124,9 +124,16 @@ def _paths(settings: Iterable[PictureSettings]) -> dict[str, None]:
     for one in settings:
         weaker = [getattr(guidance, "weak", "") for guidance in one.guidance]
         for path in (one.control, *weaker):
-            if isinstance(path, str) and path and Path(path).expanduser().exists():
+            if isinstance(path, str) and path and _exists(path):
                 found[path] = None
     return found
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError):  # longer than names can be
+        return False
 
 
 def _path_digest(path: Path) -> str:

@@ -18,6 +18,7 @@ from ..evaluation import (
     feature_set,
     open_extractor,
 )
+from ..files.regular_file import check_regular
 from .file import Sweep, SweepError
 from .names import unknown_name
 from .results import Results
@@ -47,8 +48,15 @@ def check_measurement(sweep: Sweep) -> None:
             "metrics: there is nothing to compare with; expected `against`, a folder of real "
             "pictures or a file of their statistics"
         )
-    if not Path(sweep.against).expanduser().exists():
-        raise SweepError(f"against: {sweep.against} is not there")
+    against = Path(sweep.against).expanduser()
+    try:
+        if not against.is_dir():
+            check_regular(against)
+    except FileNotFoundError:
+        raise SweepError(f"against: {sweep.against} is not there") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SweepError(f"against: {sweep.against} can't be read ({reason})") from None
 
 
 def measure(results: Results, *, device: str = "cpu") -> Mapping[str, list[Value]]:

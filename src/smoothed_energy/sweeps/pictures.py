@@ -10,7 +10,6 @@ __all__ = ["Drawn", "PictureFolder"]
 
 import json
 import os
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..files.whole_file import UNFINISHED, whole_file
 from ..report.png import KEY, VERSION
 
 _FOLDER = "pictures"
-_UNFINISHED = ".unfinished"
 # The last chunk of a PNG: no data, its name, its checksum.
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 #: Older unfinished files are nobody's, in seconds.
@@ -80,20 +79,8 @@ class PictureFolder:
         info.add_text(KEY, json.dumps(text, allow_nan=False, sort_keys=True))
         encoded = BytesIO()
         image.save(encoded, format="PNG", pnginfo=info)
-        path = self.path(picture)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own, since another run may be writing the same picture.
-        unfinished = path.with_name(f".{picture}.{secrets.token_hex(6)}{_UNFINISHED}")
-        try:
-            with unfinished.open("xb") as file:
-                file.write(encoded.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-        _sync_folder(path.parent)
+        with whole_file(self.path(picture)) as file:
+            file.write(encoded.getbuffer())
 
     def read(self, picture: str) -> Drawn | None:
         """A picture if it is there and whole, every byte of it checked; else None."""
@@ -122,27 +109,16 @@ class PictureFolder:
                 if whole:
                     image.verify()  # the checksum of every chunk, so of every byte
                 return drawn
-        except (OSError, SyntaxError, ValueError, AttributeError, UnidentifiedImageError):
+        except (OSError, SyntaxError, ValueError, AttributeError, RecursionError):
             # What is not there, is cut off, or is no picture of ours: to be drawn.
             return None
 
     def forget_unfinished(self) -> None:
         """Remove what killed workers left half written, if it is older than an hour."""
         oldest = time.time() - _ABANDONED
-        for path in (self.root / _FOLDER).glob(f"*/.*{_UNFINISHED}"):
+        for path in (self.root / _FOLDER).glob(f"*/.*{UNFINISHED}"):
             try:
                 if path.stat().st_mtime < oldest:
                     path.unlink()
             except FileNotFoundError:
                 continue  # another run was faster
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make sure that a new name in a folder survives a loss of power."""
-    if os.name != "posix":
-        return  # folders can't be opened there
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

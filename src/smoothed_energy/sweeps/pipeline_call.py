@@ -1,18 +1,18 @@
-"""The arguments of a pipeline's call, made from a configuration and the pictures to draw."""
+"""The arguments of a pipeline's call, made from a configuration."""
 
 from __future__ import annotations
 
-__all__ = ["batch_arguments", "check_call", "settings_arguments"]
+__all__ = ["check_call", "settings_arguments"]
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..integrations.pipeline_facts import picture_size, refuse_own_guidance
+from ..integrations.picture_call import accepted_by, common_arguments, refuse_guided_call
+from ..integrations.pipeline_facts import picture_size
+from ..models.control_picture import fitted, read_control_picture
 from .configuration import PictureSettings
 from .sampler import ConfigurationError
 
@@ -27,29 +27,22 @@ def settings_arguments(pipe: Any, settings: PictureSettings) -> dict[str, Any]:
     Raises:
         ConfigurationError: If the pipeline lacks one that is needed.
     """
-    accepted = inspect.signature(pipe.__call__).parameters
-    if "num_frames" in accepted:
-        raise ConfigurationError(f"{type(pipe).__name__} makes videos; expected one of pictures")
-    arguments: dict[str, Any] = {"num_inference_steps": settings.num_inference_steps}
-    if "prompt" in accepted:
-        # Where guidance_scale is an input of the denoiser, CFG has another name.
-        true_cfg = "true_cfg_scale" in accepted
-        arguments["true_cfg_scale" if true_cfg else "guidance_scale"] = settings.cfg
-        if settings.negative_prompt or true_cfg:
-            arguments["negative_prompt"] = settings.negative_prompt
-    elif settings.cfg > 1:
-        raise ConfigurationError(
-            f"cfg={settings.cfg:g}: {type(pipe).__name__} takes no prompt and has no "
-            "classifier-free guidance; expected 1"
+    try:
+        arguments = common_arguments(
+            pipe,
+            num_inference_steps=settings.num_inference_steps,
+            cfg=settings.cfg,
+            negative_prompt=settings.negative_prompt,
+            size=settings.size,
         )
-    if settings.size is not None:
-        arguments["height"], arguments["width"] = settings.size
-    if settings.control is not None:
-        arguments["image"] = _control_picture(pipe, settings)
-        arguments["controlnet_conditioning_scale"] = settings.control_scale
-    for name in arguments:
-        if name not in accepted:
-            raise ConfigurationError(f"{type(pipe).__name__} has no argument {name!r}")
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    if settings.control is None:
+        return arguments
+    arguments["image"] = _control_picture(pipe, settings)
+    arguments["controlnet_conditioning_scale"] = settings.control_scale
+    for name in arguments.keys() - accepted_by(pipe):
+        raise ConfigurationError(f"{type(pipe).__name__} has no argument {name!r}")
     return arguments
 
 
@@ -59,52 +52,22 @@ def check_call(pipe: Any, arguments: Mapping[str, Any]) -> None:
     Raises:
         ConfigurationError: If it does.
     """
-    call = inspect.signature(pipe.__call__).bind_partial(**arguments)
-    call.apply_defaults()
     try:
-        refuse_own_guidance(pipe, call.arguments)
+        refuse_guided_call(pipe, arguments)
     except (TypeError, RuntimeError) as error:
         raise ConfigurationError(str(error)) from error
-
-
-def batch_arguments(
-    pipe: Any, common: Mapping[str, Any], pictures: Sequence[tuple[str, int]]
-) -> dict[str, Any]:
-    """The arguments of one call.
-
-    Noise is drawn on the CPU and for each picture by itself.
-
-    Args:
-        pipe: The pipeline.
-        common: What `settings_arguments` gave.
-        pictures: The prompt and the seed of each picture.
-
-    Raises:
-        ConfigurationError: If there is a prompt, and the pipeline takes none.
-    """
-    call = dict(common)
-    call["generator"] = [torch.Generator("cpu").manual_seed(seed) for _, seed in pictures]
-    prompts = [prompt for prompt, _ in pictures]
-    if "prompt" in inspect.signature(pipe.__call__).parameters:
-        call["prompt"] = prompts
-    elif any(prompts):
-        raise ConfigurationError(f"{type(pipe).__name__} takes no prompt; got {prompts[0]!r}")
-    else:
-        call["batch_size"] = len(pictures)
-    for name in ("negative_prompt", "image"):
-        if name in call:
-            call[name] = [call[name]] * len(pictures)
-    return call
 
 
 def _control_picture(pipe: Any, settings: PictureSettings) -> Image.Image:
     """The picture that a ControlNet follows, cut to the size of what is drawn."""
     size = picture_size(pipe) if settings.size is None else settings.size
     try:
-        with Image.open(Path(str(settings.control)).expanduser()) as image:
-            picture = ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:
+        picture = read_control_picture(Path(str(settings.control)), on_white=False)
+    except ValueError as error:
         raise ConfigurationError(
             f"control={settings.control!r} is not a picture that can be read ({error})"
         ) from error
-    return ImageOps.fit(picture, size[::-1], Image.Resampling.LANCZOS)
+    try:
+        return fitted(picture, size)
+    except ValueError as error:
+        raise ConfigurationError(f"control={settings.control!r}: {error}") from error

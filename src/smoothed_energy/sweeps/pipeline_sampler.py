@@ -18,11 +18,12 @@ from typing import Any
 import torch
 
 from ..integrations.attachment import Attachment
+from ..integrations.picture_call import batch_arguments
 from ..models import load
 from .configuration import Configuration, PictureSettings
 from .facts import observed, run_facts
 from .identity import PIPELINE
-from .pipeline_call import batch_arguments, check_call, settings_arguments
+from .pipeline_call import check_call, settings_arguments
 from .sampler import ConfigurationError, Picture
 
 _PAIR = 2
@@ -156,7 +157,10 @@ class PipelineSampler:
 
     def _call(self, pictures: Sequence[tuple[str, int]]) -> list[Picture]:
         copies = [pictures[-1]] * (self._at_once - len(pictures))
-        arguments = batch_arguments(self._pipe, self._arguments, [*pictures, *copies])
+        try:
+            arguments = batch_arguments(self._pipe, self._arguments, [*pictures, *copies])
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
         with observed(self._pipe, trace=self._trace) as facts_of:
             images = self._pipe(**arguments).images
         common = run_facts(self._attachments)

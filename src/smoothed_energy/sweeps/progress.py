@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from ..engine.summary import GuidanceWarning
+from ..settings.printable import one_line
 
 
 class Progress(Protocol):
@@ -62,7 +63,7 @@ class Lines(Silence):
 
     def note(self, line: str) -> None:
         """Print a line."""
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class Bar:
@@ -88,7 +89,7 @@ class Bar:
 
     def note(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         """Leave the bar as it is."""

@@ -50,7 +50,7 @@ class Results:
             stored = json.loads((folder / SWEEP).read_text(encoding="utf-8"))
             sweep = Sweep.model_validate(stored["sweep"])
             identity = Identity(**stored["identity"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise SweepError(f"{folder}: no sweep was run there ({error})") from error
         if not (folder / PICTURES).is_file():
             raise SweepError(f"{folder}: its tables are not written yet; run the sweep again")

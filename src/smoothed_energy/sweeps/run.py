@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+from ..models.device import check_device
 from .cluster import RayCluster, draw_on_ray
 from .file import Sweep, SweepError
 from .identity import PIPELINE
@@ -73,6 +74,8 @@ def run(  # noqa: PLR0913 - what a run can be told
     """
     _check_counts(workers=workers, batch_size=batch_size)
     planned = plan(sweep, drawn_by=PIPELINE if source is None else source.name)
+    if source is None and ray is None and sweep.device != "auto":
+        check_device(sweep.device, "device: ")
     source = source or _pipeline(planned, batch_size)
     folder = PictureFolder(output_folder(sweep, out))
     _prepare(planned, folder)

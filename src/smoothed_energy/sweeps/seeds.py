@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["read_seeds", "seeds_text"]
+__all__ = ["MOST_SEEDS", "read_seeds", "seeds_text"]
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from ..settings.checks import check_integer
 
-_PART = re.compile(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?")
+_PART = re.compile(r"\s*(\d{1,20})\s*(?:-\s*(\d{1,20})\s*)?")
 
 #: Tables keep seeds as 64-bit integers.
 _LIMIT = 2**63
+#: A plan holds all of them.
+MOST_SEEDS = 1_000_000
 _EXPECTED = "expected numbers from 0 and ranges such as 0-15,20, both ends included"
 
 
@@ -26,7 +28,9 @@ def read_seeds(value: object) -> tuple[int, ...]:
     Raises:
         ValueError: If it is none of these, or a seed comes twice.
     """
-    seeds = tuple(_seeds(value))
+    seeds = tuple(islice(_seeds(value), MOST_SEEDS + 1))
+    if len(seeds) > MOST_SEEDS:
+        raise ValueError(f"there are more than {MOST_SEEDS} seeds; expected at most as many")
     if not seeds:
         raise ValueError(f"seeds={value!r} are none; {_EXPECTED}")
     if len({*seeds}) < len(seeds):

@@ -30,15 +30,13 @@ __all__ = [
 
 import importlib
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from ..files import whole_file
 from .configuration import PictureSettings, canonical_json
 from .pictures import PictureFolder
 from .plan import Plan
@@ -111,7 +109,7 @@ def _write_pictures(plan: Plan, folder: PictureFolder, failed: dict[int, Failure
         ]
     )
     count = 0
-    with _replaced(folder.root / PICTURES) as path, _parquet(path, schema) as writer:
+    with whole_file(folder.root / PICTURES) as file, _parquet(file, schema) as writer:
         for rows in _chunks(_picture_rows(plan, folder, failed)):
             count += len(rows)
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
@@ -173,8 +171,8 @@ def _write_configurations(plan: Plan, path: Path) -> None:
     for name in {*texts} - {*names}:  # columns of nothing else than null
         column = table.column(name).cast(pa.string())
         table = table.set_column(table.column_names.index(name), name, column)
-    with _replaced(path) as unfinished:
-        pyarrow(".parquet").write_table(table, unfinished)
+    with whole_file(path) as file:
+        pyarrow(".parquet").write_table(table, file)
 
 
 def _failure(plan: Plan, failure: Failure) -> dict[str, Any]:
@@ -234,7 +232,7 @@ def _write_timings(root: Path) -> None:
             ("first", pa.string()),
         ]
     )
-    with _replaced(root / TIMINGS) as path, _parquet(path, schema) as writer:
+    with whole_file(root / TIMINGS) as file, _parquet(file, schema) as writer:
         for rows in _chunks(chain(read_lines(root / _LOG), _units_of_ray(root))):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
@@ -264,7 +262,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
                 yield value
@@ -272,25 +270,12 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text so that the file is whole or as before."""
-    with _replaced(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
-@contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of another when that is done."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}.unfinished")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _parquet(path: Path, schema: Any) -> Any:
-    return pyarrow(".parquet").ParquetWriter(path, schema)
+def _parquet(file: IO[bytes], schema: Any) -> Any:
+    return pyarrow(".parquet").ParquetWriter(file, schema)
 
 
 def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -12,9 +12,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_file
+from ..files.regular_file import check_regular
 from ..models import ModelError
 from ..models.locations import resolve_controlnet, resolve_model
 
@@ -66,6 +69,7 @@ def folder_digest(folder: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """The SHA-256 of a file."""
+    check_regular(path)
     facts = path.stat()
     if facts.st_size < _LARGE:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -95,14 +99,9 @@ def _remembered() -> dict[str, str]:
 
 
 def _remember(digests: dict[str, str]) -> None:
-    path = _ledger()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(digests), encoding="utf-8")
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)  # it is then computed again next time
+    # If it can't be written, they are computed again next time.
+    with suppress(OSError), whole_file(_ledger()) as file:
+        file.write(json.dumps(digests).encode("utf-8"))
 
 
 def _commit(hub_id: str) -> str:

@@ -23,6 +23,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is not a text or a number", key.start_mark
+                )
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} comes twice", key.start_mark
@@ -31,8 +35,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_DEEPEST, _MOST_VALUES, _MOST_DIGITS = 30, 1_000_000, 400
+
+
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(str(loader.construct_scalar(node)))
+    text = str(loader.construct_scalar(node))
+    if len(text) > _MOST_DIGITS:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"a number has {len(text)} digits", node.start_mark
+        )
+    return int(text)
 
 
 _SCALARS = (
@@ -54,6 +66,28 @@ for _tag, _form, _first in _SCALARS:
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
+def _check_size(value: Any) -> None:
+    """Refuse what refers to itself, or many times to what is large: a few lines can hold billions.
+
+    Raises:
+        ValueError: If it does.
+    """
+    count, level = 0, [value]
+    for _ in range(_DEEPEST):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += item.values()
+            elif isinstance(item, list):
+                inner += item
+            if count + len(inner) > _MOST_VALUES:
+                raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        count, level = count + len(inner), inner
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep, or holds itself")
+
+
 def read_yaml(text: str) -> Any:
     """The value of a YAML document.
 
@@ -61,10 +95,15 @@ def read_yaml(text: str) -> Any:
         text: The document.
 
     Raises:
-        ValueError: If it is not YAML, or a key comes twice; the message names the line.
+        ValueError: If it is not YAML, a key comes twice (the message names the line), or it has no
+            bounds.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        _check_size(value)
+        return value
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be read") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files import whole_file
 from ...settings.checks import check_count
 from .document import Page, Provenance, Section
 from .text import inline_html, plain_text, text_html
@@ -50,13 +51,8 @@ def write_page(page: Page, path: Path | str, *, picture_limit: int = PICTURE_LIM
     """
     path = Path(path)
     text = render_page(page, picture_limit=picture_limit)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def render_page(page: Page, *, picture_limit: int = PICTURE_LIMIT) -> str:
