@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from smoothed_energy import SmoothedEnergyGuidance
-from smoothed_energy.engine.history import History as Memory
+from smoothed_energy.engine.participant import History as Memory
 from smoothed_energy.schedule.steps import StepPosition
 
 SHAPE = torch.Size((1, 3))

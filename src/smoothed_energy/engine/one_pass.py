@@ -1,22 +1,29 @@
-"""One pass of a denoiser: what is done at the calls of its modules, and what comes of it."""
+"""One pass of a denoiser: what may be asked in it, what is done at calls, and what comes of it."""
 
 from __future__ import annotations
 
-__all__ = ["FeatureMaps", "Outcome", "Pass"]
+__all__ = ["FeatureMaps", "Outcome", "Pass", "PassSite", "PerturbedPrediction"]
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import LatentLayout
+from ..denoisers.prediction import PredictionKind, prediction_of
+from ..families import Arguments, Family
 from ..guidance.perturbation import LayerCall, LayerSite
-from ..guidance.plan import Plan
-from ..intercept.module_call import ModuleCall
+from ..guidance.plan import Memory, NegativeContext, Plan
+from ..intercept.module_call import ModuleCall, Rows
 from ..intercept.patching import Router
+from ..schedule import StepPosition
+from .context import StepContext
 
 
 class FeatureMaps:
@@ -146,3 +153,111 @@ class Outcome:
         clean = self.clean[plan].float().flatten(1)
         perturbed = clean - self.differences[plan].float().flatten(1)
         return float(torch.nn.functional.cosine_similarity(clean, perturbed).min())
+
+
+class PassSite:
+    """What an edited or observed layer may ask of its pass; see `LayerSite`.
+
+    Args:
+        denoiser: The denoiser, not compiled.
+        family: Its family.
+        layers: Gives its layers by their names.
+        arguments: The arguments of the denoiser's call, all rows, in the pass.
+        rows: The rows of the pass.
+        context: The step.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        family: Family,
+        layers: Callable[[], Mapping[str, SelfAttentionLayer]],
+        arguments: Arguments,
+        rows: Rows,
+        context: StepContext,
+    ) -> None:
+        self.denoiser, self.family, self._layers = denoiser, family, layers
+        self.arguments, self.rows, self.context = arguments, rows, context
+
+    def image_tokens(self, layer: str, count: int) -> ImageTokens:
+        """Which of the `count` tokens of a layer are the image's, in the rows of the pass."""
+        found = self.family.tokens(self.denoiser, self.arguments, layer, count)
+        if isinstance(found.start, int):
+            return found
+        return replace(found, start=found.start[self.rows.start : self.rows.stop])
+
+    def position(self) -> StepPosition:
+        """Where the step is in its schedule."""
+        return self.context.position()
+
+    def outputs(self, layer: str, module: nn.Module) -> tuple[str, ...]:
+        """The names of the inputs that a module returns changed, in the order of its outputs."""
+        return self.family.outputs(self.denoiser, self._layers()[layer], module)
+
+
+class PerturbedPrediction(NegativeContext):
+    """What the negative prediction of a plan is made from, in one call of a denoiser.
+
+    Args:
+        plan: The plan.
+        call: The call, with the rows of the pass.
+        site: What the pass may be asked.
+        run: Makes a call in which the modules of the plan are edited; it is told the number of the
+            call in this step, from 1.
+
+    Attributes:
+        passes: How many such calls there were.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        call: ModuleCall,
+        site: PassSite,
+        run: Callable[[ModuleCall, int], Any],
+    ) -> None:
+        self.call = call
+        self.sample = call.argument(site.family.sample)
+        self.observed: Mapping[str, Tensor] = {}
+        self._plan, self._site, self._run = plan, site, run
+        self.passes = 0
+
+    @property
+    @override
+    def prediction_type(self) -> PredictionKind:
+        return self._site.context.output_kind().prediction_type
+
+    @property
+    @override
+    def memory(self) -> Memory:
+        if self._plan.memory is None:
+            raise RuntimeError("this plan remembers nothing; expected one with remembers=True")
+        return self._plan.memory
+
+    @override
+    def predict(self, call: ModuleCall) -> Tensor:
+        self.passes += 1
+        # Lists of arguments may be consumed, and there may be another pass.
+        return prediction_of(self._run(call.copied(), self.passes))
+
+    @override
+    def of_sample(self, sample: Tensor) -> Tensor:
+        return self.predict(self.call.replace(self._site.family.sample, sample))
+
+    @override
+    def image_tokens(self, layer: str, count: int) -> ImageTokens:
+        return self._site.image_tokens(layer, count)
+
+    @override
+    def position(self) -> StepPosition:
+        return self._site.position()
+
+    @property
+    @override
+    def tied_to_size(self) -> tuple[str, ...]:
+        return self._site.family.tied(self._site.arguments)
+
+    @property
+    @override
+    def multiple(self) -> int:
+        return self._site.family.multiple(self._site.denoiser)

@@ -18,37 +18,111 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout, related_rows
 from ..denoisers.prediction import prediction_of
-from ..families import Arguments
+from ..families import Arguments, Family, family_or_unknown
 from ..guidance.plan import Plan
 from ..intercept.attention import AttentionBackendError
-from ..intercept.compiled import eagerly
-from ..intercept.module_call import ModuleCall, Rows
+from ..intercept.compiled import eagerly, is_compiled, is_sealed
+from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
+from ..intercept.regions import Regions
 from ..intercept.replay import Recorder, Stem
+from .caches import CacheStates
 from .context import StepContext
-from .one_pass import FeatureMaps, Outcome, Pass
-from .perturbed_prediction import PassSite, PerturbedPrediction
-from .reach import Reach
-from .running_denoiser import RunningDenoiser
+from .one_pass import FeatureMaps, Outcome, Pass, PassSite, PerturbedPrediction
+from .other_caches import OtherCaches
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
 _PASS = Routers("smoothed_energy_pass")
 
 
-class PassRunner(RunningDenoiser):
+class PassRunner:
     """Runs the passes of one denoiser.
 
     Args:
         denoiser: A `diffusers` denoiser, compiled or not.
+
+    Attributes:
+        model: The denoiser, not compiled.
+        family: Its family.
+        sealed: Whether it is compiled as a whole, so that second passes run it as it was before.
+        regions: Its blocks that are compiled one by one; None if there are none.
+        other_caches: What may be caches of other packages, as they are when a run begins; None if
+            nothing looks like it.
     """
 
     def __init__(self, denoiser: nn.Module) -> None:
-        super().__init__(denoiser)
+        self.denoiser = denoiser
+        self.model = unwrap(denoiser)
+        self.family: Family = family_or_unknown(denoiser)
+        self.sealed = is_sealed(denoiser)
+        compiled = not self.sealed and is_compiled(self.model)
+        self.regions = Regions(self.model) if compiled else None
+        self.look_for_other_caches()
         self._stems: dict[Plan, Stem] = {}
         self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
-        self._reach = Reach(type(self.model).__name__)
+        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
+
+    def look_for_other_caches(self) -> None:
+        """Look for caches of other packages, as they are before anything is computed."""
+        self.other_caches = OtherCaches.found_in(self.model)
+
+    @functools.cached_property
+    def caches(self) -> CacheStates | None:
+        """The caches in the denoiser, as they are at the first guided call; None without any."""
+        self._cache_config = getattr(self.model, "_cache_config", None)
+        for module in self.model.modules():
+            if getattr(module, "_diffusers_hook", None) is not None:
+                found = CacheStates(self.model)
+                return found if found.exist else None
+        return None
+
+    @functools.cached_property
+    def related_rows(self) -> tuple[str, ...]:
+        """The processors that are known to relate rows: passes of some rows alone are wrong."""
+        return related_rows(self.model)
+
+    @functools.cached_property
+    def layers(self) -> dict[str, SelfAttentionLayer]:
+        """The layers of the denoiser by their names."""
+        return {layer.name: layer for layer in self.family.layers(self.model)}
+
+    def check_caches(self) -> None:
+        """Check that the denoiser's caches are those of the first guided call, and of diffusers.
+
+        Raises:
+            RuntimeError: If they were enabled or disabled since, or are of another package.
+        """
+        if self.other_caches is not None:
+            self.other_caches.check()
+        _ = self.caches
+        if getattr(self.model, "_cache_config", None) is not self._cache_config:
+            raise RuntimeError(
+                f"the cache of this {type(self.model).__name__} was changed while guidance "
+                "acted on it; detach the guidance, and attach it again"
+            )
+
+    def sample(self, call: ModuleCall) -> Tensor:
+        """The latents of a call of the denoiser.
+
+        Raises:
+            TypeError: If there are none.
+        """
+        found = call.argument(self.family.sample)
+        if not isinstance(found, Tensor):
+            raise TypeError(
+                f"the latents of a {type(self.model).__name__} are not known: expected a tensor as "
+                f"{self.family.sample}=; a registered family can name it, see docs/families.md"
+            )
+        return found
+
+    def take_rows(self, call: ModuleCall, rows: Rows) -> ModuleCall:
+        """The same call for some rows of its batch, with containers of its own."""
+        if rows.is_all:
+            return call.copied()
+        return call.with_named(self.family.take_rows(call.named(), rows))
 
     def forget(self, plan: Plan) -> None:
         """Forget what is kept of a plan whose modules were replaced."""
@@ -90,15 +164,14 @@ class PassRunner(RunningDenoiser):
             outcome.observed.update({plan: {} for plan in watching})
             return outcome
         self._check(call, plans, probing)
-        replays = not (self.sealed or self.regions.overwrites)
+        regions = self.regions
+        replays = not self.sealed and (regions is None or not regions.overwrites)
         stems = {plan: self._stem(plan) for plan in plans if plan.replay and replays}
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
         arguments = Arguments(kept.argument)
         features = FeatureMaps(*map(self._entered, [*watching, *plans]))
-        everything = PassSite(
-            self, arguments.in_pass(features.sizes), Rows(0, batch, batch), context
-        )
+        everything = self._site(arguments.in_pass(features.sizes), Rows(0, batch, batch), context)
         clean_pass = Pass(
             everything,
             features,
@@ -125,6 +198,9 @@ class PassRunner(RunningDenoiser):
             recorder.learn()
         return outcome
 
+    def _site(self, arguments: Arguments, rows: Rows, context: StepContext) -> PassSite:
+        return PassSite(self.model, self.family, lambda: self.layers, arguments, rows, context)
+
     def _perturb(self, plan: Plan, needed: Rows, clean: _Clean, *, is_last: bool) -> None:
         """Make the negative prediction of a plan, and note it in the outcome.
 
@@ -140,24 +216,27 @@ class PassRunner(RunningDenoiser):
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
         features = FeatureMaps(self._entered(plan))
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
-        site = PassSite(self, before.arguments.in_pass(features.sizes), rows, before.context)
+        site = self._site(before.arguments.in_pass(features.sizes), rows, before.context)
         otherwise: Router = ModuleCall.__call__
         if clean.recorder is not None and plan in clean.stems:
             otherwise = clean.recorder.replay(clean.stems[plan], rows, is_last=is_last).run
         perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise)
         decide: Router = perturbed_pass.handle
-        if self.regions.modules:
+        if self.regions is not None:
             seen = {*plan.edits, *self._entered(plan)}
             decide = self.regions.router(seen, _PASS, decide, has_all_rows=rows.is_all)
         run = functools.partial(self._perturbed, plan, decide)
-        negative = PerturbedPrediction(plan, self.take_rows(clean.call, rows), site, run)
+        call = self.take_rows(clean.call, rows)
+        if self.model is not self.denoiser:
+            call = call.with_forward(self.model)
+        negative = PerturbedPrediction(plan, call, site, run)
         negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
         observed = outcome.observed[plan]
         negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
         if plan.negative is None:
             predicted = negative.predict(negative.call)
             if self.caches is None:
-                self._reach.check(plan, clean.called, perturbed_pass.reached)
+                self._check_reached(plan, clean.called, perturbed_pass.reached)
         else:
             predicted = plan.negative(negative)
         difference = negative.clean - predicted[:, : outcome.channels]
@@ -173,10 +252,12 @@ class PassRunner(RunningDenoiser):
                 "the denoiser is given a kv_cache, which a perturbed pass would change; "
                 "expected a run without one"
             )
-        if not probing or not (self.sealed or self.regions.modules):
-            return
-        seen = [module for plan in probing for module in plan.probed]
-        if not self.sealed and not any(self.regions.covers(module) for module in seen):
+        regions = self.regions
+        if not self.sealed:
+            seen = [module for plan in probing for module in plan.probed]
+            if regions is None or not any(regions.covers(module) for module in seen):
+                return
+        elif not probing:
             return
         if any(plan.probed for plan in plans):
             raise AttentionBackendError(
@@ -187,6 +268,24 @@ class PassRunner(RunningDenoiser):
             "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
             "or look at no layers"
         )
+
+    def _check_reached(self, plan: Plan, called: set[nn.Module], reached: set[str]) -> None:
+        """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
+
+        Raises:
+            RuntimeError: If it did not.
+        """
+        reachable = self._reachable.setdefault(plan, set())
+        reachable |= reached
+        if len(reachable) < len(plan.edits):
+            reachable.update(name for module, name in plan.edits.items() if module in called)
+        missing = sorted(reachable - reached)
+        if missing:
+            raise RuntimeError(
+                f"{', '.join(missing)} of this {type(self.model).__name__} was not reached in the "
+                "second pass, but in a pass before: something gives the results of one pass to "
+                "another, a cache for instance; expected a denoiser without it"
+            )
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
         prediction = prediction_of(output)
@@ -203,8 +302,14 @@ class PassRunner(RunningDenoiser):
 
     def _stem(self, plan: Plan) -> Stem:
         if plan not in self._stems:
-            self._stems[plan] = Stem(self.model, set(map(self.regions.outermost, plan.edits)))
+            self._stems[plan] = Stem(self.model, self._outermost(plan.edits))
         return self._stems[plan]
+
+    def _outermost(self, modules: Collection[nn.Module]) -> set[nn.Module]:
+        """What is patched for the sake of modules: those, or compiled blocks around them."""
+        if self.regions is None:
+            return set(modules)
+        return set(map(self.regions.outermost, modules))
 
     def _entered(self, plan: Plan) -> dict[nn.Module, list[str]]:
         """The modules that feature maps enter before the layers of a plan; see `FeatureMaps`."""
@@ -219,7 +324,9 @@ class PassRunner(RunningDenoiser):
         modules: set[nn.Module] = set()
         for plan in plans:
             modules.update(plan.edits, plan.probed, self._entered(plan))
-        modules = set(map(self.regions.outermost, modules)) | self.regions.modules
+        modules = self._outermost(modules)
+        if self.regions is not None:
+            modules |= self.regions.modules
         for stem in stems:
             modules |= stem.modules
         return modules

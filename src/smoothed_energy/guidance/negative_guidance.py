@@ -30,6 +30,7 @@ from ..denoisers.cfg_batch import Formulation
 from ..families.layer_selection import LayerSelection, normalise_selection, select_layers
 from ..intercept.module_call import unwrap
 from ..schedule import (
+    ALL_STEPS_ANEW,
     EveryStep,
     Refresh,
     ScaleSchedule,
@@ -89,7 +90,7 @@ class NegativeGuidance(Guidance):
         set_field(self, "combine", as_combinations(self.combine))
         set_field(self, "every", check_count("every", self.every))
         set_field(self, "refresh", as_refresh(self.refresh))
-        if self.every > 1 and self.refresh != EveryStep():
+        if self.every > 1 and self.refresh != ALL_STEPS_ANEW:
             raise ValueError(
                 f"every={self.every} and refresh={str(self.refresh)!r} both say which guided steps "
                 "have a second pass; expected one of them"
@@ -109,7 +110,7 @@ class NegativeGuidance(Guidance):
     def is_uniform(self) -> bool:
         """Whether all steps are guided alike, so that the position of a step does not matter."""
         alike = self.steps == _ALL_STEPS and isinstance(self.scale, float)
-        return alike and self.second_passes == EveryStep()
+        return alike and self.second_passes == ALL_STEPS_ANEW
 
     @property
     def second_passes(self) -> Refresh:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .position import StepPosition
-from .refresh import Drift, EarlySteps, EveryStep, Refresh, Since, as_refresh
+from .refresh import ALL_STEPS_ANEW, Drift, EarlySteps, EveryStep, Refresh, Since, as_refresh
 from .scales import CosineScale, LinearScale, ScaleSchedule, ScaleTable, as_scale, scale_at
 from .scheduler import Schedule, schedule_position
 from .selection import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps, StepSelection
 from .steps import as_steps
 
 __all__ = [
+    "ALL_STEPS_ANEW",
     "Adaptive",
     "AllOf",
     "AnyOf",

@@ -18,7 +18,7 @@ written `"early:9,extrapolate=0.5"`.
 
 from __future__ import annotations
 
-__all__ = ["Drift", "EarlySteps", "EveryStep", "Refresh", "Since", "as_refresh"]
+__all__ = ["ALL_STEPS_ANEW", "Drift", "EarlySteps", "EveryStep", "Refresh", "Since", "as_refresh"]
 
 import math
 from abc import ABC, abstractmethod
@@ -113,6 +113,10 @@ class EveryStep(Refresh):
     @override
     def _text(self) -> str:
         return f"every:{self.n}"
+
+
+#: A second pass at every guided step.
+ALL_STEPS_ANEW = EveryStep()
 
 
 @dataclass(frozen=True)
