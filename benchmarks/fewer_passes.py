@@ -116,27 +116,23 @@ def refreshed(*rules: str | int) -> list[dict[str, Any]]:
 FRONTIER = {
     "the first steps alone": [{"steps": steps} for steps in ("0:0.2", "begin", "0:0.5")],
     "every n-th, held": refreshed("every:2", "every:3", "every:5"),
-    "early, held": refreshed("early:6", "early:9", "early:12"),
-    "early, extrapolated": refreshed(
-        *(f"early:{count},extrapolate=0.8" for count in (5, 6, 7, 8, 9, 10, 12, 15))
-    ),
+    "early, held": refreshed(*(f"early:{count},extrapolate=0" for count in (6, 9, 12))),
+    "early, extrapolated": refreshed(*(f"early:{count}" for count in (5, 6, 7, 8, 9, 10, 12, 15))),
     "by drift, extrapolated": refreshed(
-        *(f"drift:{part:g},extrapolate=0.8" for part in (0.15, 0.2, 0.3, 0.4, 0.6))
+        *(f"drift:{part:g}" for part in (0.15, 0.2, 0.3, 0.4, 0.6))
     ),
 }
 FEW = {
     "every n-th, held": refreshed("every:3"),
-    "early, extrapolated": refreshed(
-        *(f"early:{count},extrapolate=0.8" for count in (5, 7, 9, 12))
-    ),
-    "by drift, extrapolated": refreshed("drift:0.3,extrapolate=0.8"),
+    "early, extrapolated": refreshed(*(f"early:{count}" for count in (5, 7, 9, 12))),
+    "by drift, extrapolated": refreshed("drift:0.3"),
 }
 
 
 def adaptive(*thresholds: float) -> dict[str, list[dict[str, Any]]]:
     """Thresholds, and ways of similar cost."""
     steps = ["0:0.1", "0:0.2", "begin", *(f"adaptive:{threshold:g}" for threshold in thresholds)]
-    return {"": [*({"steps": value} for value in steps), *refreshed("early:6,extrapolate=0.8")]}
+    return {"": [*({"steps": value} for value in steps), *refreshed("early:6")]}
 
 
 TABLES = {

@@ -101,7 +101,9 @@ def test_the_drift_since_the_last_pass_decides():
         ("early:9,power=1.5", EarlySteps(9, 1.5)),
         ("early:9,extrapolate=0.5", EarlySteps(9, extrapolate=0.5)),
         ("early:9,power=1.5,extrapolate=1", EarlySteps(9, 1.5, extrapolate=1)),
-        ("drift:0.15", Drift(0.15)),
+        ("early:9,extrapolate=0", EarlySteps(9, extrapolate=0)),
+        ("every:3,extrapolate=0.8", EveryStep(3, extrapolate=0.8)),
+        ("drift:0.15", Drift(0.15, extrapolate=0.8)),
         ("drift:1e-3 , extrapolate = 0.25", Drift(0.001, extrapolate=0.25)),
     ],
 )

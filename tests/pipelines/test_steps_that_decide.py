@@ -84,6 +84,7 @@ class Following:
         ("every:2,extrapolate=0.5", [0, 2, 4]),
         ("early:4,extrapolate=1", None),
         ("early:3,power=1.5", None),
+        ("early:3,extrapolate=0", None),
     ],
 )
 def test_differences_go_on_as_they_went(refresh, passes, formulation):
@@ -143,7 +144,7 @@ def test_a_clean_prediction_that_moved_has_a_second_pass(threshold):
     with brute_force(pipe.unet, Term(mid_grids(), combine=drifting), cfg(5.0)):
         expected = run()
     assert 1 < sum(drifting.passes) < 6, drifting.passes
-    guidance = guidance_for(Term(mid_grids()), refresh=f"drift:{threshold}")
+    guidance = guidance_for(Term(mid_grids()), refresh=f"drift:{threshold},extrapolate=0")
     with guidance.attach(pipe) as attachment:
         for _ in range(2):
             assert difference(run(), expected) < TOLERANCE

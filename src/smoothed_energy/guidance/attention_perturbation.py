@@ -231,6 +231,10 @@ class ReceivedAttention(Probe):
             members = [one for one, group in zip(own, groups, strict=True) for _ in group]
             maps = [item for item, whole in zip(maps, members, strict=True) if whole is not None]
         found.check()
+        for attention, _ in maps:
+            if found.is_window(attention):
+                # How windows lie is not known, and this says so.
+                _ = call.image_tokens(call.name, attention.queries).grid
         return output, _all_received(maps, found)
 
 

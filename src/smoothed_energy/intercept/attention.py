@@ -86,8 +86,9 @@ class LayerAttention:
     its queries to *other keys* is the layer's: to every second token, to a reference's tokens as
     well, to text and image (where the text's queries may attend by themselves).
 
-    Queries, heads and rows may come in slices. From the first slice of queries on all attentions
-    are noted, since only the whole of them is one attention.
+    Windows that lie in the batch are attention of their own. Queries, heads and rows may come in
+    slices. From the first slice of queries on all attentions are noted, since only the whole of
+    them is one attention.
 
     Nothing is raised before the call is over: a processor might catch it.
 
@@ -196,9 +197,17 @@ class LayerAttention:
     def _is_whole(self, attention: Attention) -> bool:
         if not self.image or attention.queries in self.wholes:
             return True
+        if attention.has_a_key_for_each_query and self.is_window(attention):
+            return True
         # A text may come under another name.
         more = attention.queries > self.image and len(attention.query) == self.rows
         return more and attention.has_a_key_for_each_query
+
+    def is_window(self, attention: Attention) -> bool:
+        """Whether the layer's tokens attend within windows, which lie in the batch."""
+        rows = len(attention.query)
+        whole = attention.query.ndim == 4 and rows > self.rows
+        return whole and rows * attention.queries == self.rows * self.image
 
     def _check_rows(self, taken: Sequence[Attention]) -> None:
         rows = sum(len(one.query) for one in taken)

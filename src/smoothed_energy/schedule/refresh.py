@@ -13,7 +13,8 @@ saved.
 
 In between, $d$ is the last one, $d_1$, or goes on as it went from the one before, $d_0$:
 $d_1 + e\,\frac{x - x_1}{x_1 - x_0} (d_1 - d_0)$ with $x = -\log\sigma$ and a factor $e$ that is
-written `"early:9,extrapolate=0.5"`.
+written `"early:9,extrapolate=0.5"`: 0.8 for `early` and `drift` unless told otherwise, and 0 for
+`every`, which holds the last one.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ class Refresh(ABC):
         """Its name and number."""
 
     def __str__(self) -> str:
-        return self._text + (f",extrapolate={_text(self.extrapolate)}" if self.extrapolate else "")
+        # As a class attribute it is the default.
+        usual = type(self).extrapolate
+        same = self.extrapolate == usual
+        return self._text + ("" if same else f",extrapolate={_text(self.extrapolate)}")
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,8 @@ class EarlySteps(Refresh):
 
     count: int
     power: float = 2.0
+    _: KW_ONLY
+    extrapolate: float = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +178,8 @@ class Drift(Refresh):
     """
 
     threshold: float
+    _: KW_ONLY
+    extrapolate: float = 0.8
     needs_clean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
