@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 from small_models import unet_inputs
 from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy.cli.resolve import resolve_settings
 from smoothed_energy.families.layer_selection import normalise_selection
 from smoothed_energy.methods import METHODS
 from smoothed_energy.schedule.steps import as_steps
@@ -124,3 +128,38 @@ def test_the_settings_of_the_page_of_methods_are_understood():
             SmoothedEnergyGuidance(layers=text)
         else:
             SmoothedEnergyGuidance(steps=text)
+
+
+def test_the_manual_s_mistakes_are_told_as_it_says(run):
+    told = re.findall(r"^\$ smoothed-energy (.*)\n(error: .*)$", MANUAL, re.MULTILINE)
+    assert told
+    for command, error in told:
+        code, out, err = run(*shlex.split(command))
+        assert (code, out, err) == (2, "", f"{error}\n")
+
+
+def test_the_manual_s_settings_are_those_of_an_image():
+    (block,) = re.findall(r"```json\n(.*?)```", MANUAL, re.DOTALL)
+    shown = json.loads(block)
+    assert shown.pop("version") == 1
+    assert shown.pop("made_with").keys() == {"smoothed-energy", "diffusers", "torch"}
+    assert shown == json.loads(json.dumps(resolve_settings({}, {}).to_dict()))
+
+
+def test_the_manual_s_table_of_layers_is_what_is_printed(run, model, tmp_path):
+    ((command, table),) = re.findall(
+        r"^\$ smoothed-energy (layers .*)\n((?:.*\n)*?)```", MANUAL, re.MULTILINE
+    )
+    shutil.copytree(model, tmp_path / "tiny")
+    code, out, err = run(*shlex.split(command))
+    assert code == 0, err
+
+    def words(text):
+        return [line.split() for line in text.splitlines() if line.strip(" \u2500")]
+
+    assert words(out) == words(table)
+
+
+def test_a_scale_that_the_manual_calls_weaker_is_weaker():
+    (scale,) = re.findall(r"--scale (\S+) --out weaker", MANUAL)
+    assert 0 < float(scale) < resolve_settings({}, {}).scale
