@@ -120,7 +120,7 @@ class TestMethod:
         expected = {"method": "mean", "scale": 2.0, "layers": "mid", "blur": None}
         assert remembered | expected == remembered
         assert own.read_bytes() != other.read_bytes()
-        again = ["generate", "--from", str(own), "--out", str(tmp_path / "again")]
+        again = ["generate", "--from", str(own), "--trust", "--out", str(tmp_path / "again")]
         assert main(again) == 0, capsys.readouterr().err
         assert (tmp_path / "again" / own.name).read_bytes() == own.read_bytes()
 
