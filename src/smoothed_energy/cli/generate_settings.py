@@ -82,7 +82,7 @@ class GenerateSettings:
         Option(
             TEXT_OR_NONE,
             "How queries are smoothed: gaussian:SIGMA, gaussian:inf, box:SIZE, ema:DECAY.",
-            default=ByModel("gaussian:10", avatars="gaussian:inf"),
+            default=ByModel("gaussian:10", avatars="gaussian:1"),
             group=_GUIDANCE,
             is_of_method=True,
         ),
@@ -92,7 +92,7 @@ class GenerateSettings:
         Option(
             NUMBER_OR_TEXT,
             "Guidance scale; 0 is no guidance. linear:3:0 changes it over the steps.",
-            default=ByModel(3.0, avatars=0.3),
+            default=ByModel(3.0, avatars=0.7),
             group=_GUIDANCE,
             is_of_method=True,
         ),
@@ -103,7 +103,7 @@ class GenerateSettings:
             TEXT_OR_NONE,
             "Which self-attention layers: down, mid, up, all, d4, m0.7, u0-u5, ... "
             "`smoothed-energy layers` lists them.",
-            default="mid",
+            default=ByModel("mid", avatars="down,mid"),
             group=_GUIDANCE,
             is_of_method=True,
         ),

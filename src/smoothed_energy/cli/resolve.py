@@ -13,6 +13,7 @@ from .followed import is_kept
 from .generate_settings import CFG_WITHOUT_PROMPT, DEFAULT_MODEL, OPTIONS, GenerateSettings
 from .setting_kinds import check_texts
 from .stored import check_stored
+from .suited import suited_settings, suited_text
 
 #: Settings of a guidance that are options of their own.
 _OF_METHOD = tuple(name for name, option in OPTIONS.items() if option.is_of_method)
@@ -69,6 +70,9 @@ def resolve_settings(given: Mapping[str, Any], stored: Mapping[str, Any]) -> Gen
         merged.setdefault("cfg", CFG_WITHOUT_PROMPT)
     merged = {**_defaults(merged), **merged}
     merged = _with_method_defaults(merged, stored, chosen)
+    if "stack" in chosen:
+        # Written out, so that what an image remembers does not change with the defaults.
+        merged["stack"] = [suited_text(merged["model"], text) for text in merged["stack"]]
     values: dict[str, Any] = {
         name: None if value is None else OPTIONS[name].kind.from_json(value)
         for name, value in merged.items()
@@ -110,7 +114,8 @@ def _with_method_defaults(
 ) -> dict[str, Any]:
     """The settings with the method's own defaults, and None where the method has no such setting.
 
-    The models' defaults are for SEG; other methods have their own, but for the steps.
+    The options' defaults are for SEG; other methods have their own, but for the steps and for what
+    suits a model better.
 
     Raises:
         ValueError: If the method is unknown, or does not have a setting that was chosen.
@@ -122,12 +127,12 @@ def _with_method_defaults(
 
     if name not in METHODS:
         raise ValueError(f"--method {name}: expected one of {', '.join(METHODS)}")
-    usual = METHODS[name]().to_dict()
+    usual, suited = METHODS[name]().to_dict(), suited_settings(merged["model"], name)
     found = dict(merged)
     for option in _OF_METHOD:
         if option in usual:
             if option not in chosen and option not in stored and option != "steps":
-                found[option] = usual[option]
+                found[option] = suited.get(option, usual[option])
         elif option in chosen:
             raise ValueError(
                 f"--{option} {chosen[option]}: {name} has no such setting; it has "
