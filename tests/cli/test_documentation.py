@@ -123,6 +123,10 @@ def test_the_settings_of_the_page_of_methods_are_understood():
             SmoothedEnergyGuidance(scale=text)
         elif text in ("conditional", "unconditional"):
             SmoothedEnergyGuidance(formulation=text)
+        elif kind in ("early", "drift"):
+            SmoothedEnergyGuidance(refresh=text)
+        elif kind == "every":
+            SmoothedEnergyGuidance(refresh=text, steps=text)
         elif kind in ("mid", "m0.7,u0.4"):
             SmoothedEnergyGuidance(layers=text)
         else:

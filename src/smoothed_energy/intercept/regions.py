@@ -142,7 +142,10 @@ def _backend_of(region: nn.Module) -> Any:
     compiled: Any = _compiled_call(region)
     compiled = getattr(compiled, "original", compiled)  # below a patch
     for cell in getattr(compiled, "__closure__", None) or ():
-        backend = getattr(cell.cell_contents, "_torchdynamo_orig_backend", None)
+        try:
+            backend = getattr(cell.cell_contents, "_torchdynamo_orig_backend", None)
+        except ValueError:  # an empty cell
+            continue
         if backend is None:
             continue
         while hasattr(backend, "_torchdynamo_orig_backend"):
