@@ -180,19 +180,25 @@ class RowCounter:
 @torch.inference_mode()
 def run(pipe: Any, way: Way, count: int, steps: int) -> tuple[Tensor, float]:
     """Final latents, and the time that they took."""
+    # What decides by the whole batch is drawn one by one: so it decides for each.
+    alone = any(guidance.depends_on_batch for guidance in way.attached)
+    seeds = [[seed] for seed in range(count)] if alone else [list(range(count))]
     with contextlib.ExitStack() as stack:
         for guidance in way.attached:
             stack.enter_context(guidance.attach(pipe))
         started = time.perf_counter()
-        latents = pipe(
-            PROMPT if way.prompt else "",
-            num_images_per_prompt=count,
-            guidance_scale=CFG if way.prompt else 1.0,
-            num_inference_steps=steps,
-            generator=[torch.Generator().manual_seed(i) for i in range(count)],
-            output_type="latent",
-        ).images
-        return latents.float(), time.perf_counter() - started
+        latents = [
+            pipe(
+                PROMPT if way.prompt else "",
+                num_images_per_prompt=len(batch),
+                guidance_scale=CFG if way.prompt else 1.0,
+                num_inference_steps=steps,
+                generator=[torch.Generator().manual_seed(seed) for seed in batch],
+                output_type="latent",
+            ).images
+            for batch in seeds
+        ]
+        return torch.cat(latents).float(), time.perf_counter() - started
 
 
 def changes(latents: Tensor, full: Tensor) -> Tensor:

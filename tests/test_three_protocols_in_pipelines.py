@@ -53,21 +53,18 @@ def passes_of_steps(pipe):
     steps, calls = [], []
     step, denoisers = pipe.scheduler.step, denoisers_of(pipe)
     with passes_of(*denoisers.values()) as passes:
-
-        def begin(*args):
-            if calls:
-                calls[-1] = passes.taken()
-            calls.append("")
+        # At the end of a call: what is done before it is done before each of its passes.
+        def end(*args):
+            calls.append(passes.taken())
 
         @functools.wraps(step)  # pipelines look at its parameters
         def counted(*args, **kwargs):
-            calls[-1] = passes.taken()
             assert set(calls[2:]) <= {"-"}
             steps.append("|".join(calls[:2]))
             calls.clear()
             return step(*args, **kwargs)
 
-        hooks = [denoiser.register_forward_pre_hook(begin) for denoiser in denoisers]
+        hooks = [denoiser.register_forward_hook(end) for denoiser in denoisers]
         pipe.scheduler.step = counted
         try:
             yield steps

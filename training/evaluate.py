@@ -24,7 +24,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ class Configuration:
         steps: When guidance is active.
         inference_steps: DDIM steps.
         combine: How the correction is combined, as text; see `smoothed_energy.combination`.
+        refresh: Which guided steps have a second pass, as text; see
+            `smoothed_energy.schedule.refresh`.
     """
 
     sigma: float | None = None
@@ -80,6 +82,7 @@ class Configuration:
     steps: str = "all"
     inference_steps: int = 25
     combine: str = ""
+    refresh: str = ""
 
     @property
     def label(self) -> str:
@@ -89,7 +92,9 @@ class Configuration:
         sigma = "inf" if math.isinf(self.sigma) else f"{self.sigma:g}"
         return (
             f"sigma={sigma} scale={self.scale:g} layers={self.layers} active={self.steps}, "
-            f"{self.inference_steps} steps" + (f" combine={self.combine}" if self.combine else "")
+            f"{self.inference_steps} steps"
+            + (f" combine={self.combine}" if self.combine else "")
+            + (f" refresh={self.refresh}" if self.refresh else "")
         )
 
     def guidance(self) -> SmoothedEnergyGuidance | None:
@@ -102,6 +107,7 @@ class Configuration:
             layers=self.layers.split("+"),
             steps=self.steps,
             combine=self.combine,
+            refresh=self.refresh or 1,
         )
 
 
@@ -293,7 +299,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         if r["count"] != first["count"] or r["reference"] != first["reference"]:
             raise ValueError("distances of different numbers of samples cannot share a table")
         guided = r["sigma"] is not None
-        cells = [(r["sigma"] or "").removesuffix(".0"), f"{r['scale']:g}", r["layers"], r["steps"]]
+        active = r["steps"] + (f", {r['refresh']}" if r.get("refresh") else "")
+        cells = [(r["sigma"] or "").removesuffix(".0"), f"{r['scale']:g}", r["layers"], active]
         # Older results know of no combination.
         cells.append(r.get("combine") or "-")
         if not guided:
@@ -353,11 +360,18 @@ def few_group(steps: int) -> list[Configuration]:
     return [Configuration(inference_steps=steps), *guided]
 
 
+def refresh_group(steps: int) -> list[Configuration]:
+    """The same in the path down and the middle, with fewer second passes."""
+    first, _, every_step = few_group(steps)
+    ways = [{"steps": "begin"}, *({"refresh": text} for text in ("every:2", "early:3", "early:5"))]
+    return [first, every_step, *(replace(every_step, **way) for way in ways)]
+
+
 #: The path down and the middle.
 BOTH = "down+mid"
 
 #: What can be measured by name.
-GROUPS = ("unguided", "layers", "alone", "acting", "few", "table")
+GROUPS = ("unguided", "layers", "alone", "acting", "few", "refresh", "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -394,6 +408,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         group = acting_group(options.steps)
     elif options.table == "few":
         group = few_group(options.steps)
+    elif options.table == "refresh":
+        group = refresh_group(options.steps)
     else:
         group = table_group(
             options.steps,

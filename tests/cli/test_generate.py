@@ -111,6 +111,7 @@ class TestImages:
             (("--steps", "begin"), [2, 1]),
             (("--steps", "begin+adaptive:0.9"), [1, 1, 1]),
             (("--stack", "pag; steps=adaptive:0.9"), [1, 1, 1]),
+            (("--method", "seg; refresh=drift:0.2"), [1, 1, 1]),
             (("--stack", "interval; steps=begin"), [2, 1]),
         ],
     )

@@ -104,7 +104,7 @@ def test_a_number_of_tokens_that_fits_no_prompt():
     assert (found.grid, found.start) == (GRID, (5, 3))
     for layer, count in [("layers.0.attn", 28), ("noise_refiner.0.attn", 29)]:
         with pytest.raises(GridError, match=layer):
-            family.tokens(transformer, arguments, layer, count)
+            _ = family.tokens(transformer, arguments, layer, count).grid
 
 
 def test_the_time_runs_backwards():

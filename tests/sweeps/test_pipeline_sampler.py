@@ -52,6 +52,7 @@ LISTED = [
     *[{"guidance": text, "cfg": cfg} for cfg in (1, 4) for text in GUIDANCES],
     {"guidance": ["seg; layers=mid", "interval; steps=begin"], "cfg": 4},
     {"guidance": "seg; steps=adaptive:0.5", "num_inference_steps": 4},
+    {"guidance": "seg; refresh=drift:0.3", "num_inference_steps": 4},
     {"scheduler": "EulerAncestralDiscreteScheduler", "cfg": 4},
     {"scheduler": "DPMSolverMultistepScheduler", "guidance": "seg"},
 ]

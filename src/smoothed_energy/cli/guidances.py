@@ -85,7 +85,7 @@ def attached(guidances: Sequence[Guidance], pipeline: Any) -> Iterator[None]:
 def images_at_once(settings: GenerateSettings, guidances: Sequence[Guidance]) -> int:
     """How many images are drawn at once, such that an image does not depend on the others."""
     # Steps that look at predictions look at those of the whole batch.
-    if any(guidance.needs_similarity for guidance in guidances):
+    if any(guidance.depends_on_batch for guidance in guidances):
         return 1
     return settings.batch_size
 

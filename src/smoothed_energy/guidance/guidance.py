@@ -77,6 +77,11 @@ class Guidance(ABC):
         """Whether its steps depend on the predictions so far; see `StepPosition.similarity`."""
         return False
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether what it does to a sample depends on the others that are drawn with it."""
+        return self.needs_similarity
+
     def attach(self, target: Any, *, replay: bool = True, rows: RowChoice = "needed") -> Attachment:
         """Guide a pipeline, or a bare denoiser, until the attachment is detached.
 

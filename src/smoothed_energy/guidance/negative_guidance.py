@@ -107,6 +107,11 @@ class NegativeGuidance(Guidance):
         return cast(StepSelection, self.steps).needs_similarity
 
     @property
+    @override
+    def depends_on_batch(self) -> bool:
+        return self.needs_similarity or self.second_passes.needs_clean
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all steps are guided alike, so that the position of a step does not matter."""
         alike = self.steps == _ALL_STEPS and isinstance(self.scale, float)

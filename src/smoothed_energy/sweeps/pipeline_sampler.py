@@ -112,8 +112,8 @@ class PipelineSampler:
         if configuration.settings != self._settings:
             self._prepare(configuration)
         # Such guidance looks at predictions of the whole batch.
-        similar = any(one.guidance.needs_similarity for one in self._attachments)
-        size = 1 if similar else self._at_once
+        together = any(one.guidance.depends_on_batch for one in self._attachments)
+        size = 1 if together else self._at_once
         drawn: list[Picture] = []
         try:
             for start in range(0, len(pictures), size):
