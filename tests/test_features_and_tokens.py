@@ -3,15 +3,18 @@
 Each is a stand-in of the structure of the package, and the brute force runs with it as well.
 """
 
+import copy
 import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import product
 
 import pytest
+import tiny_pixart
 import torch
 import torch.nn.functional as F
 from brute_force_guidance import BlurredLogits, Term
+from comparison import run_of
 from tiny_pipelines import (
     ALONE,
     DOWN,
@@ -372,3 +375,51 @@ class TestPreHooksOfTheDenoiser:
         with GuidanceInterval(Steps(0.5, 1)).attach(pipe):
             run()
         assert seen == [2, 1, 2]
+
+
+def test_transformers_with_merged_tokens_need_no_grid_either():
+    case = tiny_pixart.CASES[0]
+    pipe = case.pipeline()
+    denoiser = pipe.transformer = copy.deepcopy(pipe.transformer)
+    layer, image = next(iter(case.images.items()))
+    attention = denoiser.get_submodule(layer)
+    height, width = image.grid
+    calls = []
+    hook = denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    run_of(pipe, case, num_inference_steps=1)()
+    hook.remove()
+    args, kwargs = calls[0]
+
+    def predict():
+        with torch.no_grad():
+            return denoiser(*args, **kwargs)[0]
+
+    def merged(original, x, *args, **kwargs):
+        rows = x.reshape(len(x), height // 2, 2, width, -1)
+        out = original(rows.mean(2).flatten(1, 2), *args, **kwargs)
+        out = out.reshape(len(x), height // 2, 1, width, -1)
+        return out.expand(-1, -1, 2, -1, -1).flatten(1, 3)
+
+    def identity(original, x, *args, **kwargs):
+        return Identity()(attention, x)
+
+    with replaced(attention, identity), replaced(attention, merged):
+        perturbed = predict()
+    with replaced(attention, merged):
+        clean = predict()
+        expected = clean + 3 * (clean - perturbed)
+        with PerturbedAttentionGuidance(layers=[layer]).attach(denoiser) as attachment:
+            attachment.step(0, 1, conditional_rows=len(clean))
+            # The second half of the channels is a variance.
+            error = difference(*(x.chunk(2, dim=1)[0] for x in (predict(), expected)))
+        print(f"\nerror {error:.1e}, effect {difference(clean, expected):.1e}")
+        assert error < TOLERANCE
+        assert difference(clean, expected) > MARGIN * TOLERANCE
+        message = rf"{layer} attends with \d+ tokens, but a Pix.*PAG"
+        with (
+            SmoothedEnergyGuidance(layers=[layer]).attach(pipe),
+            pytest.raises(GridError, match=message),
+        ):
+            run_of(pipe, case, num_inference_steps=1)()

@@ -98,6 +98,8 @@ def test_a_cache_that_is_enabled_after_attaching_is_kept_apart():
 
     def steps(enabled):
         denoiser = copy.deepcopy(tiny_wan.transformer())
+        # Older diffusers keep here which modules had hooks at the first call of the original.
+        vars(denoiser).pop("_diffusers_hook", None)
         if enabled == "before":
             denoiser.enable_cache(FirstBlockCacheConfig(threshold=0.2))
         found = []

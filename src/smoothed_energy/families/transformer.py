@@ -94,12 +94,12 @@ class Transformer(Family):
             size = "x".join(map(str, grid))
             kind = type(denoiser).__name__
             made = f"a {kind} makes {length} of these latents, on a grid of {size}"
-            if self.text is None:
+            if self.text is None and text < 0:
                 return unknown_grid(layer, count, made)
             raise GridError(
-                f"{layer} attends with {count} tokens, text included, but {made}; something merges "
-                "or drops tokens, so which are the image's is not known; expected a denoiser "
-                "without it, or other layers"
+                f"{layer} attends with {count} tokens, but {made}; which are the image's is not "
+                "known; expected a denoiser whose tokens nothing merges, drops or adds to, or "
+                "other layers"
             )
         return ImageTokens(grid, text if self.text == "before" else 0)
 
