@@ -26,7 +26,7 @@ def together(found: LayerAttention) -> list[list[Attention]]:
         else:
             groups.append([item])
     for group in groups:
-        if sum(one.queries for one in group) not in found.wholes:
+        if sum(one.queries for one in group) not in found.wholes and not _merged(found):
             raise found.refusal(
                 f"attends with {group[0].queries} queries at once, which are neither its "
                 f"{found.image} tokens nor slices of them with the same keys"
@@ -45,6 +45,14 @@ def of_slices(
     whole = [_joined(group) for group in groups]
     own = found.check_all(whole)
     return [one if is_own else None for one, is_own in zip(whole, own, strict=True)]
+
+
+def _merged(found: LayerAttention) -> bool:
+    """Whether the layer's tokens were merged into fewer, which attend to each other at once."""
+    only = found.noted[0]
+    whole = only.query.ndim == 4 and len(only.query) == found.rows
+    fewer = only.queries < found.image and only.has_a_key_for_each_query
+    return len(found.noted) == 1 and whole and fewer
 
 
 def _have_same_keys(one: Attention, other: Attention) -> bool:
