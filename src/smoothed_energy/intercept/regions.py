@@ -141,14 +141,21 @@ def _backend_of(region: nn.Module) -> Any:
     """The backend that a region was compiled with; the usual one if it can't be told."""
     compiled: Any = _compiled_call(region)
     compiled = getattr(compiled, "original", compiled)  # below a patch
-    for cell in getattr(compiled, "__closure__", None) or ():
-        try:
-            backend = getattr(cell.cell_contents, "_torchdynamo_orig_backend", None)
-        except ValueError:  # an empty cell
-            continue
-        if backend is None:
-            continue
-        while hasattr(backend, "_torchdynamo_orig_backend"):
-            backend = backend._torchdynamo_orig_backend
-        return backend
+    cells = getattr(compiled, "__closure__", None) or ()
+    for link in _LINKS:
+        for cell in cells:
+            try:
+                backend = getattr(cell.cell_contents, link, None)
+            except ValueError:  # an empty cell
+                continue
+            if backend is None:
+                continue
+            while hasattr(backend, link):
+                backend = getattr(backend, link)
+            return backend
     return "inductor"
+
+
+#: What leads from one of the compiler's callbacks to the next, down to the backend: its name, and its
+#: older one.
+_LINKS = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")
