@@ -156,6 +156,6 @@ def _backend_of(region: nn.Module) -> Any:
     return "inductor"
 
 
-#: What leads from one of the compiler's callbacks to the next, down to the backend: its name, and its
-#: older one.
+#: What leads from one of the compiler's callbacks to the next, down to the backend: its name, and
+#: its older one.
 _LINKS = ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")
