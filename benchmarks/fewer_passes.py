@@ -272,7 +272,11 @@ def plot(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
     style = {"svg.hashsalt": "fewer-passes", "font.size": 9}
     style |= {"axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
-        figure, axes = plt.subplots(1, len(shown), figsize=(10, 3.6), layout="constrained")
+        size = (4.8 * len(shown) + 1.7, 3.6)
+        figure, axes = plt.subplots(
+            1, len(shown), figsize=size, layout="constrained", squeeze=False
+        )
+        axes = axes[0]
         for axis, (title, rows) in zip(axes, shown.items(), strict=True):
             curves: dict[str, list[Row]] = {}
             for row in rows:
@@ -298,8 +302,13 @@ def plot(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
                 color="grey",
             )
             axis.set(title=title, xlabel="cost, in runs without the guidance", yscale="log")
-        axes[0].set_ylabel("change of the final latents")
-        axes[0].legend(frameon=False)
+            ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+            axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.minorticks_off()
+            axis.set_ylim(0.8 * min(row.mean for row in rows if row.mean), 1.2 * unguided)
+        axes[0].set_ylabel("mean change of the final latents")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right upper", frameon=False)
         figure.savefig(path, metadata={"Date": None})
 
 
