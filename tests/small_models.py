@@ -1,5 +1,7 @@
 """Small models with random weights, and the arguments to call them with."""
 
+import copy
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -93,3 +95,11 @@ def unet_inputs(batch: int = 2, *, seed: int = 4) -> dict:
             "time_ids": torch.tensor([[32.0, 32, 0, 0, 32, 32]] * batch),
         },
     }
+
+
+def own_copy(denoiser):
+    """A copy of a denoiser, as if it had never run."""
+    found = copy.deepcopy(denoiser)
+    # Older diffusers keep here which modules had hooks at the first call.
+    vars(found).pop("_diffusers_hook", None)
+    return found

@@ -1,6 +1,5 @@
 """Guidance of denoisers in which a cache of diffusers is enabled."""
 
-import copy
 import dataclasses
 from contextlib import contextmanager, nullcontext
 
@@ -21,6 +20,7 @@ from diffusers import (
 from diffusers.hooks import hooks
 from tiny_pipelines import MARGIN, TOLERANCE, difference
 
+from small_models import own_copy
 from smoothed_energy import (
     GaussianBlur,
     GuidanceInterval,
@@ -36,18 +36,10 @@ GUIDANCE = SmoothedEnergyGuidance(blur=GaussianBlur(1.0), layers=list(WAN.images
 explicitly = brute_force_attention._explicitly
 
 
-def own(denoiser):
-    """A copy of a denoiser, as if it had never run."""
-    found = copy.deepcopy(denoiser)
-    # Older diffusers keep here which modules had hooks at the first call.
-    vars(found).pop("_diffusers_hook", None)
-    return found
-
-
 def pipeline_of(case, config):
     """A pipeline with a denoiser of its own, and the cache in it."""
     pipe = case.pipeline()
-    pipe.transformer = own(pipe.transformer)
+    pipe.transformer = own_copy(pipe.transformer)
     pipe.transformer.enable_cache(config)
     return pipe
 
@@ -187,7 +179,7 @@ class TestBareDenoiser:
             return denoiser(**arguments)[0]
 
     def test_a_cache_that_is_enabled_while_guidance_is_attached_is_an_error(self):
-        denoiser = own(tiny_wan.transformer())
+        denoiser = own_copy(tiny_wan.transformer())
         with GUIDANCE.attach(denoiser):
             self.predict(denoiser, context=False)
             denoiser.enable_cache(FirstBlockCacheConfig())

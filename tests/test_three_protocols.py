@@ -5,7 +5,6 @@ have to give the guided prediction $D^\star$ of the formulas at every step, by a
 denoiser as are written down, which is also what they say of themselves.
 """
 
-import copy
 import functools
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -32,6 +31,7 @@ from protocol_formulas import (
     scheduler,
 )
 from protocol_loops import PROTOCOLS, attached, guided_step, guider_of, passes_of, predict, tell
+from small_models import own_copy
 from smoothed_energy import (
     EntropyRectifyingGuidance,
     PerturbedAttentionGuidance,
@@ -315,7 +315,7 @@ def guided_by(protocol, denoiser):
 @pytest.mark.parametrize("protocol", ["one batch", "two calls", "guider"])
 @pytest.mark.parametrize("enabled", [False, True], ids=["disabled", "enabled"])
 def test_a_cache_that_is_changed_in_mid_run_is_refused(protocol, enabled):
-    denoiser = copy.deepcopy(transformer())
+    denoiser = own_copy(transformer())
     change = functools.partial(denoiser.enable_cache, FirstBlockCacheConfig())
     if not enabled:
         change()
@@ -329,7 +329,7 @@ def test_a_cache_that_is_changed_in_mid_run_is_refused(protocol, enabled):
 
 @each_protocol
 def test_a_cache_is_used_if_it_was_enabled_before(protocol):
-    denoiser = copy.deepcopy(transformer())
+    denoiser = own_copy(transformer())
     denoiser.enable_cache(FirstBlockCacheConfig(threshold=10.0))
     with guided_by(protocol, denoiser) as target, passes_of(denoiser.blocks[3].attn1) as seen:
         cached_step(protocol, 0, denoiser, target)
@@ -341,7 +341,7 @@ def test_a_cache_is_used_if_it_was_enabled_before(protocol):
 
 @each_protocol
 def test_a_cache_that_guidance_does_not_know_is_refused(protocol):
-    denoiser = copy.deepcopy(transformer())
+    denoiser = own_copy(transformer())
     denoiser.enable_cache(MagCacheConfig(mag_ratios=[1.0] * COUNT, num_inference_steps=COUNT))
     with (
         guided_by(protocol, denoiser) as target,
@@ -384,7 +384,7 @@ def test_a_call_that_fills_a_cache_of_keys_is_refused(protocol, monkeypatch):
 
 
 def test_a_cache_that_is_enabled_in_the_run_of_a_pipeline_is_refused():
-    pipe = wan(transformer=copy.deepcopy(transformer()))
+    pipe = wan(transformer=own_copy(transformer()))
 
     def enable(pipe, step, time, tensors):
         pipe.transformer.enable_cache(FirstBlockCacheConfig())

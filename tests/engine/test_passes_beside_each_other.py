@@ -1,7 +1,6 @@
 """Passes of several guidances at one step, none of which may disturb another."""
 
 import contextlib
-import copy
 import pickle
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from diffusers import FirstBlockCacheConfig, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 
-from small_models import inputs, small_pipeline, small_unet, unet_inputs
+from small_models import inputs, own_copy, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import (
     Autoguidance,
     PerturbedAttentionGuidance,
@@ -97,9 +96,7 @@ def test_a_cache_that_is_enabled_after_attaching_is_kept_apart():
     guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers=list(case.images))
 
     def steps(enabled):
-        denoiser = copy.deepcopy(tiny_wan.transformer())
-        # Older diffusers keep here which modules had hooks at the first call of the original.
-        vars(denoiser).pop("_diffusers_hook", None)
+        denoiser = own_copy(tiny_wan.transformer())
         if enabled == "before":
             denoiser.enable_cache(FirstBlockCacheConfig(threshold=0.2))
         found = []
