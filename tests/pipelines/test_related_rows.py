@@ -152,6 +152,18 @@ def test_processors_that_nobody_knows_equal_brute_force_with_all_rows():
     assert_as_by_brute_force(pipe, run, FromFirst(BLUR), rows="all")
 
 
+def test_all_rows_are_had_when_it_attaches_again_too():
+    pipe = sd(model=relating(new_unet(), FromFirst()))
+    run = latents_of(pipe, **prompts(2), **size(), guidance_scale=CFG)
+    with brute_force(pipe.unet, FromFirst(BLUR)):
+        expected = run()
+    attachment = GUIDANCE.attach(pipe, rows="all", replay=False)
+    attachment.detach()
+    with attachment:
+        assert difference(run(), expected) < TOLERANCE
+        assert not attachment.replay
+
+
 def test_processors_put_in_between_two_runs_are_seen():
     pipe = sd(model=new_unet())
     run = latents_of(pipe, **prompts(2), **size(), guidance_scale=CFG)

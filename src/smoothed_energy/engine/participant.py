@@ -53,6 +53,10 @@ class Participant:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _plans=_Plans())
 
+    def anew(self) -> Participant:
+        """One with the same settings, and nothing of what this one found out."""
+        return Participant(self.guidance, self.replay, self.rows)
+
     def check(self, denoiser: nn.Module) -> None:
         """Check that the guidance can act in a denoiser.
 

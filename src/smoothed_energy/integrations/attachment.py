@@ -261,7 +261,7 @@ class Attachment(_Attached):
             LayerError, RuntimeError: As when it was attached first.
         """
         session = self._session.renewed()
-        self.participant, self.last_run = Participant(self.guidance, self.replay), None
+        self.participant, self.last_run = self.participant.anew(), None
         self._session = session
         session.add(self)
 
