@@ -252,12 +252,8 @@ class PassRunner:
                 "the denoiser is given a kv_cache, which a perturbed pass would change; "
                 "expected a run without one"
             )
-        regions = self.regions
-        if not self.sealed:
-            seen = [module for plan in probing for module in plan.probed]
-            if regions is None or not any(regions.covers(module) for module in seen):
-                return
-        elif not probing:
+        probed = [module for plan in probing for module in plan.probed]
+        if not any(map(self._hides, probed)):
             return
         if any(plan.probed for plan in plans):
             raise AttentionBackendError(
@@ -268,6 +264,10 @@ class PassRunner:
             "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
             "or look at no layers"
         )
+
+    def _hides(self, module: nn.Module) -> bool:
+        """Whether what a module computes in the clean pass is inside of compiled code."""
+        return self.sealed or (self.regions is not None and self.regions.covers(module))
 
     def _check_reached(self, plan: Plan, called: set[nn.Module], reached: set[str]) -> None:
         """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.

@@ -92,10 +92,7 @@ class GuidedStep:
 
         def needs(plan: Plan, clean: Tensor) -> bool:
             member = plans[plan]
-            history = member.history
-            return not (
-                history.needs_clean and history.holds(asked[member], context.position, clean)
-            )
+            return not member.history.holds(asked[member], context.position, clean)
 
         outcome = runner.run(call, list(plans), layout, context, watching, needs)
         self.progress.note("clean", outcome.prediction)

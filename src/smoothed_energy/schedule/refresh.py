@@ -32,6 +32,7 @@ from typing_extensions import override
 from ..settings.checks import check_count, check_positive, check_unit
 from ..settings.conversion import set_field
 from .position import StepPosition
+from .selection import number_text
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Refresh(ABC):
         # As a class attribute it is the default.
         usual = type(self).extrapolate
         same = self.extrapolate == usual
-        return self._text + ("" if same else f",extrapolate={_text(self.extrapolate)}")
+        return self._text + ("" if same else f",extrapolate={number_text(self.extrapolate)}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class EarlySteps(Refresh):
 
     Args:
         count: How many, at least 1.
-        power: p, at least 1; 1 spreads them evenly.
+        power: p, above 0; 1 spreads them evenly, and more puts more of them early.
 
     Raises:
         ValueError: If a value is outside its set.
@@ -162,7 +163,9 @@ class EarlySteps(Refresh):
     @property
     @override
     def _text(self) -> str:
-        return f"early:{self.count}" + (f",power={_text(self.power)}" if self.power != 2 else "")
+        return f"early:{self.count}" + (
+            f",power={number_text(self.power)}" if self.power != 2 else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ class Drift(Refresh):
     @property
     @override
     def _text(self) -> str:
-        return f"drift:{_text(self.threshold)}"
+        return f"drift:{number_text(self.threshold)}"
 
 
 FORMS = 'a number of steps, "every:3", "early:9", "drift:0.15", also with ",extrapolate=0.5"'
@@ -228,8 +231,3 @@ def as_refresh(value: int | str | Refresh) -> Refresh:
     except ValueError:
         raise wrong from None
     return make(numbers[0], **dict(zip(names, numbers[1:], strict=True)))
-
-
-def _text(value: float) -> str:
-    """The shortest text that reads back as the same number."""
-    return repr(int(value) if value.is_integer() else value)

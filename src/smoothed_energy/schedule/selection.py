@@ -23,6 +23,7 @@ __all__ = [
     "NoiseLevels",
     "StepSelection",
     "Steps",
+    "number_text",
 ]
 
 import abc
@@ -103,7 +104,7 @@ class Steps(StepSelection):
     def __str__(self) -> str:
         return (
             _NAMES.get((self.start, self.stop))
-            or f"{_number_text(self.start)}:{_number_text(self.stop)}"
+            or f"{number_text(self.start)}:{number_text(self.stop)}"
         )
 
 
@@ -146,7 +147,7 @@ class NoiseLevels(StepSelection):
         return self.low < position.sigma <= self.high
 
     def __str__(self) -> str:
-        return f"sigma:{_number_text(self.low)}:{_number_text(self.high)}"
+        return f"sigma:{number_text(self.low)}:{number_text(self.high)}"
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Adaptive(StepSelection):
         return True
 
     def __str__(self) -> str:
-        return f"adaptive:{_number_text(self.threshold)}"
+        return f"adaptive:{number_text(self.threshold)}"
 
 
 @dataclass(frozen=True, init=False)
@@ -291,6 +292,6 @@ def _boundary(fraction: float, count: int) -> int:
     return math.ceil(fraction * count - 1e-6)
 
 
-def _number_text(value: float) -> str:
+def number_text(value: float) -> str:
     """The shortest text that reads back as the same number, without a "+" in it."""
     return repr(int(value) if value.is_integer() else value).replace("e+", "e")
