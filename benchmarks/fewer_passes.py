@@ -104,7 +104,7 @@ def ways(
     found = [Way("CFG alone" if prompt else "unguided", (), prompt), Way(FULL, (make(),), prompt)]
     for curve, of_curve in settings.items():
         for one in of_curve:
-            name = ", ".join(f'{key}="{value}"' for key, value in one.items()).replace('"', "`")
+            name = ", ".join(f"{key}=`{value}`" for key, value in one.items())
             found.append(Way(name, (make(**one),), prompt, curve))
     return found
 
@@ -154,7 +154,7 @@ TABLES = {
         [
             Way(FULL, (), prompt=True),
             *(
-                Way(f'interval "{steps}"', (GuidanceInterval(steps=steps),), prompt=True)
+                Way(f"interval `{steps}`", (GuidanceInterval(steps=steps),), prompt=True)
                 for steps in ("0:0.5", "sigma:0.3:5", "sigma:0.5:2")
             ),
         ]
@@ -225,10 +225,9 @@ class Row:
     times: Sequence[float]
 
     def __str__(self) -> str:
-        name = self.way.name if self.way.name.startswith("`") else self.way.name.replace('"', "`")
         time = f"{statistics.median(self.times):.2f}" if self.times else "-"
         return (
-            f"| {name} | {self.rows:.2f} | {self.cost:.2f} | {time} "
+            f"| {self.way.name} | {self.rows:.2f} | {self.cost:.2f} | {time} "
             f"| {self.mean:.3f} | {self.median:.3f} |"
         )
 

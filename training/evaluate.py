@@ -23,7 +23,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -370,8 +370,16 @@ def refresh_group(steps: int) -> list[Configuration]:
 #: The path down and the middle.
 BOTH = "down+mid"
 
-#: What can be measured by name.
-GROUPS = ("unguided", "layers", "alone", "acting", "few", "refresh", "table")
+#: What can be measured by name, for so many DDIM steps; `table` has more options.
+_BY_STEPS: dict[str, Callable[[int], list[Configuration]]] = {
+    "unguided": lambda steps: [Configuration(inference_steps=steps)],
+    "layers": layer_group,
+    "alone": alone_group,
+    "acting": acting_group,
+    "few": few_group,
+    "refresh": refresh_group,
+}
+GROUPS = (*_BY_STEPS, "table")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -398,18 +406,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     evaluation = Evaluation(
         options.model, options.folder, device=options.device, prompts=options.prompts
     )
-    if options.table == "unguided":
-        group = [Configuration(inference_steps=options.steps)]
-    elif options.table == "layers":
-        group = layer_group(options.steps)
-    elif options.table == "alone":
-        group = alone_group(options.steps)
-    elif options.table == "acting":
-        group = acting_group(options.steps)
-    elif options.table == "few":
-        group = few_group(options.steps)
-    elif options.table == "refresh":
-        group = refresh_group(options.steps)
+    if options.table in _BY_STEPS:
+        group = _BY_STEPS[options.table](options.steps)
     else:
         group = table_group(
             options.steps,
