@@ -1,6 +1,7 @@
 r"""Cost of guidance over an unguided run: time of a step, of a run, and peak memory.
 
     python benchmarks/guided_step.py [--quick] [--device cuda] [--sdxl]
+    python benchmarks/guided_step.py --sdxl --latents 64 --few     # the true U-Net on a CPU
     python benchmarks/guided_step.py --compile blocks      # or whole
 
 A U-Net of SDXL's shape, scaled down so that a CPU can run it (channels 96, 192, 384; 1, 2, 10
@@ -59,6 +60,7 @@ BEGIN = "ours, mid, steps = begin"
 OURS = "ours"
 MOST_STEP, MOST_RUN, MOST_MEMORY = 1.72, 1.26, 1.15
 MOST_COMPILED = 1.75
+DOUBLED = "batch doubled, mid"
 OF_COMPILED = (UNGUIDED, MID, "ours, mid, sigma = inf", "ours, up", BEGIN)
 
 
@@ -156,7 +158,7 @@ def contestants(unet: UNet2DConditionModel, size: int, cfg: bool) -> list[Contes
     return [
         Contestant(UNGUIDED, lambda index: nullcontext(), lambda: unet(**given)),
         Contestant(
-            "batch doubled, mid",
+            DOUBLED,
             lambda index: batch_doubled(unet, "mid", 1),
             lambda: unet(**wide),
         ),
@@ -186,22 +188,38 @@ def verdict(what: str, found: float, most: float) -> None:
     print(f"Bound: {what}: at most {most:g}: {found:.2f}, {holds}.")
 
 
-def time_table(
-    unet: UNet2DConditionModel, size: int, device: str, repeats: int, compiled: str = ""
-) -> None:
+@dataclass(frozen=True)
+class Extent:
+    """What a table has.
+
+    Args:
+        repeats: How often every way is timed.
+        ways: The names of its ways; all if there are none.
+        cfg: Whether there are steps with CFG, too.
+        compiled: How the U-Net is compiled, if it is.
+    """
+
+    repeats: int
+    ways: tuple[str, ...] = ()
+    cfg: bool = True
+    compiled: str = ""
+
+
+def time_table(unet: UNet2DConditionModel, size: int, device: str, extent: Extent) -> None:
     """Print times of steps and of a run, their ratios to the unguided ones, and bounds."""
+    compiled = extent.compiled
     print("| CFG | way | median, ms | / unguided | least, ms | / unguided |")
     print("|---|---|---:|---:|---:|---:|")
     # Of medians and of least times, without CFG and with it.
     of_step: list[list[float]] = []
     of_run: list[list[float]] = []
     checks: list[float] = []
-    for cfg in (False, True):
+    for cfg in (False, True) if extent.cfg else (False,):
         ways = contestants(unet, size, cfg)
-        if compiled:
-            ways = [way for way in ways if way.name in OF_COMPILED]
+        if extent.ways:
+            ways = [way for way in ways if way.name in extent.ways]
         times: dict[str, list[float]] = {way.name: [] for way in ways}
-        for repeat in range(repeats + 1):
+        for repeat in range(extent.repeats + 1):
             for way in ways:
                 # A step of the guided third; of "begin", one after it.
                 with way.set_up(RUN_STEPS - 1 if way.name == BEGIN else 0):
@@ -232,7 +250,7 @@ def time_table(
         verdict(f"a run with steps = begin, mid, over an unguided one, {kind}", run, MOST_RUN)
     print(
         "Check: a step of the begin run that is not guided, over the unguided one, should be 1: "
-        f"{checks[0]:.2f} without and {checks[1]:.2f} with CFG."
+        f"{', '.join(f'{ratio:.2f}' for ratio in checks)}{' with CFG' if extent.cfg else ''}."
     )
 
 
@@ -295,12 +313,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="default: 5, with --quick 2")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--sdxl", action="store_true", help="the real shape (fp16 on a GPU)")
+    parser.add_argument("--latents", type=int, help="height and width; default: the shape's own")
+    parser.add_argument("--few", action="store_true", help="few ways, no CFG, no memory")
     parser.add_argument("--compile", choices=["blocks", "whole"], default="")
     options = parser.parse_args()
 
     dtype = torch.float16 if options.device == "cuda" else torch.float32
     unet, size = build(options.sdxl, options.device, dtype)
-    size = size // 4 if options.quick else size
+    size = options.latents or (size // 4 if options.quick else size)
     if options.compile == "blocks":
         unet.compile_repeated_blocks(fullgraph=True)
     elif options.compile:
@@ -315,8 +335,10 @@ def main() -> None:
     with torch.no_grad():
         print("\n### Time\n")
         repeats = options.repeats or (2 if options.quick else 5)
-        time_table(unet, size, options.device, repeats, options.compile)
-        if options.compile:
+        ways = (DOUBLED, *OF_COMPILED) if options.few else OF_COMPILED if options.compile else ()
+        extent = Extent(repeats, ways, not options.few, options.compile)
+        time_table(unet, size, options.device, extent)
+        if options.compile or options.few:
             return
         print("\n### Peak memory\n")
         memory_table(unet, size, options.device)
