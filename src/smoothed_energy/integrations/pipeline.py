@@ -47,6 +47,7 @@ from .pipeline_facts import (
     step_position,
 )
 from .pipeline_result import check_result
+from .refused import refuse_pipeline
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
@@ -146,7 +147,7 @@ class _PipelineSession(Session):
 
     @override
     def _open(self) -> None:
-        _refuse_pipeline(self.pipeline)
+        refuse_pipeline(self.pipeline)
         _refuse_in_mid_run(self.pipeline)
         _mark_runs(self.pipeline, self)
 
@@ -223,30 +224,6 @@ class _PipelineSession(Session):
 _CALLBACKS = ("callback_on_step_end", "callback")
 _SESSION = "_smoothed_energy_session"
 _ORIGINAL = "_smoothed_energy_original"
-
-
-# Why guidance of these pipelines can't come out right, whatever their arguments.
-_NEVER = {
-    "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
-    "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
-    "LTXI2VLongMultiPrompt": "draws window by window, each with a schedule of its own, and tells "
-    "its denoiser no size of the video",
-}
-
-
-def _refuse_pipeline(pipeline: Any) -> None:
-    """Refuse pipelines that can't be guided, whatever their arguments: asked when one attaches.
-
-    Raises:
-        RuntimeError: If it is one of them.
-    """
-    for cls in type(pipeline).__mro__:
-        for part, reason in _NEVER.items():
-            if part in cls.__name__:
-                raise RuntimeError(
-                    f"guidance of a {type(pipeline).__name__} would come out wrong, since it "
-                    f"{reason}; docs/pipelines.md lists the pipelines that work"
-                )
 
 
 def existing_pipeline_session(pipeline: Any) -> _PipelineSession | None:

@@ -20,6 +20,7 @@ from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
 from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..schedule import StepPosition, schedule_position
+from .refused import has_other_batches
 
 
 def batch_layout(
@@ -115,23 +116,6 @@ def has_learned_variance(pipeline: Any) -> bool:
     return variance in ("learned", "learned_range")
 
 
-# Their batches hold more than predictions with and without the prompt (edits, safety, a source
-# picture), hold them in another order (Paradigms), take them from two calls (GLIGEN with pictures),
-# or have attention between their rows (Text2Video-Zero).
-_OTHER_BATCHES = (
-    "AttendAndExcite",
-    "CycleDiffusion",
-    "DreamLite",
-    "GLIGENTextImage",
-    "LEditsPP",
-    "Panorama",
-    "Paradigms",
-    "SemanticStableDiffusion",
-    "StableDiffusionPipelineSafe",
-    "TextToVideoZero",
-)
-
-
 def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
     """Refuse pipelines whose own guidance takes another kind of batch.
 
@@ -164,7 +148,7 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
             f"leave it out, and attach SkipLayerGuidance(layers={layers!r}) as well, at the scale "
             "and the steps that it would have had"
         )
-    if any(_is_kind_of(pipeline, part) for part in _OTHER_BATCHES):
+    if has_other_batches(type(pipeline)):
         raise RuntimeError(
             f"{name} arranges its batches in a way of its own, so guidance would come out wrong; "
             "docs/pipelines.md lists the pipelines that work"

@@ -1,0 +1,197 @@
+"""The table of every pipeline of the installed `diffusers`: guided, refused and why, or no case.
+
+    python scripts/support_table.py > docs/support.md
+    python scripts/support_table.py --check     # does the page know every exported pipeline?
+
+A pipeline is guided if a family knows its denoiser and nothing refuses it. It is *compared* if one
+of the files in `tests/` that compare with an independent computation draws with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+
+from smoothed_energy.families import families
+from smoothed_energy.integrations.refused import why_refused
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "support.md"
+COMPARED = [*ROOT.glob("tests/families/*.py"), *ROOT.glob("tests/pipelines/*.py")]
+#: Parameters of a pipeline's constructor that are what is called at every step.
+DENOISERS = ("transformer", "unet", "unconditional_transformer", "decoder", "prior", "image_unet")
+#: Why there is nothing to guide, by what their names or base classes have.
+NO_CASE = {
+    "Auto": "chooses another pipeline",
+    "Onnx": "runs in ONNX, where nothing can be perturbed",
+    "LatentUpsample": "one pass without steps",
+    "FluxPriorRedux": "makes embeddings, without steps",
+    "DiffusionGemma": "text",
+    "LLaDA2": "text",
+}
+NO_ATTENTION = {
+    "PriorTransformer": "its prior denoises one embedding, which has no places",
+    "KandinskyPrior": "its prior denoises one embedding, which has no places",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Args:
+        pipeline: The name of the class.
+        denoiser: The names of its denoisers' classes.
+        result: `"guided"`, `"refused"`, `"modular"` or `"no case"`.
+        remark: The family, or the reason.
+        compared: The test file.
+    """
+
+    pipeline: str
+    denoiser: str
+    result: str
+    remark: str
+    compared: str = ""
+
+    def __str__(self) -> str:
+        denoiser = f"`{self.denoiser}`" if self.denoiser else ""
+        compared = f"`{self.compared}`" if self.compared else ""
+        return f"| `{self.pipeline}` | {denoiser} | {self.remark} | {compared} |"
+
+
+def exported() -> dict[str, type]:
+    """The pipeline classes that `diffusers` exports, by name."""
+    found = {}
+    for name in dir(diffusers):
+        if "Pipeline" not in name or name.endswith(("Output", "Blocks", "Config")):
+            continue
+        cls = getattr(diffusers, name)
+        if inspect.isclass(cls) and name not in ("DiffusionPipeline", "ModularPipeline"):
+            found[name] = cls
+    return found
+
+
+def denoisers_of(cls: type) -> list[str]:
+    """The names of the classes of its denoisers, from the constructor's annotations."""
+    found: list[str] = []
+    for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        if name in DENOISERS:
+            text = re.sub(r"[\w.]+\.", "", str(parameter.annotation))
+            found += re.findall(r"\b(?:[A-Z]\w*(?:Model|Prior|UNet|DiT\w*|Transformer\w*))\b", text)
+    return list(dict.fromkeys(found))
+
+
+def family_by_name(denoiser: str) -> str:
+    """The name of the family that knows a class of denoisers; empty if none does."""
+    cls = getattr(diffusers, denoiser, None)
+    names = [base.__name__ for base in inspect.getmro(cls)] if cls else [denoiser]
+    for name in names:
+        for family in families():
+            if name in family.denoisers:
+                return family.name
+    return ""
+
+
+def compared_in(name: str) -> str:
+    """The test file that draws with a pipeline, if there is one."""
+    for path in sorted(COMPARED):
+        if path.stem.startswith(("tiny_", "test_")) and re.search(
+            rf"\b{name}\b", path.read_text("utf-8")
+        ):
+            return path.name
+    return ""
+
+
+def row(name: str, cls: type) -> Row:
+    """What happens with one pipeline."""
+    if "Modular" in name:
+        return Row(name, "", "modular", "by the guider, where its blocks take one")
+    for part, reason in NO_CASE.items():
+        if part in name:
+            return Row(name, "", "no case", reason)
+    denoisers = denoisers_of(cls)
+    text = "`, `".join(denoisers)
+    reason = why_refused(cls)
+    if reason:
+        return Row(name, text, "refused", reason)
+    if not denoisers:
+        return Row(name, "", "refused", "no denoiser that guidance knows how to find")
+    # The more special class first: AnimateDiff's pipelines make theirs of a U-Net.
+    denoisers.sort(key=lambda denoiser: "Motion" not in denoiser)
+    known = [family_by_name(denoiser) for denoiser in denoisers]
+    if not any(known):
+        why = next((NO_ATTENTION[kind] for kind in denoisers if kind in NO_ATTENTION), "")
+        return Row(name, text, "refused", why or "no family knows its denoiser")
+    remark = next(filter(None, known))
+    if "PAG" in name:
+        remark += "; with `pag_scale=0`, since it runs PAG by itself"
+    return Row(name, text, "guided", remark, compared_in(name))
+
+
+def rows() -> Iterator[Row]:
+    """The rows of all exported pipelines."""
+    for name, cls in sorted(exported().items()):
+        yield row(name, cls)
+
+
+HEADS = {
+    "guided": "Guided\n\nA family knows the denoiser. Where a test is named, the result was "
+    "compared with an independent\ncomputation; where none is, the family was, with another "
+    "pipeline.",
+    "refused": "Refused\n\nAn error says so when guidance is attached, or when the pipeline runs. "
+    "Where no family knows the denoiser,\n[guidance that needs no layers](families.md) may still "
+    "work.",
+    "modular": "Modular pipelines\n\nSee [modular](modular.md).",
+    "no case": "Nothing to guide",
+}
+
+
+def page() -> str:
+    """The page."""
+    every = list(rows())
+    counts = {kind: sum(one.result == kind for one in every) for kind in HEADS}
+    lines = [
+        "# Support",
+        "",
+        "Does it work with my pipeline? Every pipeline that "
+        f"`diffusers` {diffusers.__version__} exports: {counts['guided']} guided,",
+        f"{counts['refused']} refused, {counts['modular']} modular, "
+        f"{counts['no case']} with nothing to guide. Made by `scripts/support_table.py`.",
+    ]
+    for kind, head in HEADS.items():
+        lines += ["", f"## {head}", "", "| pipeline | denoiser | family or reason | compared in |"]
+        lines.append("|---|---|---|---|")
+        lines += [str(one) for one in every if one.result == kind]
+    return "\n".join(lines) + "\n"
+
+
+def unknown() -> list[str]:
+    """Exported pipelines that the page does not name."""
+    known = set(re.findall(r"^\| `(\w+)`", PAGE.read_text("utf-8"), re.MULTILINE))
+    return sorted(exported().keys() - known)
+
+
+def main() -> None:
+    """Print the page, or check the one that is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="fail if one is not on the page")
+    if not parser.parse_args().check:
+        print(page(), end="")
+        return
+    missing = unknown()
+    if missing:
+        sys.exit(
+            f"docs/support.md does not know {', '.join(missing)} of diffusers "
+            f"{diffusers.__version__}; make it anew: python scripts/support_table.py"
+        )
+
+
+if __name__ == "__main__":
+    main()

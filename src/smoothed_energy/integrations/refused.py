@@ -1,0 +1,65 @@
+"""Pipelines that are refused, whatever their arguments, and why."""
+
+from __future__ import annotations
+
+__all__ = ["has_other_batches", "refuse_pipeline", "why_refused"]
+
+from typing import Any
+
+# Parts of the names of their classes. What stands here is refused when guidance is attached.
+_NEVER = {
+    "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
+    "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
+    "LTXI2VLongMultiPrompt": "draws window by window, each with a schedule of its own, and tells "
+    "its denoiser no size of the video",
+}
+
+# Their batches hold more than predictions with and without the prompt (edits, safety, a source
+# picture), hold them in another order (Paradigms), take them from two calls (GLIGEN with pictures),
+# or have attention between their rows (Text2Video-Zero). Refused when the pipeline runs.
+_OTHER_BATCHES = (
+    "AttendAndExcite",
+    "CycleDiffusion",
+    "DreamLite",
+    "GLIGENTextImage",
+    "LEditsPP",
+    "Panorama",
+    "Paradigms",
+    "SemanticStableDiffusion",
+    "StableDiffusionPipelineSafe",
+    "TextToVideoZero",
+)
+
+
+def why_refused(pipeline: type) -> str:
+    """Why pipelines of a class can't be guided, whatever their arguments; empty if they can."""
+    names = [cls.__name__ for cls in pipeline.__mro__]
+    for part, reason in _NEVER.items():
+        if any(part in name for name in names):
+            return reason
+    if has_other_batches(pipeline):
+        return "arranges its batches in a way of its own"
+    if any("SAG" in name for name in names):
+        return "runs self-attention guidance by itself"
+    return ""
+
+
+def has_other_batches(pipeline: type) -> bool:
+    """Whether batches of a pipeline of a class hold other predictions than `[u, c]`."""
+    names = " ".join([cls.__name__ for cls in pipeline.__mro__])
+    return any(part in names for part in _OTHER_BATCHES)
+
+
+def refuse_pipeline(pipeline: Any) -> None:
+    """Refuse pipelines that can't be guided, whatever their arguments: asked when one attaches.
+
+    Raises:
+        RuntimeError: If it is one of them.
+    """
+    for cls in type(pipeline).__mro__:
+        for part, reason in _NEVER.items():
+            if part in cls.__name__:
+                raise RuntimeError(
+                    f"guidance of a {type(pipeline).__name__} would come out wrong, since it "
+                    f"{reason}; docs/pipelines.md lists the pipelines that work"
+                )
