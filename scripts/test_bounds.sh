@@ -42,5 +42,6 @@ fi
 
 "$bin/python" --version
 grep -E '^(torch|diffusers|transformers|numpy|accelerate|peft)==' "$pins"
-OMP_NUM_THREADS=1 PYTHONPATH=src "$bin/python" -m pytest -p no:cacheprovider -n logical \
+# An absolute path: sweeps start programs in other folders.
+OMP_NUM_THREADS=1 PYTHONPATH="$PWD/src" "$bin/python" -m pytest -p no:cacheprovider -n logical \
     --maxprocesses 8 --ignore=tests/training --ignore=tests/report/test_browser.py "$@"
