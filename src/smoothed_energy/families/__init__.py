@@ -9,6 +9,7 @@ from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .cogvideox import CogVideoX
 from .flux import Flux
+from .flux2 import Flux2
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .ltx import LTXVideo
@@ -52,6 +53,7 @@ for _family in (
     HunyuanDiT,
     Lumina2,
     Flux,
+    Flux2,
     HunyuanVideo,
     QwenImage,
     Wan,
