@@ -23,6 +23,7 @@ from .transformer import Transformer
 from .unet import UNet
 from .unknown import UnknownDenoiser
 from .wan import Wan
+from .z_image import ZImage
 
 __all__ = [
     "Arguments",
@@ -52,6 +53,7 @@ for _family in (
     AuraFlow,
     HunyuanDiT,
     Lumina2,
+    ZImage,
     Flux,
     Flux2,
     HunyuanVideo,
