@@ -12,6 +12,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Setting, Step
 from .flux import Flux
+from .true_cfg import two_calls
 
 
 class Flux2(Flux):
@@ -28,5 +29,4 @@ class Flux2(Flux):
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         if not setting("do_classifier_free_guidance", False):
             return BatchLayout()
-        # The pipelines multiply by the argument of the call, whatever a callback changed.
-        return BatchLayout(separate=True, cfg_scale=setting("arguments", {})["guidance_scale"])
+        return two_calls(setting)
