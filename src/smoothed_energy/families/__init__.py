@@ -13,6 +13,7 @@ from .chroma import Chroma
 from .cogvideox import CogVideoX
 from .flux import Flux
 from .flux2 import Flux2
+from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .longcat_image import LongCatImage
@@ -66,6 +67,7 @@ for _family in (
     LongCatImage,
     Bria,
     BriaFibo,
+    HiDream,
     HunyuanVideo,
     QwenImage,
     Wan,
