@@ -59,6 +59,7 @@ class Case:
         normalised: From the combined and the conditional prediction to what is sent, where the
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
+        order: Of the rows of a batch under CFG, `"uc"` or `"cu"`.
     """
 
     family: str
@@ -71,6 +72,7 @@ class Case:
     sent: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
+    order: str = "uc"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -137,7 +139,8 @@ def _explicitly(denoiser, images, sigma, temporal):
 
 
 def _prediction(output):
-    return output[0] if isinstance(output, tuple) else output.sample
+    prediction = output[0] if isinstance(output, tuple) else output.sample
+    return torch.stack(prediction) if isinstance(prediction, list) else prediction
 
 
 @contextmanager
@@ -176,7 +179,8 @@ def brute_force(
             (both,) = found
             c, u, g, chosen = both, both, 1.0, both
         else:
-            c, u = found if case.separate else reversed(found[0].chunk(2, dim=1))
+            branches = found if case.separate else found[0].chunk(2, dim=1)
+            c, u = branches if case.separate or case.order == "cu" else reversed(branches)
             g, chosen = case.scale, c if branch == "conditional" else u
         delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
         c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)

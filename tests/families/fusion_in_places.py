@@ -17,7 +17,13 @@ def packing_of(pipe, case):
     None if predictions are not packed.
     """
     name = type(pipe).__name__
-    if name.startswith("Flux"):
+    if name.startswith("Flux2"):
+        latents = numbered(1, 4, 12, 8)
+        return pipe._pack_latents(pipe._patchify_latents(latents)), latents.shape[1:]
+    if "Fibo" in name:
+        latents = numbered(1, 16, 6, 4)
+        return pipe._pack_latents_no_patch(latents, *latents.shape), latents.shape[1:]
+    if name.startswith(("Flux", "Chroma", "Ovis", "LongCat", "Bria")):
         latents = numbered(1, 4, 12, 8)
         return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
     if name == "LatentsOfLayers":

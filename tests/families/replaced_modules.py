@@ -42,6 +42,8 @@ def _guided(denoiser, module, replacement):
         finally:
             del module.forward
         step += 1
+        if isinstance(clean, list):
+            return ([s + SCALE * (s - t) for s, t in zip(clean, perturbed, strict=True)],)
         return (clean + SCALE * (clean - perturbed),)
 
     denoiser.forward = guided

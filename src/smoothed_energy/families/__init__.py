@@ -7,12 +7,19 @@ from ..denoisers.latent_layout import FramesFirst, Packed
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
+from .bria import Bria
+from .bria_fibo import BriaFibo
+from .chroma import Chroma
 from .cogvideox import CogVideoX
 from .flux import Flux
+from .flux2 import Flux2
+from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
+from .longcat_image import LongCatImage
 from .ltx import LTXVideo
 from .lumina2 import Lumina2
+from .ovis_image import OvisImage
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
@@ -22,6 +29,7 @@ from .transformer import Transformer
 from .unet import UNet
 from .unknown import UnknownDenoiser
 from .wan import Wan
+from .z_image import ZImage
 
 __all__ = [
     "Arguments",
@@ -51,7 +59,15 @@ for _family in (
     AuraFlow,
     HunyuanDiT,
     Lumina2,
+    ZImage,
     Flux,
+    Flux2,
+    Chroma,
+    OvisImage,
+    LongCatImage,
+    Bria,
+    BriaFibo,
+    HiDream,
     HunyuanVideo,
     QwenImage,
     Wan,

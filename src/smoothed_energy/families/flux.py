@@ -26,6 +26,9 @@ class Flux(Transformer):
 
     Latents come as tokens `(B, T, C)`, with a position `(picture, row, column)` for each of them;
     tokens of a reference picture (Kontext) follow those of the image.
+
+    Attributes:
+        picture: The number of the image among the pictures that positions tell of.
     """
 
     name: ClassVar[str] = "Flux"
@@ -36,6 +39,7 @@ class Flux(Transformer):
         "s": "single_transformer_blocks",
     }
     text: ClassVar[Any] = "before"
+    picture: ClassVar[int] = 0
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})
     tied_to_size: ClassVar[tuple[str, ...]] = (
@@ -61,10 +65,10 @@ class Flux(Transformer):
         # Half precision rounds large positions, but no other row becomes the first.
         row = image & (places[:, 1] == places[0, 1])
         first, count, width = torch.stack([places[0, 0].long(), image.sum(), row.sum()]).tolist()
-        if first != 0 and count < len(places):
+        if first != self.picture and count < len(places):
             raise GridError(
                 f"the {len(places)} tokens are of several pictures, counted from {first:g}; "
-                "expected the image first, counted 0"
+                f"expected the image first, counted {self.picture}"
             )
         return (count // width, width)
 

@@ -1,8 +1,8 @@
-"""True classifier-free guidance: two calls of denoisers that take a guidance scale as an input."""
+"""Classifier-free guidance in two calls: with the prompt first, then without it."""
 
 from __future__ import annotations
 
-__all__ = ["true_cfg"]
+__all__ = ["true_cfg", "two_calls"]
 
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Setting
@@ -23,5 +23,20 @@ def true_cfg(setting: Setting, *embeddings: str) -> BatchLayout:
         setting(name, None) is not None for name in embeddings
     )
     if scale <= 1.0 or not negative:
+        return BatchLayout()
+    return BatchLayout(separate=True, cfg_scale=scale)
+
+
+def two_calls(setting: Setting) -> BatchLayout:
+    """The layout of a pipeline whose `guidance_scale` is CFG's.
+
+    There is CFG if the scale is above 1, unless the pipeline says otherwise.
+
+    Args:
+        setting: The settings of the running pipeline.
+    """
+    # The pipelines multiply by the argument of the call, whatever a callback changed.
+    scale = float(setting("arguments", {})["guidance_scale"])
+    if not setting("do_classifier_free_guidance", scale > 1.0):
         return BatchLayout()
     return BatchLayout(separate=True, cfg_scale=scale)

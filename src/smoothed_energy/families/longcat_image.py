@@ -1,0 +1,27 @@
+"""The family of LongCat-Image and its edits."""
+
+from __future__ import annotations
+
+__all__ = ["LongCatImage"]
+
+from typing import ClassVar
+
+from torch import nn
+from typing_extensions import override
+
+from ..denoisers.cfg_batch import BatchLayout
+from .base import Setting, Step
+from .flux import Flux
+from .true_cfg import two_calls
+
+
+class LongCatImage(Flux):
+    """Two streams and then one, as in Flux; the image is counted 1, and what it is made from 2."""
+
+    name: ClassVar[str] = "LongCat-Image"
+    denoisers: ClassVar[tuple[str, ...]] = ("LongCatImageTransformer2DModel",)
+    picture: ClassVar[int] = 1
+
+    @override
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        return two_calls(setting)
