@@ -56,6 +56,8 @@ class Case:
             so that there is a stem to replay.
         separate: Whether it calls the denoiser once with the prompt, and then once without.
         sent: From the denoiser's prediction to what is sent to the scheduler.
+        combined: From c, u and g to what the pipeline's CFG makes of them, as it is sent.
+        order: Of the branches in a batch.
         normalised: From the combined and the conditional prediction to what is sent, where the
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
@@ -69,6 +71,10 @@ class Case:
     scale: float = 1.0
     separate: bool = False
     sent: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
+    combined: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = (
+        lambda c, u, g: u + g * (c - u)
+    )
+    order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -176,11 +182,12 @@ def brute_force(
             (both,) = found
             c, u, g, chosen = both, both, 1.0, both
         else:
-            c, u = found if case.separate else reversed(found[0].chunk(2, dim=1))
+            both = found if case.separate else found[0].chunk(2, dim=1)
+            c, u = both if case.separate or case.order == "cu" else reversed(both)
             g, chosen = case.scale, c if branch == "conditional" else u
         delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
         c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)
-        plain = u + g * (c - u)
+        plain = case.combined(c, u, g)
         expected = case.normalised(plain, c) if cfg else plain
         # The pipeline computes what this test believes it computes.
         assert torch.allclose(model_output, expected, rtol=1e-4, atol=1e-5)

@@ -8,11 +8,14 @@ from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .cogvideox import CogVideoX
+from .cogview import CogView3Plus, CogView4
+from .dit import DiT
 from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .ltx import LTXVideo
 from .lumina2 import Lumina2
+from .lumina_next import LuminaNext
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
@@ -59,5 +62,9 @@ for _family in (
     CogVideoX,
     AnimateDiff,
     Sana,
+    CogView3Plus,
+    CogView4,
+    DiT,
+    LuminaNext,
 ):
     register(_family())

@@ -1,8 +1,8 @@
-"""True classifier-free guidance: two calls of denoisers that take a guidance scale as an input."""
+"""Classifier-free guidance in two calls: with `guidance_scale`, or with a true scale beside it."""
 
 from __future__ import annotations
 
-__all__ = ["true_cfg"]
+__all__ = ["in_two_calls", "true_cfg"]
 
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Setting
@@ -25,3 +25,10 @@ def true_cfg(setting: Setting, *embeddings: str) -> BatchLayout:
     if scale <= 1.0 or not negative:
         return BatchLayout()
     return BatchLayout(separate=True, cfg_scale=scale)
+
+
+def in_two_calls(layout: BatchLayout) -> BatchLayout:
+    """The same CFG, where a pipeline makes two calls in place of one batch."""
+    if layout.groups == 1:
+        return layout
+    return BatchLayout(separate=True, cfg_scale=layout.cfg_scale)
