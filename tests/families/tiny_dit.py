@@ -43,7 +43,7 @@ CASES = [
     Case(
         "DiT",
         dit,
-        {"class_labels": [3, 207], "guidance_scale": 1.0},
+        {"class_labels": [3, 207], "guidance_scale": 1.0, "output_type": "pt"},
         # The denoiser takes squares alone.
         {f"transformer_blocks.{n}.attn1": Image((6, 6)) for n in (1, 2)},
         cfg={"guidance_scale": 4.0},
