@@ -34,15 +34,15 @@ def _guided(denoiser, module, replacement):
 
     def guided(*args, **kwargs):
         nonlocal step
-        kwargs["return_dict"] = False
-        clean = forward(*args, **kwargs)[0]
+        output = forward(*args, **kwargs)
         module.forward = replacement(own, step)
         try:
             perturbed = forward(*args, **kwargs)[0]
         finally:
             del module.forward
         step += 1
-        return (clean + SCALE * (clean - perturbed),)
+        prediction = output[0] + SCALE * (output[0] - perturbed)
+        return (prediction,) if isinstance(output, tuple) else type(output)(sample=prediction)
 
     denoiser.forward = guided
     try:

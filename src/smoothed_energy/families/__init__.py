@@ -13,6 +13,7 @@ from .dit import DiT
 from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
+from .kandinsky5 import Kandinsky5
 from .ltx import LTXVideo
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
@@ -66,5 +67,6 @@ for _family in (
     CogView4,
     DiT,
     LuminaNext,
+    Kandinsky5,
 ):
     register(_family())
