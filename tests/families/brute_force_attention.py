@@ -32,10 +32,12 @@ class Image:
     Args:
         grid: `(H, W)` or `(F, H, W)`.
         start: The number of tokens before them, one for each row of the batch if they differ.
+        other_keys: Whether the keys are of more tokens than the queries.
     """
 
     grid: tuple[int, ...]
     start: int | tuple[int, ...] = 0
+    other_keys: bool = False
 
     def attention(self, sigma, temporal):
         """Attention by its definition, with blurred logits."""
@@ -103,8 +105,9 @@ def explicit_attention(image, sigma, temporal):
         assert not is_causal and not dropout_p and not any(more.values())
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         logits = query.double() @ key.double().mT
-        if query.shape[-2] == key.shape[-2]:
-            blur = [operator(image, r, key.shape[-2], sigma, temporal) for r in range(len(query))]
+        count = query.shape[-2]
+        if image.other_keys or count == key.shape[-2]:
+            blur = [operator(image, r, count, sigma, temporal) for r in range(len(query))]
             logits = torch.stack(blur)[:, None] @ logits
         logits = logits * scale
         if attn_mask is not None and attn_mask.dtype == torch.bool:

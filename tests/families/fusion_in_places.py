@@ -24,6 +24,9 @@ def packing_of(pipe, case):
         latents = numbered(1, 4, 3, 12, 8)
         by_layer = latents.transpose(1, 2)
         return pipe._pack_latents(by_layer, 1, 4, 12, 8, 3), latents.shape[1:]
+    if name.startswith("Krea2"):
+        latents = numbered(1, 4, 12, 8)
+        return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
     if name.startswith("QwenImage"):
         latents = numbered(1, 4, *(2 * side for side in next(iter(case.images.values())).grid))
         return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]

@@ -14,10 +14,12 @@ from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .kandinsky5 import Kandinsky5
+from .krea2 import Krea2
 from .ltx import LTXVideo
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
 from .pixart import PixArt
+from .prx import PRX
 from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
@@ -68,5 +70,7 @@ for _family in (
     DiT,
     LuminaNext,
     Kandinsky5,
+    PRX,
+    Krea2,
 ):
     register(_family())
