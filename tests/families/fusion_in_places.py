@@ -27,6 +27,9 @@ def packing_of(pipe, case):
     if name.startswith("Krea2"):
         latents = numbered(1, 4, 12, 8)
         return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
+    if name.startswith("NucleusMoE"):
+        latents = numbered(1, 4, 12, 8)
+        return pipe._pack_latents(latents, *latents.shape, 2), latents.shape[1:]
     if name.startswith("QwenImage"):
         latents = numbered(1, 4, *(2 * side for side in next(iter(case.images.values())).grid))
         return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]

@@ -18,6 +18,7 @@ from .krea2 import Krea2
 from .ltx import LTXVideo
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
+from .nucleusmoe import NucleusMoE
 from .pixart import PixArt
 from .prx import PRX
 from .qwen_image import QwenImage
@@ -72,5 +73,6 @@ for _family in (
     Kandinsky5,
     PRX,
     Krea2,
+    NucleusMoE,
 ):
     register(_family())
