@@ -32,10 +32,12 @@ class Image:
     Args:
         grid: `(H, W)` or `(F, H, W)`.
         start: The number of tokens before them, one for each row of the batch if they differ.
+        other_keys: Whether the keys are of more tokens than the queries.
     """
 
     grid: tuple[int, ...]
     start: int | tuple[int, ...] = 0
+    other_keys: bool = False
 
     def attention(self, sigma, temporal):
         """Attention by its definition, with blurred logits."""
@@ -56,6 +58,7 @@ class Case:
             so that there is a stem to replay.
         separate: Whether it calls the denoiser once with the prompt, and then once without.
         sent: From the denoiser's prediction to what is sent to the scheduler.
+        combined: From c, u and g to what the pipeline's CFG makes of them, as it is sent.
         normalised: From the combined and the conditional prediction to what is sent, where the
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
@@ -70,9 +73,12 @@ class Case:
     scale: float = 1.0
     separate: bool = False
     sent: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
+    combined: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = (
+        lambda c, u, g: u + g * (c - u)
+    )
+    order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
-    order: str = "uc"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -99,8 +105,9 @@ def explicit_attention(image, sigma, temporal):
         assert not is_causal and not dropout_p and not any(more.values())
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         logits = query.double() @ key.double().mT
-        if query.shape[-2] == key.shape[-2]:
-            blur = [operator(image, r, key.shape[-2], sigma, temporal) for r in range(len(query))]
+        count = query.shape[-2]
+        if image.other_keys or count == key.shape[-2]:
+            blur = [operator(image, r, count, sigma, temporal) for r in range(len(query))]
             logits = torch.stack(blur)[:, None] @ logits
         logits = logits * scale
         if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -184,7 +191,7 @@ def brute_force(
             g, chosen = case.scale, c if branch == "conditional" else u
         delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
         c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)
-        plain = u + g * (c - u)
+        plain = case.combined(c, u, g)
         expected = case.normalised(plain, c) if cfg else plain
         # The pipeline computes what this test believes it computes.
         assert torch.allclose(model_output, expected, rtol=1e-4, atol=1e-5)

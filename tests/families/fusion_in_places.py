@@ -30,6 +30,12 @@ def packing_of(pipe, case):
         latents = numbered(1, 4, 3, 12, 8)
         by_layer = latents.transpose(1, 2)
         return pipe._pack_latents(by_layer, 1, 4, 12, 8, 3), latents.shape[1:]
+    if name.startswith("Krea2"):
+        latents = numbered(1, 4, 12, 8)
+        return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
+    if name.startswith("NucleusMoE"):
+        latents = numbered(1, 4, 12, 8)
+        return pipe._pack_latents(latents, *latents.shape, 2), latents.shape[1:]
     if name.startswith("QwenImage"):
         latents = numbered(1, 4, *(2 * side for side in next(iter(case.images.values())).grid))
         return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
@@ -47,6 +53,8 @@ def in_places(function, pipe, case):
     """A function of two predictions `(B, C, *sizes)`, for two as the pipeline lays them out."""
     if type(pipe).__name__.startswith("CogVideoX"):
         return lambda *both: function(*(one.transpose(1, 2) for one in both)).transpose(1, 2)
+    if type(pipe).__name__.startswith("Kandinsky5"):
+        return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
     packing = packing_of(pipe, case)
     if packing is None:
         return function

@@ -34,17 +34,18 @@ def _guided(denoiser, module, replacement):
 
     def guided(*args, **kwargs):
         nonlocal step
-        kwargs["return_dict"] = False
-        clean = forward(*args, **kwargs)[0]
+        output = forward(*args, **kwargs)
         module.forward = replacement(own, step)
         try:
             perturbed = forward(*args, **kwargs)[0]
         finally:
             del module.forward
         step += 1
+        clean = output[0]
         if isinstance(clean, list):
             return ([s + SCALE * (s - t) for s, t in zip(clean, perturbed, strict=True)],)
-        return (clean + SCALE * (clean - perturbed),)
+        prediction = clean + SCALE * (clean - perturbed)
+        return (prediction,) if isinstance(output, tuple) else type(output)(sample=prediction)
 
     denoiser.forward = guided
     try:
@@ -81,8 +82,11 @@ def assert_skipped_as_by_hand(case, layer, skip, module, *returned):
     _assert_guided_as_by_hand(case, guidance, module, lambda own, step: giving(*returned))
 
 
-def assert_shuffled_as_by_hand(case, layer):
-    """Token perturbation guidance, where the image's tokens enter a block in another order."""
+def assert_shuffled_as_by_hand(case, layer, start=0):
+    """Token perturbation guidance, where the image's tokens enter a block in another order.
+
+    They begin at `start` in what the block gets.
+    """
     block = layer.rpartition(".")[0]
     count = torch.Size(case.images[layer].grid).numel()
 
@@ -90,8 +94,8 @@ def assert_shuffled_as_by_hand(case, layer):
         order = ShuffleTokens(0).permutation(layer, step, count)
 
         def forward(hidden_states, *args, **kwargs):
-            image, others = hidden_states[:, :count], hidden_states[:, count:]
-            return own(torch.cat([image[:, order], others], dim=1), *args, **kwargs)
+            before, image, after = hidden_states.tensor_split([start, start + count], dim=1)
+            return own(torch.cat([before, image[:, order], after], dim=1), *args, **kwargs)
 
         return forward
 

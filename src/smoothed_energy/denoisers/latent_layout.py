@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ChannelsFirst", "FramesFirst", "LatentLayout", "Packed"]
+__all__ = ["ChannelsFirst", "ChannelsLast", "FramesFirst", "LatentLayout", "Packed"]
 
 import math
 from abc import ABC, abstractmethod
@@ -41,6 +41,19 @@ class ChannelsFirst(LatentLayout):
     @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
         return unpacked
+
+
+@dataclass(frozen=True)
+class ChannelsLast(LatentLayout):
+    """`(B, H, W, C)` or `(B, F, H, W, C)`."""
+
+    @override
+    def unpack(self, prediction: Tensor) -> Tensor:
+        return prediction.movedim(-1, 1)
+
+    @override
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        return unpacked.movedim(1, -1)
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,23 @@ from .bria import Bria
 from .bria_fibo import BriaFibo
 from .chroma import Chroma
 from .cogvideox import CogVideoX
+from .cogview import CogView3Plus, CogView4
+from .dit import DiT
 from .flux import Flux
 from .flux2 import Flux2
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
+from .kandinsky5 import Kandinsky5
+from .krea2 import Krea2
 from .longcat_image import LongCatImage
 from .ltx import LTXVideo
 from .lumina2 import Lumina2
+from .lumina_next import LuminaNext
+from .nucleusmoe import NucleusMoE
 from .ovis_image import OvisImage
 from .pixart import PixArt
+from .prx import PRX
 from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
@@ -75,5 +82,13 @@ for _family in (
     CogVideoX,
     AnimateDiff,
     Sana,
+    CogView3Plus,
+    CogView4,
+    DiT,
+    LuminaNext,
+    Kandinsky5,
+    PRX,
+    Krea2,
+    NucleusMoE,
 ):
     register(_family())

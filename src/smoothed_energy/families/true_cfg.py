@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["true_cfg", "two_calls"]
+__all__ = ["in_two_calls", "true_cfg", "two_calls"]
 
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Setting
@@ -40,3 +40,10 @@ def two_calls(setting: Setting) -> BatchLayout:
     if not setting("do_classifier_free_guidance", scale > 1.0):
         return BatchLayout()
     return BatchLayout(separate=True, cfg_scale=scale)
+
+
+def in_two_calls(layout: BatchLayout) -> BatchLayout:
+    """The same CFG, where a pipeline makes two calls in place of one batch."""
+    if layout.groups == 1:
+        return layout
+    return BatchLayout(separate=True, cfg_scale=layout.cfg_scale)

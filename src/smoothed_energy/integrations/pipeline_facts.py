@@ -91,8 +91,9 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
     config = scheduler.config
     found = getattr(config, "prediction_type", None)
     # In Marigold's input the latents follow those of the source picture; the latent upscaler makes
-    # a prediction of its own of the output, which has another channel.
-    if _is_kind_of(pipeline, "Marigold") or _is_kind_of(pipeline, "LatentUpscale"):
+    # a prediction of its own of the output, which has another channel. PRX in pixels predicts the
+    # picture, and makes a flow of it.
+    if any(_is_kind_of(pipeline, part) for part in ("Marigold", "LatentUpscale", "PRXPixel")):
         return None
     if hasattr(scheduler, "precondition_outputs"):
         if found not in ("epsilon", "v_prediction"):

@@ -51,6 +51,8 @@ class SkipModules(Perturbation):
 
     def _module(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module:
         if self.skip == "attention":
+            # A family may know that what it gives has another shape than its input.
+            family_of(denoiser).outputs(denoiser, layer, layer.module)
             return layer.module
         block = enclosing_block(denoiser, layer)
         if self.skip == "block":

@@ -1,0 +1,65 @@
+"""The family of Kandinsky 5: videos and pictures, whose latents have channels last."""
+
+from __future__ import annotations
+
+__all__ = ["Kandinsky5"]
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from torch import nn
+from typing_extensions import override
+
+from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.latent_layout import ChannelsLast, LatentLayout
+from .base import Arguments, Setting, Step
+from .transformer import Transformer
+
+
+class Kandinsky5(Transformer):
+    """Self-attention of a video's tokens, and cross-attention to the text.
+
+    Latents are `(B, F, H, W, C)`; a picture is a video of one frame. Models for long videos have
+    sparse attention (`attention_type="nabla"`), by a compiled kernel that shows no softmax.
+    """
+
+    name: ClassVar[str] = "Kandinsky 5"
+    denoisers: ClassVar[tuple[str, ...]] = ("Kandinsky5Transformer3DModel",)
+    stacks: ClassVar[Mapping[str, str]] = {"b": "visual_transformer_blocks"}
+    attention: ClassVar[tuple[str, ...]] = ("self_attention",)
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("visual_embed",)}
+    unbatched: ClassVar[frozenset[str]] = frozenset(
+        {"visual_rope_pos", "text_rope_pos", "scale_factor", "sparse_params"}
+    )
+    tied_to_size: ClassVar[tuple[str, ...]] = ("visual_rope_pos",)
+
+    @override
+    def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        config: Any = denoiser.config
+        softmax = config.attention_type == "regular"
+        return tuple(replace(layer, softmax=softmax) for layer in super().layers(denoiser))
+
+    @override
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        config: Any = denoiser.config
+        return tuple(config.patch_size)
+
+    @override
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        _, *sizes, _ = argument(self.sample).shape
+        return tuple(
+            size // part for size, part in zip(sizes, self.patch(denoiser), strict=True)
+        )
+
+    @override
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        return ChannelsLast()
+
+    @override
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """Two calls, with the scale of the pipeline's call whatever a callback changed."""
+        if super().layout(denoiser, setting, step).groups == 1:
+            return BatchLayout()
+        return BatchLayout(separate=True, cfg_scale=setting("arguments", {})["guidance_scale"])

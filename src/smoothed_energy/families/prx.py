@@ -1,0 +1,20 @@
+"""The family of PRX, in latents and in pixels."""
+
+from __future__ import annotations
+
+__all__ = ["PRX"]
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from .transformer import Transformer
+
+
+class PRX(Transformer):
+    """The image's tokens attend to the text's and to themselves; the text's ask nothing."""
+
+    name: ClassVar[str] = "PRX"
+    denoisers: ClassVar[tuple[str, ...]] = ("PRXTransformer2DModel",)
+    time_factor: ClassVar[float] = 1000.0
+    stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
+    attention: ClassVar[tuple[str, ...]] = ("attention",)
