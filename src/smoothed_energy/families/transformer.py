@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Transformer"]
+__all__ = ["Transformer", "heads_and_width", "submodule"]
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 from typing_extensions import override
 
-from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
+from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
 from ..denoisers.image_tokens import GridError, ImageTokens, unknown_grid
 from .base import Arguments, Family
 
@@ -24,7 +24,8 @@ class Transformer(Family):
 
     Attributes:
         stacks: A letter for each list of blocks, in the order in which they run.
-        attention: The self-attention modules of a block; blocks need not have all.
+        attention: The self-attention modules of a block, as paths from it (`"attn"`,
+            `"block.attn1"`); blocks need not have all.
         text: Where attention has the text's tokens beside the image's; None if it has none.
         returns: For each stack, the inputs that a block returns, in this order.
     """
@@ -64,9 +65,10 @@ class Transformer(Family):
         for place, (letter, number, name, block) in enumerate(blocks):
             position = 0
             for attention in self.attention:
-                module: Any = getattr(block, attention, None)
+                module = submodule(block, attention)
                 if module is None:
                     continue
+                heads, width = heads_and_width(denoiser, module, f"{name}.{attention}")
                 found.append(
                     SelfAttentionLayer(
                         name=f"{name}.{attention}",
@@ -75,8 +77,8 @@ class Transformer(Family):
                         index=sum(layer.letter == letter for layer in found),
                         block=number,
                         position=position,
-                        heads=int(module.heads),
-                        width=int(module.to_q.out_features),
+                        heads=heads,
+                        width=width,
                         module=module,
                     )
                 )
@@ -131,3 +133,68 @@ class Transformer(Family):
         if module is layer.module and self.text is not None:
             return ("hidden_states", "encoder_hidden_states")
         return super().outputs(denoiser, layer, module)
+
+
+def submodule(module: nn.Module, path: str) -> nn.Module | None:
+    """What lies inside of a module at a path such as `"block.attn1"`; None if nothing does."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, nn.Module) else None
+
+
+def heads_and_width(denoiser: nn.Module, module: nn.Module, name: str) -> tuple[int, int]:
+    """The number of heads of an attention module, and of channels of its queries.
+
+    Args:
+        denoiser: The denoiser, whose configuration is asked for what the module doesn't tell.
+        module: The attention module.
+        name: Its name, for the message.
+
+    Raises:
+        LayerError: If neither tells one of them.
+    """
+    heads = next(_told(denoiser, module, _HEADS), None)
+    width = _width_of_queries(module)
+    if width is None and heads is not None:
+        size = next(_told(denoiser, module, _HEAD_SIZES), None)
+        width = None if size is None else heads * size
+    if heads is None or width is None:
+        what = "number of heads" if heads is None else "number of channels"
+        raise LayerError(
+            f"the {what} of {name} ({type(module).__name__}) is not known; expected one of "
+            f"{', '.join((*_QUERIES, *_FUSED) if heads else _HEADS)}"
+        )
+    return heads, width
+
+
+_HEADS = ("heads", "num_heads", "n_heads", "num_attention_heads")
+_HEAD_SIZES = ("head_dim", "attention_head_dim", "dim_head")
+_QUERIES = ("to_q", "to_query", "q_proj")
+_FUSED = ("to_qkv", "qkv_proj", "qkv")
+
+
+def _told(denoiser: nn.Module, module: nn.Module, names: tuple[str, ...]) -> Iterator[int]:
+    """The whole numbers of these names: those of a module, then those of the configuration."""
+    for owner in (module, getattr(denoiser, "config", None)):
+        for name in names:
+            value = getattr(owner, name, None)
+            if isinstance(value, int):
+                yield value
+
+
+def _width_of_queries(module: nn.Module) -> int | None:
+    """How many channels the queries of an attention module have; None if it does not tell."""
+    for name in _QUERIES:
+        width = getattr(getattr(module, name, None), "out_features", None)
+        if isinstance(width, int):
+            return width
+    # Queries, keys and values of one projection may differ in width, and more may be in it.
+    width = getattr(module, "inner_dim", None)
+    if isinstance(width, int):
+        return width
+    for name in _FUSED:
+        width = getattr(getattr(module, name, None), "out_features", None)
+        if isinstance(width, int):
+            return width // 3
+    return None
