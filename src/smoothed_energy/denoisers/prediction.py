@@ -9,7 +9,6 @@ __all__ = [
     "PredictionType",
     "Predictions",
     "prediction_of",
-    "repeat_output",
     "with_prediction",
 ]
 
@@ -110,12 +109,6 @@ class Predictions:
             None if self.unconditional is None else layout.unpack(self.unconditional),
             self.cfg_scale,
         )
-
-
-def repeat_output(output: Any, times: int) -> Any:
-    """What a denoiser returned, with its prediction repeated along the batch."""
-    prediction = prediction_of(output)
-    return with_prediction(output, prediction.repeat(times, *([1] * (prediction.ndim - 1))))
 
 
 def prediction_of(output: Any) -> Tensor:

@@ -16,7 +16,7 @@ from typing_extensions import override
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import LatentLayout
-from ..denoisers.prediction import PredictionKind, prediction_of
+from ..denoisers.prediction import PredictionKind
 from ..families import Arguments, Family
 from ..guidance.perturbation import LayerCall, LayerSite
 from ..guidance.plan import Memory, NegativeContext, Plan
@@ -131,6 +131,7 @@ class Outcome:
         prediction: All rows of the clean prediction, with a learned variance.
         channels: How many channels of it are a prediction; the rest is a learned variance.
         latent_layout: How the prediction lies; asked only if that matters.
+        family: The denoiser's, which knows how it returns a prediction.
         clean: For each plan, $s$.
         differences: For each plan, $s - \tilde s$.
         reached: For each plan, the names of the layers that were edited or observed.
@@ -142,11 +143,16 @@ class Outcome:
     prediction: Tensor
     channels: int
     latent_layout: Callable[[], LatentLayout]
+    family: Family
     clean: dict[Plan, Tensor] = field(default_factory=dict)
     differences: dict[Plan, Tensor] = field(default_factory=dict)
     reached: dict[Plan, set[str]] = field(default_factory=dict)
     runs: dict[Plan, int] = field(default_factory=dict)
     observed: dict[Plan, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def with_prediction(self, prediction: Tensor) -> Any:
+        """What the denoiser returned, with another prediction."""
+        return self.family.with_prediction(self.output, prediction)
 
     def similarity(self, plan: Plan) -> float:
         """The cosine of the clean and the perturbed prediction, of the least similar sample."""
@@ -217,7 +223,7 @@ class PerturbedPrediction(NegativeContext):
         run: Callable[[ModuleCall, int], Any],
     ) -> None:
         self.call = call
-        self.sample = call.argument(site.family.sample)
+        self.sample = site.family.latents(Arguments(call.argument))
         self.observed: Mapping[str, Tensor] = {}
         self._plan, self._site, self._run = plan, site, run
         self.passes = 0
@@ -238,11 +244,11 @@ class PerturbedPrediction(NegativeContext):
     def predict(self, call: ModuleCall) -> Tensor:
         self.passes += 1
         # Lists of arguments may be consumed, and there may be another pass.
-        return prediction_of(self._run(call.copied(), self.passes))
+        return self._site.family.prediction_of(self._run(call.copied(), self.passes))
 
     @override
     def of_sample(self, sample: Tensor) -> Tensor:
-        return self.predict(self.call.replace(self._site.family.sample, sample))
+        return self.predict(self._site.family.with_latents(self.call, sample))
 
     @override
     def image_tokens(self, layer: str, count: int) -> ImageTokens:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, related_rows
-from ..denoisers.prediction import prediction_of
 from ..families import Arguments, Family, family_or_unknown
 from ..guidance.plan import Plan
 from ..intercept.attention import AttentionBackendError
@@ -110,7 +109,7 @@ class PassRunner:
         Raises:
             TypeError: If there are none.
         """
-        found = call.argument(self.family.sample)
+        found = self.family.latents(Arguments(call.argument))
         if not isinstance(found, Tensor):
             raise TypeError(
                 f"the latents of a {type(self.model).__name__} are not known: expected a tensor as "
@@ -288,7 +287,7 @@ class PassRunner:
             )
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
-        prediction = prediction_of(output)
+        prediction = self.family.prediction_of(output)
         channels = prediction.shape[1]
         of_latents = self.sample(call).shape[1]
         if channels == 2 * of_latents and (
@@ -298,7 +297,7 @@ class PassRunner:
         latent_layout = functools.partial(
             self.family.latent_layout, self.model, Arguments(call.argument)
         )
-        return Outcome(output, prediction, channels, latent_layout)
+        return Outcome(output, prediction, channels, latent_layout, self.family)
 
     def _stem(self, plan: Plan) -> Stem:
         if plan not in self._stems:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout, pair_layout
-from ..denoisers.prediction import prediction_of, repeat_output, with_prediction
 from ..intercept.module_call import ModuleCall
 from .context import StepContext
 from .finite import check_finite
@@ -108,7 +107,8 @@ class DenoiserState(Members):
     ) -> Any:
         """One call of the denoiser; see `GuidedRun.call`."""
         self.calls += 1
-        self.progress.note("latents", self.runner.sample(call), call.argument("timestep"))
+        time = call.argument(self.runner.family.time)
+        self.progress.note("latents", self.runner.sample(call), time)
         rules = []
         for participant in participants:
             member = self.of(participant)
@@ -151,10 +151,13 @@ class DenoiserState(Members):
         if not rows.is_all:
             self._check_rows_alone(participants)
         with nullcontext() if caches is None else caches.of("conditional rows"):
-            alone = self.runner.take_rows(call, rows)
-            alone.show_to_pre_hooks(self.runner.denoiser)
-            output = self._corrected(alone, participants, context, _without_groups)
-        return repeat_output(output, layout.groups)
+            part = self.runner.take_rows(call, rows)
+            part.show_to_pre_hooks(self.runner.denoiser)
+            output = self._corrected(part, participants, context, _without_groups)
+        family = self.runner.family
+        alone = family.prediction_of(output)
+        repeated = alone.repeat(layout.groups, *([1] * (alone.ndim - 1)))
+        return family.with_prediction(output, repeated)
 
     def _check_rows_alone(self, participants: Sequence[Participant]) -> None:
         """Check that the rows of a batch may be predicted without the others.
@@ -190,7 +193,7 @@ class DenoiserState(Members):
         step = self.step(participants, context)
         if not step.scales and not self.observers:
             output = call()
-            self.progress.note("clean", prediction_of(output))
+            self.progress.note("clean", self.runner.family.prediction_of(output))
             return output
         if layout is None:
             layout = layout_of(len(self.runner.sample(call)))
@@ -268,7 +271,7 @@ def _written(
         delta = torch.cat([delta, variance], dim=1)
     corrected = layout.corrected(prediction, delta)
     step.progress.note("guided", corrected)
-    return with_prediction(outcome.output, corrected[: len(outcome.prediction)])
+    return outcome.with_prediction(corrected[: len(outcome.prediction)])
 
 
 class GuidedRun:

@@ -20,7 +20,8 @@ from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, take_rows
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
-from ..intercept.module_call import Rows, parameter_names
+from ..denoisers.prediction import prediction_of, with_prediction
+from ..intercept.module_call import ModuleCall, Rows, parameter_names
 from ..schedule import StepPosition
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
@@ -76,10 +77,12 @@ class Family(ABC):
         denoisers: The names of the `diffusers` classes. Names, so that no class must be imported,
             and a subclass counts too.
         sample: The name of the argument that holds the noisy latents.
+        time: The name of the argument that tells the time.
         parts: The words that select layers, in the order in which they run.
         unbatched: Arguments without a row for each sample (whatever the size of their first
             dimension).
         folded: Arguments with several rows for each sample, one after the other.
+        listed: Arguments that are lists with one item for each sample.
         tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
             the latents into windows can't be used with them.
         learned_variance: Whether the second half of a prediction with twice the channels of the
@@ -91,9 +94,11 @@ class Family(ABC):
     name: ClassVar[str]
     denoisers: ClassVar[tuple[str, ...]]
     sample: ClassVar[str] = "hidden_states"
+    time: ClassVar[str] = "timestep"
     parts: ClassVar[tuple[str, ...]] = PARTS
     unbatched: ClassVar[frozenset[str]] = frozenset()
     folded: ClassVar[frozenset[str]] = frozenset()
+    listed: ClassVar[frozenset[str]] = frozenset()
     tied_to_size: ClassVar[tuple[str, ...]] = ()
     learned_variance: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
@@ -203,8 +208,33 @@ class Family(ABC):
         """Some rows of the named arguments of a call; see `denoisers.cfg_batch.take_rows`."""
         if rows.is_all:
             return arguments
-        taken: dict[str, Any] = take_rows(arguments, rows, self.unbatched, self.folded)
+        taken: dict[str, Any] = take_rows(
+            arguments, rows, self.unbatched | self.listed, self.folded
+        )
+        for name in self.listed & taken.keys():
+            value = taken[name]
+            taken[name] = None if value is None else value[rows.start : rows.stop]
         return taken
+
+    def latents(self, argument: Arguments) -> Any:
+        """The noisy latents of a call as one tensor `(B, *)`; anything else: they are not known."""
+        return argument(self.sample)
+
+    def with_latents(self, call: ModuleCall, latents: Tensor) -> ModuleCall:
+        """The same call for other latents, which `latents` would give."""
+        return call.replace(self.sample, latents)
+
+    def prediction_of(self, output: Any) -> Tensor:
+        """The prediction in what the denoiser returns, as one tensor `(B, *)`.
+
+        Raises:
+            TypeError: If there is none.
+        """
+        return prediction_of(output)
+
+    def with_prediction(self, output: Any, prediction: Tensor) -> Any:
+        """What the denoiser returned, with another prediction, which may have other rows."""
+        return with_prediction(output, prediction)
 
     def tied(self, argument: Arguments) -> tuple[str, ...]:
         """Those given arguments of a call that hold for one size of the latents."""

@@ -44,12 +44,12 @@ class Transformer(Family):
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         """The grid of the image's tokens in a call; by default, all patches of the latents."""
         patch = self.patch(denoiser)
-        shape = argument(self.sample).shape[-len(patch) :]
+        shape = self.latents(argument).shape[-len(patch) :]
         return tuple(size // part for size, part in zip(shape, patch, strict=True))
 
     def length(self, denoiser: nn.Module, argument: Arguments) -> int:
         """The number of tokens made of the latents; those after the image's are of other images."""
-        latents = argument(self.sample)
+        latents = self.latents(argument)
         if latents.ndim == 3:  # `(B, T, C)`, tokens already
             return int(latents.shape[1])
         return math.prod(argument.once(self.grid, denoiser))

@@ -97,7 +97,7 @@ class _PipelineStep(StepContext):
     @override
     def position(self) -> StepPosition:
         if self._position is None:
-            timestep = self.call.argument("timestep")
+            timestep = self.call.argument(self.family.time)
             self._position = step_position(self.pipeline, self.call.module, timestep, self.family)
         return self._position
 

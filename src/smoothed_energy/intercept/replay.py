@@ -207,6 +207,10 @@ class Replay:
         for shape, before in zip(shapes, recording.shapes, strict=True):
             if shape[1:] != before[1:]:  # Fewer rows may be padded to a shorter length.
                 return _NOT_RECORDED
+            # Rows of different lengths may lie one after the other, so that the first is no batch.
+            rows = self._rows.stop - self._rows.start
+            if shape[0] != before[0] and shape[0] * self._rows.batch != before[0] * rows:
+                return _NOT_RECORDED
         return _rows_of(recording.output, self._rows)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
-from ..denoisers.prediction import prediction_of
+from ..families import family_or_unknown
 from ..guidance.guidance import About
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
@@ -40,7 +40,7 @@ class _Weaker:
     def __call__(self, second: NegativeContext) -> Tensor:
         weaker = self.find(unwrap(second.call.module))
         output = weaker(*second.call.args, **second.call.kwargs)
-        return prediction_of(output)[:, : second.clean.shape[1]]
+        return family_or_unknown(weaker).prediction_of(output)[:, : second.clean.shape[1]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...denoisers.cfg_batch import BatchLayout, Formulation
 from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
-from ...denoisers.prediction import Predictions, with_prediction
+from ...denoisers.prediction import Predictions
 from ...engine.finite import check_finite
 from ...engine.observer import Observer
 from ...engine.participant import Participant, ParticipantState
@@ -141,7 +141,8 @@ class StepBatches:
         if self.has_cfg:
             layout = BatchLayout(separate=True, cfg_scale=step.cfg_scale)
             branches = (batch.branch,)
-        self._members.progress.note("latents", self._runner.sample(call), call.argument("timestep"))
+        time = call.argument(self._runner.family.time)
+        self._members.progress.note("latents", self._runner.sample(call), time)
         outcome = self._step.predict(self._runner, call, layout, step, branches)
         if compare_places([one for member in pending for one in member.combinations]):
             # Steps without a second pass ask for it, too.
@@ -151,7 +152,7 @@ class StepBatches:
             negative = outcome.prediction[:, : outcome.channels] - self._step.differences[member]
             variance = outcome.prediction[:, outcome.channels :]
             prediction = torch.cat([negative, variance], dim=1)
-            self._outputs[member] = with_prediction(outcome.output, prediction)
+            self._outputs[member] = outcome.with_prediction(prediction)
         return outcome.output
 
     def hand_out(self, batch: Batch, call: ModuleCall) -> Any:
