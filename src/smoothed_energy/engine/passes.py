@@ -301,7 +301,8 @@ class PassRunner:
 
     def _stem(self, plan: Plan) -> Stem:
         if plan not in self._stems:
-            self._stems[plan] = Stem(self.model, self._outermost(plan.edits))
+            stem = self._stems[plan] = Stem(self.model, self._outermost(plan.edits))
+            stem.modules -= {self.model.get_submodule(name) for name in self.family.row_mixing}
         return self._stems[plan]
 
     def _outermost(self, modules: Collection[nn.Module]) -> set[nn.Module]:

@@ -7,10 +7,12 @@ from ..denoisers.latent_layout import FramesFirst, Packed
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
+from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
 from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
+from .hunyuan_video15 import HunyuanVideo15
 from .ltx import LTXVideo
 from .lumina2 import Lumina2
 from .pixart import PixArt
@@ -18,10 +20,13 @@ from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
 from .sd3 import StableDiffusion3
+from .skyreels_v2 import SkyReelsV2
 from .transformer import Transformer
 from .unet import UNet
 from .unknown import UnknownDenoiser
 from .wan import Wan
+from .wan_animate import WanAnimate
+from .wan_vace import WanVACE
 
 __all__ = [
     "Arguments",
@@ -59,5 +64,10 @@ for _family in (
     CogVideoX,
     AnimateDiff,
     Sana,
+    WanVACE,
+    WanAnimate,
+    ChronoEdit,
+    SkyReelsV2,
+    HunyuanVideo15,
 ):
     register(_family())

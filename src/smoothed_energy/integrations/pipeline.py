@@ -33,6 +33,7 @@ from ..engine.context import StepContext
 from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family
+from ..families.guider_cfg import check_guider
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
 from ..schedule import StepPosition
@@ -240,6 +241,8 @@ def _refuse_pipeline(pipeline: Any) -> None:
     Raises:
         RuntimeError: If it is one of them.
     """
+    if getattr(pipeline, "guider", None) is not None:
+        check_guider(pipeline.guider)
     for cls in type(pipeline).__mro__:
         for part, reason in _NEVER.items():
             if part in cls.__name__:
