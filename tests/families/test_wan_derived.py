@@ -70,7 +70,7 @@ def test_animate_encodes_faces_of_several_rows_in_one_call(replay):
         "encoder_hidden_states": noise(2, 5, WIDTH, seed=2),
         "encoder_hidden_states_image": noise(2, 3, WIDTH, seed=3),
         "pose_hidden_states": noise(2, 4, 3, 8, 12, seed=4),
-        "face_pixel_values": noise(2, 3, 9, 16, 16, seed=5),
+        "face_pixel_values": 50 * noise(2, 3, 9, 16, 16, seed=5),
     }
 
     def predict(rows):
@@ -78,7 +78,7 @@ def test_animate_encodes_faces_of_several_rows_in_one_call(replay):
             return transformer(**{name: value[rows] for name, value in given.items()}).sample
 
     both, alone = predict(slice(2)), predict(slice(1, 2))
-    guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="b1,b2")
+    guidance = SmoothedEnergyGuidance(blur="gaussian:1", layers="b0,b1")
     with guidance.attach(transformer, replay=False) as attachment:
         attachment.step(0, 1)
         delta = predict(slice(1, 2)) - alone

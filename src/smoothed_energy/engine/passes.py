@@ -301,8 +301,7 @@ class PassRunner:
 
     def _stem(self, plan: Plan) -> Stem:
         if plan not in self._stems:
-            stem = self._stems[plan] = Stem(self.model, self._outermost(plan.edits))
-            stem.modules -= {self.model.get_submodule(name) for name in self.family.row_mixing}
+            self._stems[plan] = Stem(self.model, self._outermost(plan.edits))
         return self._stems[plan]
 
     def _outermost(self, modules: Collection[nn.Module]) -> set[nn.Module]:

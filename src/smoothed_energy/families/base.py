@@ -83,8 +83,6 @@ class Family(ABC):
             dimension).
         folded: Arguments with several rows for each sample, one after the other.
         listed: Arguments that are lists with one item for each sample.
-        row_mixing: Modules inside that are called with other rows than those of the batch, so that
-            a pass of some rows can't take over what they gave.
         tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
             the latents into windows can't be used with them.
         learned_variance: Whether the second half of a prediction with twice the channels of the
@@ -101,7 +99,6 @@ class Family(ABC):
     unbatched: ClassVar[frozenset[str]] = frozenset()
     folded: ClassVar[frozenset[str]] = frozenset()
     listed: ClassVar[frozenset[str]] = frozenset()
-    row_mixing: ClassVar[tuple[str, ...]] = ()
     tied_to_size: ClassVar[tuple[str, ...]] = ()
     learned_variance: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1

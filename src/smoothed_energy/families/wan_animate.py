@@ -20,8 +20,6 @@ class WanAnimate(Wan):
     name: ClassVar[str] = "Wan Animate"
     denoisers: ClassVar[tuple[str, ...]] = ("WanAnimateTransformer3DModel",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("pose_hidden_states",)
-    # It is called with a few of all frames of all faces at a time.
-    row_mixing: ClassVar[tuple[str, ...]] = ("motion_encoder",)
 
     @override
     def tokens(
