@@ -105,7 +105,8 @@ def explicit_attention(image, sigma, temporal):
             logits = logits.masked_fill(~attn_mask, -math.inf)
         elif attn_mask is not None:
             logits = logits + attn_mask
-        return (logits.softmax(-1) @ value.double()).to(value.dtype)
+        # Padding may see nothing, not even itself.
+        return (logits.softmax(-1).nan_to_num() @ value.double()).to(value.dtype)
 
     return attend
 
