@@ -21,6 +21,7 @@ def giving(*names):
 
     def forward(hidden_states, encoder_hidden_states=None, *args, **kwargs):
         given = {"hidden_states": hidden_states, "encoder_hidden_states": encoder_hidden_states}
+        given |= kwargs
         found = tuple(given[name] for name in names)
         return found if len(found) > 1 else found[0]
 
@@ -35,14 +36,14 @@ def _guided(denoiser, module, replacement):
     def guided(*args, **kwargs):
         nonlocal step
         kwargs["return_dict"] = False
-        clean = forward(*args, **kwargs)[0]
+        clean, *others = forward(*args, **kwargs)
         module.forward = replacement(own, step)
         try:
             perturbed = forward(*args, **kwargs)[0]
         finally:
             del module.forward
         step += 1
-        return (clean + SCALE * (clean - perturbed),)
+        return (clean + SCALE * (clean - perturbed), *others)
 
     denoiser.forward = guided
     try:

@@ -14,6 +14,7 @@ from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
 from .ltx import LTXVideo
+from .ltx2 import LTX2
 from .lumina2 import Lumina2
 from .pixart import PixArt
 from .qwen_image import QwenImage
@@ -69,5 +70,6 @@ for _family in (
     ChronoEdit,
     SkyReelsV2,
     HunyuanVideo15,
+    LTX2,
 ):
     register(_family())

@@ -18,9 +18,9 @@ def check_guider(guider: Any) -> None:
     """
     if type(guider).__name__ != "ClassifierFreeGuidance":
         raise RuntimeError(
-            f"the guider of this pipeline is a {type(guider).__name__}, and what it makes of "
-            "predictions is not known here, so guidance could come out wrong; expected a "
-            "ClassifierFreeGuidance, beside which guidance of this package acts"
+            f"what {type(guider).__name__}, the guider of this pipeline, makes of predictions is "
+            "not known here, so guidance could come out wrong; expected a ClassifierFreeGuidance, "
+            "beside which guidance of this package acts"
         )
 
 
