@@ -73,8 +73,8 @@ class Case:
     scale: float = 1.0
     separate: bool = False
     sent: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
-    combined: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = (
-        lambda c, u, g: u + g * (c - u)
+    combined: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = lambda c, u, g: (
+        u + g * (c - u)
     )
     order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
@@ -114,7 +114,8 @@ def explicit_attention(image, sigma, temporal):
             logits = logits.masked_fill(~attn_mask, -math.inf)
         elif attn_mask is not None:
             logits = logits + attn_mask
-        return (logits.softmax(-1) @ value.double()).to(value.dtype)
+        # Padding may see nothing, not even itself.
+        return (logits.softmax(-1).nan_to_num() @ value.double()).to(value.dtype)
 
     return attend
 

@@ -21,6 +21,7 @@ def giving(*names):
 
     def forward(hidden_states, encoder_hidden_states=None, *args, **kwargs):
         given = {"hidden_states": hidden_states, "encoder_hidden_states": encoder_hidden_states}
+        given |= kwargs
         found = tuple(given[name] for name in names)
         return found if len(found) > 1 else found[0]
 
@@ -45,7 +46,9 @@ def _guided(denoiser, module, replacement):
         if isinstance(clean, list):
             return ([s + SCALE * (s - t) for s, t in zip(clean, perturbed, strict=True)],)
         prediction = clean + SCALE * (clean - perturbed)
-        return (prediction,) if isinstance(output, tuple) else type(output)(sample=prediction)
+        if isinstance(output, tuple):
+            return (prediction, *output[1:])
+        return type(output)(**{**output, next(iter(output)): prediction})
 
     denoiser.forward = guided
     try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout, pair_layout
+from ..families import Arguments
 from ..intercept.module_call import ModuleCall
 from .context import StepContext
 from .finite import check_finite
@@ -106,6 +107,8 @@ class DenoiserState(Members):
         self, call: ModuleCall, participants: Sequence[Participant], context: StepContext
     ) -> Any:
         """One call of the denoiser; see `GuidedRun.call`."""
+        if self.runner.family.is_of_own_guidance(Arguments(call.argument)):
+            return call()
         self.calls += 1
         time = call.argument(self.runner.family.time)
         self.progress.note("latents", self.runner.sample(call), time)

@@ -10,6 +10,7 @@ from .base import Arguments, Family, Setting, Step
 from .bria import Bria
 from .bria_fibo import BriaFibo
 from .chroma import Chroma
+from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
 from .cogview import CogView3Plus, CogView4
 from .dit import DiT
@@ -18,10 +19,12 @@ from .flux2 import Flux2
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
+from .hunyuan_video15 import HunyuanVideo15
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .longcat_image import LongCatImage
 from .ltx import LTXVideo
+from .ltx2 import LTX2
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
 from .nucleusmoe import NucleusMoE
@@ -32,10 +35,13 @@ from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
 from .sd3 import StableDiffusion3
+from .skyreels_v2 import SkyReelsV2
 from .transformer import Transformer
 from .unet import UNet
 from .unknown import UnknownDenoiser
 from .wan import Wan
+from .wan_animate import WanAnimate
+from .wan_vace import WanVACE
 from .z_image import ZImage
 
 __all__ = [
@@ -90,5 +96,11 @@ for _family in (
     PRX,
     Krea2,
     NucleusMoE,
+    WanVACE,
+    WanAnimate,
+    ChronoEdit,
+    SkyReelsV2,
+    HunyuanVideo15,
+    LTX2,
 ):
     register(_family())

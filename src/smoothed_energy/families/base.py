@@ -236,6 +236,13 @@ class Family(ABC):
         """What the denoiser returned, with another prediction, which may have other rows."""
         return with_prediction(output, prediction)
 
+    def is_of_own_guidance(self, argument: Arguments) -> bool:
+        """Whether a call is one more of a step, for guidance of the pipeline's own.
+
+        It stays as it is, and nothing is made of what it gives.
+        """
+        return False
+
     def tied(self, argument: Arguments) -> tuple[str, ...]:
         """Those given arguments of a call that hold for one size of the latents."""
         return tuple(name for name in self.tied_to_size if argument(name) is not None)

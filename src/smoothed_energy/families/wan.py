@@ -31,7 +31,8 @@ class Wan(Transformer):
     @override
     def tied(self, argument: Arguments) -> tuple[str, ...]:
         """Wan 2.2 5B is told a time for every token."""
-        return ("timestep",) if argument("timestep").ndim > 1 else ()
+        found = super().tied(argument)
+        return (*found, "timestep") if argument("timestep").ndim > 1 else found
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

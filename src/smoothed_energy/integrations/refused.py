@@ -6,10 +6,14 @@ __all__ = ["has_other_batches", "refuse_pipeline", "why_refused"]
 
 from typing import Any
 
+from ..families.guider_cfg import check_guider
+
 # Parts of the names of their classes. What stands here is refused when guidance is attached.
 _NEVER = {
     "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
     "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
+    "LTX2DFR": "draws keyframes beside a video of fewer frames, in tiles, so its tokens make no "
+    "one grid",
     "LTXI2VLongMultiPrompt": "draws window by window, each with a schedule of its own, and tells "
     "its denoiser no size of the video",
 }
@@ -56,6 +60,8 @@ def refuse_pipeline(pipeline: Any) -> None:
     Raises:
         RuntimeError: If it is one of them.
     """
+    if getattr(pipeline, "guider", None) is not None:
+        check_guider(pipeline.guider)
     for cls in type(pipeline).__mro__:
         for part, reason in _NEVER.items():
             if part in cls.__name__:

@@ -1,0 +1,31 @@
+"""The family of HunyuanVideo 1.5, whose pipelines have a guider."""
+
+from __future__ import annotations
+
+__all__ = ["HunyuanVideo15"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+from typing_extensions import override
+
+from ..denoisers.cfg_batch import BatchLayout
+from .base import Setting, Step
+from .guider_cfg import guider_cfg
+from .transformer import Transformer
+
+
+class HunyuanVideo15(Transformer):
+    """Video, picture and text attend together, the video's tokens first."""
+
+    name: ClassVar[str] = "HunyuanVideo 1.5"
+    denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideo15Transformer3DModel",)
+    text: ClassVar[Any] = "after"
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "b": ("hidden_states", "encoder_hidden_states")
+    }
+
+    @override
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        return guider_cfg(setting)

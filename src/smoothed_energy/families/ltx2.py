@@ -1,0 +1,93 @@
+"""The family of LTX-2, which draws a video and its sound together."""
+
+from __future__ import annotations
+
+__all__ = ["LTX2"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.image_tokens import GridError
+from ..denoisers.latent_layout import LatentLayout, Packed
+from .base import Arguments, Setting, Step
+from .transformer import Transformer
+
+
+class LTX2(Transformer):
+    """Self-attention of a video's tokens, beside that of the sound's; each attends to the other.
+
+    The layers are the video's, and its prediction is corrected. The sound's prediction stays as it
+    is: at the next step it hears of the video.
+    """
+
+    name: ClassVar[str] = "LTX-2"
+    denoisers: ClassVar[tuple[str, ...]] = ("LTX2VideoTransformer3DModel",)
+    attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "b": ("hidden_states", "audio_hidden_states")
+    }
+    tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
+
+    @override
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        """The grid of the first tokens; those of keyframes and references follow.
+
+        Raises:
+            GridError: If the call does not tell the sizes of the video.
+        """
+        sizes = [argument(name) for name in ("num_frames", "height", "width")]
+        if None in sizes:
+            raise GridError(
+                "this call tells the coordinates of tokens alone; expected num_frames, height and "
+                "width of the video, whose tokens come first"
+            )
+        return tuple(size // part for size, part in zip(sizes, self.patch(denoiser), strict=True))
+
+    @override
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
+
+    @override
+    def is_of_own_guidance(self, argument: Arguments) -> bool:
+        """Passes without self-attention in some blocks, and without what joins video and sound."""
+        return bool(argument("spatio_temporal_guidance_blocks") or argument("isolate_modalities"))
+
+    @override
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        r"""The pipelines add guidance of their own to $c$, and rescale by it: only $u$ may change.
+
+        Raises:
+            RuntimeError: If $u$ does not matter, but such guidance acts.
+        """
+        scale = float(setting("guidance_scale", 1.0))
+        stg, joint = setting("stg_scale", 0.0), setting("modality_scale", 1.0)
+        # The sound may have CFG where the video's scale is 1.
+        if setting("do_classifier_free_guidance", scale > 1.0) and scale != 1.0:
+            return BatchLayout(
+                2, conditional=1, unconditional=0, rescale_scale=scale, cfg_scale=scale
+            )
+        if stg > 0.0 or joint > 1.0:
+            raise RuntimeError(
+                f"without classifier-free guidance of the video, its own guidance (stg_scale={stg}"
+                f", modality_scale={joint}) would multiply what this one adds; expected "
+                "guidance_scale above 1, or stg_scale=0 and modality_scale=1 (stg_scale is "
+                "PerturbedAttentionGuidance of its blocks)"
+            )
+        if setting("do_classifier_free_guidance", False):
+            return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=scale)
+        return BatchLayout()
+
+    @override
+    def with_prediction(self, output: Any, prediction: Tensor) -> Any:
+        """The sound's prediction as it is, repeated if the video's is."""
+        given = self.prediction_of(output)
+        sound = output[1] if isinstance(output, tuple) else output.audio_sample
+        if sound is not None and len(prediction) != len(given):
+            sound = sound.repeat(len(prediction) // len(given), *([1] * (sound.ndim - 1)))
+        if isinstance(output, tuple):
+            return (prediction, sound, *output[2:])
+        return type(output)(sample=prediction, audio_sample=sound)
