@@ -135,6 +135,32 @@ class BatchLayout:
             delta = delta.repeat(self.groups, *([1] * (delta.ndim - 1)))
         return prediction + delta
 
+    def replaced(self, prediction: Tensor, guided: Tensor) -> Tensor:
+        r"""The prediction that makes the pipeline's own guidance come out as it is told.
+
+        The sum of equal predictions is the same one, for every scale; where $c$ must stay, it is
+        $u = (D^\star - g\,c) / (1 - g)$.
+
+        Args:
+            prediction: `(B, *)`, all groups, perhaps with a learned variance, which stays.
+            guided: $D^\star$, `(B / groups, *)`.
+
+        Returns:
+            `(B, *)`, dtype of `prediction`.
+        """
+        channels = guided.shape[1]
+        branches = []
+        for index, branch in enumerate(prediction.chunk(self.groups)):
+            mean = guided
+            if self.rescale_scale is not None:
+                g, c = self.rescale_scale, self.rows("conditional", len(prediction)).of(prediction)
+                kept = c[:, :channels].to(guided.dtype)
+                mean = kept if index == self.conditional else (guided - g * kept) / (1.0 - g)
+            mean = mean.to(branch.dtype)
+            rest = branch[:, channels:]
+            branches.append(torch.cat([mean, rest], dim=1) if rest.shape[1] else mean)
+        return torch.cat(branches)
+
 
 def pair_layout(cfg_scale: float | None) -> BatchLayout:
     """The layout of `[u, c]` put together from separate calls."""
