@@ -71,10 +71,12 @@ class PlusPlusGuidance(SumRule):
     @override
     def combined(self, step: ResultStep) -> Tensor:
         now, later = step.position().sigma, step.next_noise(_NAME)
-        if now is None or not 0 <= later < now:
+        if now is None or not 0 <= later <= now:
             raise ValueError(
                 f"{_NAME} needs noise levels that fall; this step goes from {now} to {later}"
             )
-        weight = self.scale / (1 - (0.0 if math.isinf(now) else later / now))
+        # A last step from the lowest level to itself leaves the latents as they are.
+        share = 0.0 if math.isinf(now) or later == now else later / now
+        weight = self.scale / (1 - share)
         c, u = step.conditional, step.unconditional
         return u + weight * (c - u)
