@@ -1,7 +1,7 @@
 r"""Rules for CFG by hand, from the papers' formulas, sample by sample in double precision.
 
-What the denoiser predicts is written down, and the scheduler is given $D^\star$ in the place of what
-the pipeline computed; nothing of `smoothed_energy` is used here.
+What the denoiser predicts is written down, and the scheduler is given $D^\star$ in the place of
+what the pipeline computed; nothing of `smoothed_energy` is used here.
 """
 
 import functools
