@@ -1,4 +1,4 @@
-"""Rules for CFG: those of `diffusers`' guiders, and the same in two calls, guiders and own loops."""
+"""Rules for CFG are those of `diffusers`' guiders, also in two calls, guiders and own loops."""
 
 import pytest
 import torch
@@ -8,7 +8,9 @@ from diffusers import guiders
 from diffusers.utils import is_kornia_available
 from modular_pipelines import modular_xl, run_xl, xl_arguments
 from tiny_flux import CASES as FLUX
+from tiny_lumina2 import CASES as LUMINA2
 from tiny_pipelines import MARGIN, TOLERANCE, difference, noise, prompts, unet
+from tiny_qwen_image import CASES as QWEN
 from tiny_wan import CASES as WAN
 
 from smoothed_energy import guidance_from_text
@@ -103,7 +105,7 @@ def test_a_guider_with_two_rules_is_refused():
 
 def test_a_guider_that_rescales_has_no_prediction_of_zero():
     guider = SmoothedEnergyGuider("cfg-zero", guidance_scale=G, guidance_rescale=0.5)
-    with pytest.raises(ValueError, match=r"zero_steps=0, or no guidance_rescale"):
+    with pytest.raises(ValueError, match=r"zero_steps=0, or a pipeline"):
         run_xl(modular_xl(guider))
 
 
@@ -135,6 +137,16 @@ def test_in_two_calls_of_wan(text):
     run = run_of(pipe, WAN[0], cfg=True, num_inference_steps=3)
     attachment = assert_by_hand(pipe, run, text, WAN[0].scale, rule=TWO_CALLS[text])
     assert (attachment.last_run.calls, attachment.last_run.guided_calls) == (6, 3)
+
+
+@pytest.mark.parametrize("case", [LUMINA2[0], QWEN[0]], ids=lambda case: case.family)
+def test_a_pipeline_that_normalises_has_no_prediction_of_zero(case):
+    pipe = case.pipeline()
+    with (
+        guidance_from_text("cfg-zero").attach(pipe),
+        pytest.raises(ValueError, match=r"divides what it predicts.*expected zero_steps=0"),
+    ):
+        run_of(pipe, case, cfg=True)()
 
 
 def test_frames_are_pictures_to_a_pyramid():

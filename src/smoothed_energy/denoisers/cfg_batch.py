@@ -63,6 +63,8 @@ class BatchLayout:
         separate: Whether the batch is one branch alone: under CFG the pipeline calls the denoiser
             first with the condition, then without it. With a `cfg_scale` of 1 it makes both calls
             and ignores the second prediction.
+        normalises: Whether the pipeline divides its sum by the size of that, other than by
+            `rescale_scale`.
     """
 
     groups: int = 1
@@ -71,6 +73,7 @@ class BatchLayout:
     rescale_scale: float | None = None
     cfg_scale: float | None = None
     separate: bool = False
+    normalises: bool = False
 
     @property
     def has_cfg(self) -> bool:

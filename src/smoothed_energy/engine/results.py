@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..denoisers.cfg_batch import Formulation
+from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ..denoisers.prediction import Predictions
 from ..guidance.result_guidance import ResultGuidance, ResultStep
@@ -49,14 +49,16 @@ class Results:
     def __init__(self, members: Sequence[ParticipantState] = ()) -> None:
         self.members = members
         self._sample: Tensor | None = None
+        self._rescaled = False
         self._context: StepContext | None = None
 
     def __bool__(self) -> bool:
         return bool(self.members)
 
-    def note(self, sample: Tensor, context: StepContext) -> None:
-        """Take in the noisy latents of the conditional rows, and the step."""
-        self._sample, self._context = sample, context
+    def note(self, sample: Tensor, layout: BatchLayout, context: StepContext) -> None:
+        """Take in the noisy latents of a call, the meaning of its rows, and the step."""
+        self._sample, self._context = layout.rows("conditional", len(sample)).of(sample), context
+        self._rescaled = layout.normalises or context.rescales()
 
     def combined(
         self,
@@ -87,7 +89,7 @@ class Results:
                 "that is known (InstructPix2Pix has two); expected a pipeline with one scale; a "
                 "loop of your own can tell it by cfg_scale= of step()"
             )
-        step = _Step(_precise(own), latent_layout(), self._sample, self._context)
+        step = _Step(_precise(own), latent_layout(), self._sample, self._context, self._rescaled)
         guided = step.predictions.combined
         for member in acting:
             if _of(member).replaces_sum:
@@ -111,12 +113,14 @@ class _Step:
         layout: How that lies.
         sample: The noisy latents of the same rows.
         context: The step.
+        rescaled: Whether the pipeline rescales what comes out.
     """
 
     predictions: Predictions
     layout: LatentLayout
     sample: Tensor | None
     context: StepContext | None
+    rescaled: bool
 
     def after(self, member: ParticipantState, guided: Tensor) -> Tensor:
         """What the step comes to by a participant, who finds `guided`."""
@@ -130,7 +134,7 @@ class _Step:
                 self.predictions.unpacked(self.layout),
                 before,
                 member.memory,
-                rescaled=context.rescales(),
+                rescaled=self.rescaled,
                 noisy=None if sample is None else functools.partial(unpack, sample),
                 place=context.position,
                 kind=lambda: context.output_kind().prediction_type,

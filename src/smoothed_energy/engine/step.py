@@ -90,8 +90,7 @@ class GuidedStep:
         if self.scales:
             runner.check_caches()
         if self.results and "conditional" in branches:
-            sample = runner.sample(call)
-            self.results.note(layout.rows("conditional", len(sample)).of(sample), context)
+            self.results.note(runner.sample(call), layout, context)
         asked, reusing = self._asked(runner, call, layout, context, branches)
         plans = {
             member.plan if member.planned_for is runner else member.plan_in(runner): member

@@ -42,7 +42,7 @@ class ResultStep:
         cfg_scale: $g$; None without CFG.
         result: What the step comes to so far, $D$ at first.
         memory: What is kept from step to step of a run; empty when other images begin.
-        rescaled: Whether the pipeline rescales the result by the statistics of $c$.
+        rescaled: Whether the pipeline divides the result by its own size.
     """
 
     predictions: Predictions

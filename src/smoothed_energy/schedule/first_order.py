@@ -11,7 +11,7 @@ from .noise import noise_level, numbers_of
 from .position import StepPosition
 
 _SIGMAS = ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
-_ALPHAS = ("DDIMScheduler",)
+_ALPHAS = ("DDIMScheduler", "CogVideoXDDIMScheduler")
 
 
 def following_noise(scheduler: Any, position: StepPosition, eta: float = 0.0) -> float:

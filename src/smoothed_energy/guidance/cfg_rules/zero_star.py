@@ -40,7 +40,8 @@ class ZeroStarGuidance(SumRule):
 
     Raises:
         ValueError: If it is no number of steps; while generating, if a step predicts 0 and the
-            pipeline rescales by `guidance_rescale`, which divides by its spread.
+            pipeline divides by the size of that (`guidance_rescale`; Qwen-Image and Lumina 2
+            always, or unless told otherwise).
 
     Example:
         >>> with ZeroStarGuidance().attach(pipe):
@@ -69,8 +70,9 @@ class ZeroStarGuidance(SumRule):
         if self.zero_steps and step.position().index < self.zero_steps:
             if step.rescaled:
                 raise ValueError(
-                    f"zero_steps={self.zero_steps} of cfg-zero predicts 0, whose spread "
-                    "guidance_rescale divides by; expected zero_steps=0, or no guidance_rescale"
+                    f"zero_steps={self.zero_steps} of cfg-zero predicts 0, and this pipeline "
+                    "divides what it predicts by its size (guidance_rescale, or a norm); expected "
+                    "zero_steps=0, or a pipeline that does not"
                 )
             return torch.zeros_like(c)
         scaled = (dot(c, u) / (dot(u, u) + 1e-8)).to(u.dtype) * u
