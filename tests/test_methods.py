@@ -15,6 +15,7 @@ from smoothed_energy import (
     guidance_from_text,
 )
 from smoothed_energy.guidance.combinations import Projection, Rescale
+from smoothed_energy.guidance.result_guidance import ResultGuidance
 from smoothed_energy.guidance.saliency_fusion import SaliencyFusion
 from smoothed_energy.methods import METHODS, guidance_to_text
 from smoothed_energy.methods.erg import AnnealedTemperature
@@ -65,6 +66,18 @@ SETTINGS = {
     "window": [0.5, 0.1 + 0.7, 1],
     "count": [3, 9],
     "masked": [False, True],
+    "eta": [0, 0.1 + 0.2, 1],
+    "momentum": [-0.99, 0, 1e-7, 0.1 + 0.2],
+    "norm": [0, 1e-7, 1e20, 2],
+    "base": ["unconditional", "conditional"],
+    "space": ["picture", "prediction"],
+    "zero_steps": [0, 3],
+    "alpha": [1e-7, 0.1 + 0.2, 1],
+    "scales": [5, "10:5:1e-07", (1e20, 0.1 + 0.2), [3]],
+    "parallel": [0, 0.1 + 0.2],
+    "cutoff": [0, 1e-7, 1],
+    "least": [0, 0.1 + 0.2],
+    "most": [0.5, 0.9],
     "weak": [
         *("owner/model", "/a=b", "2024", "1e5", "inf", "nan", "True", "false", "1_000", "a;b"),
         *(' "x"; y=2 ', '"', "\\", "\\;", "a\n;b", "\N{SNOWMAN}", " "),
@@ -76,7 +89,9 @@ STEPS_OF_CORRECTIONS = [Adaptive(0.999), AllOf(Steps(0, 0.7), AnyOf(Adaptive(0.9
 def variants(cls):
     """Guidances with every value of every setting, and with the last one of all."""
     values = {field.name: SETTINGS[field.name] for field in fields(cls)}
-    if not cls.limits_cfg:
+    if cls.method in ("cfgpp", "higs"):
+        values["scale"] = [2, 0.1 + 0.2, 1e-7, 1e20, Fraction(1, 3)]
+    if not (cls.limits_cfg or issubclass(cls, ResultGuidance)):
         values["steps"] = [*values["steps"], *STEPS_OF_CORRECTIONS]
     for name, found in values.items():
         yield from (cls(**{name: value}) for value in found)

@@ -67,7 +67,9 @@ def outcome(method, case):
         AssertionError: If there is no error and no effect either.
     """
     pipe = case.pipeline()
-    cfg = method == "interval" and case.cfg is not None
+    cls = METHODS[method]
+    of_cfg = cls.limits_cfg or getattr(cls, "needs_cfg", False)
+    cfg = of_cfg and case.cfg is not None
     run = run_of(pipe, case, cfg=cfg, num_inference_steps=3)
     plain = run()
     try:

@@ -123,15 +123,19 @@ def _with_method_defaults(
     name = _method_name(merged)
     if name == "seg":
         return merged
+    from ..guidance.result_guidance import ResultGuidance
     from ..methods import METHODS
 
     if name not in METHODS:
         raise ValueError(f"--method {name}: expected one of {', '.join(METHODS)}")
+    # Rules for CFG act at all steps, unless told otherwise.
+    own_steps = issubclass(METHODS[name], ResultGuidance)
     usual, suited = METHODS[name]().to_dict(), suited_settings(merged["model"], name)
     found = dict(merged)
     for option in _OF_METHOD:
         if option in usual:
-            if option not in chosen and option not in stored and option != "steps":
+            has_default = own_steps or option != "steps"
+            if option not in chosen and option not in stored and has_default:
                 found[option] = suited.get(option, usual[option])
         elif option in chosen:
             raise ValueError(

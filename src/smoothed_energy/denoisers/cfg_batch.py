@@ -63,6 +63,8 @@ class BatchLayout:
         separate: Whether the batch is one branch alone: under CFG the pipeline calls the denoiser
             first with the condition, then without it. With a `cfg_scale` of 1 it makes both calls
             and ignores the second prediction.
+        normalises: Whether the pipeline divides its sum by the size of that, other than by
+            `rescale_scale`.
     """
 
     groups: int = 1
@@ -71,6 +73,7 @@ class BatchLayout:
     rescale_scale: float | None = None
     cfg_scale: float | None = None
     separate: bool = False
+    normalises: bool = False
 
     @property
     def has_cfg(self) -> bool:
@@ -134,6 +137,32 @@ class BatchLayout:
         if self.groups > 1:
             delta = delta.repeat(self.groups, *([1] * (delta.ndim - 1)))
         return prediction + delta
+
+    def replaced(self, prediction: Tensor, guided: Tensor) -> Tensor:
+        r"""The prediction that makes the pipeline's own guidance come out as it is told.
+
+        The sum of equal predictions is the same one, for every scale; where $c$ must stay, it is
+        $u = (D^\star - g\,c) / (1 - g)$.
+
+        Args:
+            prediction: `(B, *)`, all groups, perhaps with a learned variance, which stays.
+            guided: $D^\star$, `(B / groups, *)`.
+
+        Returns:
+            `(B, *)`, dtype of `prediction`.
+        """
+        channels = guided.shape[1]
+        branches = []
+        for index, branch in enumerate(prediction.chunk(self.groups)):
+            mean = guided
+            if self.rescale_scale is not None:
+                g, c = self.rescale_scale, self.rows("conditional", len(prediction)).of(prediction)
+                kept = c[:, :channels].to(guided.dtype)
+                mean = kept if index == self.conditional else (guided - g * kept) / (1.0 - g)
+            mean = mean.to(branch.dtype)
+            rest = branch[:, channels:]
+            branches.append(torch.cat([mean, rest], dim=1) if rest.shape[1] else mean)
+        return torch.cat(branches)
 
 
 def pair_layout(cfg_scale: float | None) -> BatchLayout:

@@ -61,29 +61,33 @@ class OutputKind:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a step predicted without the perturbation.
+    r"""What a step predicted without the perturbation.
 
     Args:
         clean: $s$, the prediction that was perturbed, `(B, C, *)`.
         conditional: $c$, of the same shape.
         unconditional: $u$; None without CFG.
         cfg_scale: $g$; None if it is not known.
+        total: What stands for $u + g\,(c - u)$ where a rule says so; None where none does.
     """
 
     clean: Tensor
     conditional: Tensor
     unconditional: Tensor | None = None
     cfg_scale: float | None = None
+    total: Tensor | None = None
 
     @property
     def text_guidance(self) -> Tensor | None:
-        r"""$g\,(c - u)$; None without CFG.
+        r"""$g\,(c - u)$, or what a rule puts in its place; None without CFG.
 
         Raises:
             ValueError: If CFG is on but its scale is not known.
         """
         if self.unconditional is None:
             return None
+        if self.total is not None:
+            return self.total - self.unconditional
         if self.cfg_scale is None:
             raise ValueError(
                 "combine=fuse and rescale:AMOUNT need the scale of classifier-free guidance, and "
@@ -95,7 +99,9 @@ class Predictions:
 
     @property
     def combined(self) -> Tensor:
-        r"""$D = u + g\,(c - u)$, and $c$ without CFG."""
+        r"""$D = u + g\,(c - u)$ or what stands for it, and $c$ without CFG."""
+        if self.total is not None:
+            return self.total
         guidance = self.text_guidance
         if guidance is None or self.unconditional is None:
             return self.conditional
@@ -108,6 +114,7 @@ class Predictions:
             layout.unpack(self.conditional),
             None if self.unconditional is None else layout.unpack(self.unconditional),
             self.cfg_scale,
+            None if self.total is None else layout.unpack(self.total),
         )
 
 

@@ -25,3 +25,15 @@ class StepContext(ABC):
     @abstractmethod
     def output_kind(self) -> OutputKind:
         """What the denoiser predicts."""
+
+    def rescales(self) -> bool:
+        """Whether the guided prediction is rescaled by the statistics of the conditional one."""
+        return False
+
+    def next_noise(self) -> float:
+        """The noise level after this step, if that is deterministic and of first order.
+
+        Raises:
+            ValueError: If it is not, or not known; the message says why.
+        """
+        raise ValueError("it is not known here")

@@ -18,6 +18,7 @@ from ..guidance.combine import Combination
 from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import Memory, Plan
+from ..guidance.result_guidance import ResultGuidance
 from ..intercept.module_call import modules_of
 from ..schedule import ALL_STEPS_ANEW, Since, StepPosition
 from .passes import PassRunner
@@ -229,7 +230,9 @@ class ParticipantState:
         participant: The participant.
 
     Attributes:
-        rule: Its rule for CFG, if it has one; otherwise it makes a correction.
+        rule: Its rule for where CFG acts, if it has one.
+        result: It, if it says what a step comes to; without either it makes a correction.
+        memory: What it keeps from step to step, if it says what a step comes to.
         history: What it remembers of earlier steps, if it makes a correction.
         formulation: Which prediction it perturbs.
         combinations: What changes its correction before it is added.
@@ -247,6 +250,8 @@ class ParticipantState:
         guidance = participant.guidance
         self.is_off = guidance.is_off
         self.rule = guidance if isinstance(guidance, CFGRule) else None
+        self.result = guidance if isinstance(guidance, ResultGuidance) else None
+        self.memory: Memory = {}
         if isinstance(guidance, NegativeGuidance):
             self.history = History(guidance)
             self.formulation = guidance.formulation
@@ -275,6 +280,12 @@ class ParticipantState:
             plan = replace(plan, rows=self.participant.rows)
         self.plan, self.planned_for, self._names = plan, runner, {}
         return plan
+
+    def forget(self) -> None:
+        """Forget what earlier steps were like: other images begin."""
+        self.memory.clear()
+        if self.rule is None and self.result is None:
+            self.history.forget()
 
     def find_layers_again(self) -> None:
         """Plan anew when it is next needed, if modules of the plan were replaced since."""

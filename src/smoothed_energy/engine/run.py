@@ -84,7 +84,7 @@ class DenoiserState(Members):
         """Expect no call without the prompt that nobody needs: the owner left it out."""
         expected = self._expected
         if isinstance(expected, _Corrected):
-            if expected.step.scales:
+            if expected.step.acts:
                 return
             self._show_alone(expected)
         self._expected = None
@@ -194,7 +194,7 @@ class DenoiserState(Members):
                 return self._second_call(expected.step, call, layout, context)
             self._show_alone(expected)
         step = self.step(participants, context)
-        if not step.scales and not self.observers:
+        if not step.acts and not self.observers:
             output = call()
             self.progress.note("clean", self.runner.family.prediction_of(output))
             return output
@@ -232,7 +232,7 @@ class DenoiserState(Members):
             RuntimeError: If the step was to be corrected in that call.
         """
         step = expected.step
-        if step.scales:
+        if step.acts:
             raise RuntimeError(
                 f"the {type(self.runner.denoiser).__name__} was called with a prompt, and the call "
                 "without one, which was to be guided with it, did not come"
@@ -265,14 +265,18 @@ def _written(
     """
     mean = prediction[:, : outcome.channels]
     predictions = functools.partial(layout.predictions, mean)
-    delta = step.combine(predictions, outcome.latent_layout) if step.scales else None
+    combined = step.combine(predictions, outcome.latent_layout)
+    delta = combined.delta
     step.show(predictions, delta, outcome.latent_layout, layout.cfg_scale, context)
     if delta is None:
         return outcome.output
-    if outcome.channels < prediction.shape[1]:
-        variance = torch.zeros_like(prediction[: len(delta), outcome.channels :])
-        delta = torch.cat([delta, variance], dim=1)
-    corrected = layout.corrected(prediction, delta)
+    if combined.guided is not None:
+        corrected = layout.replaced(prediction, combined.guided)
+    else:
+        if outcome.channels < prediction.shape[1]:
+            variance = torch.zeros_like(prediction[: len(delta), outcome.channels :])
+            delta = torch.cat([delta, variance], dim=1)
+        corrected = layout.corrected(prediction, delta)
     step.progress.note("guided", corrected)
     return outcome.with_prediction(corrected[: len(outcome.prediction)])
 

@@ -29,6 +29,7 @@ from .observer import Observer, SeenGuidance, SeenStep
 from .one_pass import Outcome
 from .participant import Participant, ParticipantState
 from .passes import PassRunner
+from .results import Combined, Results
 from .watch import Watch
 
 #: The predictions under CFG, in the order in which two calls make them.
@@ -42,8 +43,10 @@ class GuidedStep:
         scales: $\gamma$ of each of them.
         observers: Who looks at the step; there may be some where no guidance acts.
         progress: The run that it is a step of.
+        results: Who says what it comes to.
 
     Attributes:
+        results: Those who say what it comes to.
         differences: $s - \tilde s$ of those whose negative is known.
         conditional: What the call with the prompt gave, where that without it is another call.
     """
@@ -53,12 +56,19 @@ class GuidedStep:
         scales: dict[ParticipantState, float],
         observers: Sequence[Observer] = (),
         progress: Progress | None = None,
+        results: Sequence[ParticipantState] = (),
     ) -> None:
         self.scales = scales
+        self.results = Results(results)
         self.progress = Progress() if progress is None else progress
         self._watch = Watch(observers) if observers else None
         self.differences: dict[ParticipantState, Tensor] = {}
         self.conditional: Outcome | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether somebody may change what it comes to."""
+        return bool(self.scales or self.results)
 
     def predict(
         self,
@@ -79,6 +89,8 @@ class GuidedStep:
         """
         if self.scales:
             runner.check_caches()
+        if self.results and "conditional" in branches:
+            self.results.note(runner.sample(call), layout, context)
         asked, reusing = self._asked(runner, call, layout, context, branches)
         plans = {
             member.plan if member.planned_for is runner else member.plan_in(runner): member
@@ -145,13 +157,26 @@ class GuidedStep:
         self,
         predictions: Callable[[Formulation], Predictions],
         latent_layout: Callable[[], LatentLayout],
-    ) -> Tensor:
-        r"""The correction $\delta$ of the whole step, without a learned variance.
+    ) -> Combined:
+        r"""What the step comes to, without a learned variance.
 
         Args:
             predictions: What the step predicted, for the prediction that a guidance perturbs.
             latent_layout: How a prediction lies; asked only if that matters.
         """
+        corrections = functools.partial(self._corrections, latent_layout)
+        if self.results:
+            return self.results.combined(predictions, latent_layout, corrections)
+        return Combined(corrections(predictions))
+
+    def _corrections(
+        self,
+        latent_layout: Callable[[], LatentLayout],
+        predictions: Callable[[Formulation], Predictions],
+    ) -> Tensor | None:
+        r"""The sum $\delta$ of the corrections; None if there are none."""
+        if not self.scales:
+            return None
         corrections = []
         for member, scale in self.scales.items():
             delta = scale * self.differences[member]
@@ -264,13 +289,20 @@ class Members:
     def step(self, participants: Sequence[Participant], context: StepContext) -> GuidedStep:
         """A step, with those participants that correct it."""
         scales: dict[ParticipantState, float] = {}
+        results = []
+        position = functools.partial(self._position, context)
         for participant in participants:
             state = self.of(participant)
-            if state.rule is None and not state.is_off:
-                scale = state.history.scale(functools.partial(self._position, context))
-                if scale:
-                    scales[state] = scale
-        return GuidedStep(scales, self.observers, self.progress)
+            if state.is_off or state.rule is not None:
+                continue
+            if state.result is not None:
+                if state.result.acts_at(position):
+                    results.append(state)
+                continue
+            scale = state.history.scale(position)
+            if scale:
+                scales[state] = scale
+        return GuidedStep(scales, self.observers, self.progress, results)
 
     def _position(self, context: StepContext) -> StepPosition:
         here = context.position()
@@ -299,5 +331,4 @@ class Members:
         """Forget what earlier steps were like: other images begin."""
         self.progress.index = 0
         for state in self._states.values():
-            if state.rule is None:
-                state.history.forget()
+            state.forget()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
+from ..guidance.result_guidance import ResultGuidance
 from ..settings.warning_place import warn_caller
 
 
@@ -52,6 +53,16 @@ def warn_if_idle(guidance: Guidance, done: RunSummary | None) -> None:
         done: What it did; None if there was no run.
     """
     if done is None or not done.calls or guidance.is_off:
+        return
+    if isinstance(guidance, ResultGuidance):
+        if not done.guided_calls:
+            cfg = " with classifier-free guidance" if guidance.needs_cfg else ""
+            expected = "; expected a prompt, and CFG's scale above 1" if cfg else ""
+            warn_caller(
+                f"none of the {done.calls} calls of the denoiser was a step{cfg} in "
+                f"steps={str(guidance.steps)!r} for {guidance!r} to act at{expected}",
+                GuidanceWarning,
+            )
         return
     if not isinstance(guidance, NegativeGuidance):
         if done.guided_calls < done.calls and not done.calls_without_cfg:

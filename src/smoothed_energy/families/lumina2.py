@@ -51,7 +51,8 @@ class Lumina2(Transformer):
         part = setting("cfg_trunc_ratio", 1.0)
         if part < 1.0 and (step().index + 1) / step().count > part:
             return BatchLayout()
-        return BatchLayout(separate=True, cfg_scale=layout.cfg_scale)
+        normalises = bool(setting("cfg_normalization", True))
+        return BatchLayout(separate=True, cfg_scale=layout.cfg_scale, normalises=normalises)
 
     @override
     def timestep(

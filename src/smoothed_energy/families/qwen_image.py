@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["QwenImage"]
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import nn
@@ -52,4 +53,5 @@ class QwenImage(Transformer):
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        return true_cfg(setting, "negative_prompt_embeds")
+        # The pipelines give their sum the norm of the conditional prediction.
+        return replace(true_cfg(setting, "negative_prompt_embeds"), normalises=True)

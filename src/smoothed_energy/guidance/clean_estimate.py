@@ -5,14 +5,26 @@ from __future__ import annotations
 __all__ = ["clean_and_noise", "clean_slope", "signal_and_noise"]
 
 import math
+from typing import Protocol
 
 from torch import Tensor
 
 from ..denoisers.prediction import Preconditioned, PredictionKind
-from .plan import NegativeContext
+from ..schedule import StepPosition
 
 
-def signal_and_noise(second: NegativeContext, method: str) -> tuple[float, float]:
+class Levelled(Protocol):
+    """A step whose noise level and kind of prediction may be asked."""
+
+    @property
+    def prediction_type(self) -> PredictionKind:
+        """What the denoiser predicts; None if it is not known."""
+
+    def position(self) -> StepPosition:
+        """Where the step is in its schedule."""
+
+
+def signal_and_noise(second: Levelled, method: str) -> tuple[float, float]:
     """The factors of the clean picture and of the noise in the denoiser's input.
 
     Args:

@@ -16,6 +16,7 @@ from ..denoisers.prediction import OutputKind, PredictionType
 from ..engine.observer import Observer
 from ..engine.participant import Participant
 from ..engine.summary import RunSummary
+from ..guidance.cfg_rules.rule import check_one_sum
 from ..guidance.guidance import Guidance
 from ..schedule import StepPosition
 from .loop_step import LoopStep
@@ -58,6 +59,7 @@ class Session(ABC):
                     "first (smoothed_energy.attachments finds it, and detach_all detaches all), or "
                     "raise its scale to guide more"
                 )
+        check_one_sum([one.guidance for one in (*self.attachments, attachment)])
         self._open_first()
         self.attachments.append(attachment)
         self._list_participants()
@@ -156,6 +158,7 @@ class _Attached(ABC):
         cfg_scale: float | None = None,
         prediction_type: PredictionType | None = None,
         branch: Formulation | None = None,
+        next_sigma: float | None = None,
     ) -> None:
         """Tell what is attached to a bare denoiser what the next calls of the denoiser are.
 
@@ -178,6 +181,8 @@ class _Attached(ABC):
                 `"conditional"` before the one call and `"unconditional"` before the other, both
                 times with `cfg_scale`. The correction enters the second call, so that
                 $u + g (c - u)$ gains exactly the correction.
+            next_sigma: The noise level after this step, needed by CFG++; the loop's step must be
+                deterministic and of first order.
 
         Raises:
             RuntimeError: If this is detached.
@@ -196,6 +201,7 @@ class _Attached(ABC):
                 rescale_scale if cfg_scale is None else cfg_scale,
                 OutputKind(prediction_type=prediction_type),
                 branch,
+                next_sigma,
             )
         )
 

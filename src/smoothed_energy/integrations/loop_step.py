@@ -28,6 +28,7 @@ class LoopStep(StepContext):
         cfg_scale: CFG's scale, None if it is not told.
         kind: What the denoiser predicts.
         branch: Which of two calls the next one is; None if there is one call for all rows.
+        next_sigma: The noise level after the step; None if it is not told.
 
     Raises:
         ValueError: If these contradict each other.
@@ -39,6 +40,7 @@ class LoopStep(StepContext):
     cfg_scale: float | None
     kind: OutputKind
     branch: Formulation | None
+    next_sigma: float | None = None
 
     def __post_init__(self) -> None:
         size, rescale_scale = self.conditional_rows, self.rescale_scale
@@ -66,6 +68,16 @@ class LoopStep(StepContext):
     @override
     def output_kind(self) -> OutputKind:
         return self.kind
+
+    @override
+    def rescales(self) -> bool:
+        return self.rescale_scale is not None
+
+    @override
+    def next_noise(self) -> float:
+        if self.next_sigma is None:
+            raise ValueError("expected next_sigma= in step() of the attachment")
+        return self.next_sigma
 
     @override
     def layout(self, rows: int) -> BatchLayout:

@@ -35,7 +35,7 @@ from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
-from ..schedule import StepPosition
+from ..schedule import StepPosition, following_noise
 from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
 from .dispatch import DENOISER, has_own_guidance, route_elsewhere
@@ -113,6 +113,16 @@ class _PipelineStep(StepContext):
         return OutputKind(
             has_learned_variance(self.pipeline), prediction_type(self.pipeline, self.call.module)
         )
+
+    @override
+    def rescales(self) -> bool:
+        rescale = getattr(self.pipeline, "guidance_rescale", None)
+        return bool((self.arguments.get("guidance_rescale") if rescale is None else rescale) or 0)
+
+    @override
+    def next_noise(self) -> float:
+        noise = self.arguments.get("eta") or 0.0
+        return following_noise(self.pipeline.scheduler, self.position(), noise)
 
 
 class _PipelineSession(Session):

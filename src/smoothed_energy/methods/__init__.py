@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
+from .higs import HistoryGuidedSampling
 from .momentum import MomentumGuidance
 from .pag import PerturbedAttentionGuidance
 from .registry import (
@@ -18,18 +19,21 @@ from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 from .slg import SkipLayerGuidance
 from .swg import SlidingWindowGuidance
+from .tag import TangentialAmplifyingGuidance
 from .tpg import TokenPerturbationGuidance
 
 __all__ = [
     "METHODS",
     "Autoguidance",
     "EntropyRectifyingGuidance",
+    "HistoryGuidedSampling",
     "MomentumGuidance",
     "PerturbedAttentionGuidance",
     "SelfAttentionGuidance",
     "SkipLayerGuidance",
     "SlidingWindowGuidance",
     "SmoothedEnergyGuidance",
+    "TangentialAmplifyingGuidance",
     "TokenPerturbationGuidance",
     "as_guidances",
     "guidance_from_dict",

@@ -21,18 +21,27 @@ from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from ..guidance.cfg_rules.apg import AdaptiveProjectedGuidance
+from ..guidance.cfg_rules.frequency import FrequencyDecoupledGuidance
 from ..guidance.cfg_rules.interval import GuidanceInterval
+from ..guidance.cfg_rules.magnitude import MagnitudeAwareGuidance
+from ..guidance.cfg_rules.plus_plus import PlusPlusGuidance
+from ..guidance.cfg_rules.tangential import TangentialDampingGuidance
+from ..guidance.cfg_rules.zero_star import ZeroStarGuidance
 from ..guidance.guidance import Guidance
+from ..guidance.result_guidance import ResultGuidance
 from ..guidance.softmax import softmax_free
 from ..settings.text import join_settings, split_settings
 from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
+from .higs import HistoryGuidedSampling
 from .momentum import MomentumGuidance
 from .pag import PerturbedAttentionGuidance
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
 from .slg import SkipLayerGuidance
 from .swg import SlidingWindowGuidance
+from .tag import TangentialAmplifyingGuidance
 from .tpg import TokenPerturbationGuidance
 
 _AnyGuidance = TypeVar("_AnyGuidance", bound=Guidance)
@@ -70,7 +79,8 @@ def register(cls: type[_AnyGuidance]) -> type[_AnyGuidance]:
             "a name of its own"
         )
     _methods[name] = cls
-    needs_no_softmax = not (cls.needs_softmax or cls.limits_cfg)
+    has_layers = not (cls.limits_cfg or issubclass(cls, ResultGuidance))
+    needs_no_softmax = has_layers and not cls.needs_softmax
     if needs_no_softmax and name not in softmax_free:
         softmax_free.append(name)
     return cls
@@ -122,6 +132,14 @@ for _cls in (
     SlidingWindowGuidance,
     Autoguidance,
     MomentumGuidance,
+    HistoryGuidedSampling,
+    TangentialAmplifyingGuidance,
+    AdaptiveProjectedGuidance,
+    ZeroStarGuidance,
+    TangentialDampingGuidance,
+    FrequencyDecoupledGuidance,
+    MagnitudeAwareGuidance,
+    PlusPlusGuidance,
     GuidanceInterval,
 ):
     register(_cls)

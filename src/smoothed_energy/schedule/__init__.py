@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .first_order import following_noise
 from .position import StepPosition
 from .refresh import ALL_STEPS_ANEW, Drift, EarlySteps, EveryStep, Refresh, Since, as_refresh
 from .scales import CosineScale, LinearScale, ScaleSchedule, ScaleTable, as_scale, scale_at
@@ -32,6 +33,7 @@ __all__ = [
     "as_refresh",
     "as_scale",
     "as_steps",
+    "following_noise",
     "scale_at",
     "schedule_position",
 ]

@@ -11,7 +11,7 @@ blend `(1 - t) signal + t noise`: their level is `t / (1 - t)`.
 
 from __future__ import annotations
 
-__all__ = ["ScheduledNoise", "numbers_of", "scheduled_noise"]
+__all__ = ["ScheduledNoise", "noise_level", "numbers_of", "scheduled_noise"]
 
 import math
 from collections.abc import Sequence
@@ -98,7 +98,7 @@ def _training_noise_level(alphas_cumprod: Any, time: float) -> float | None:
     time = min(max(time, 0.0), float(last))
     below = math.floor(time)
     first, second = (
-        _sigma_of(float(alphas_cumprod[step])) for step in (below, min(below + 1, last))
+        noise_level(float(alphas_cumprod[step])) for step in (below, min(below + 1, last))
     )
     weight = time - below
     if weight == 0 or first == second or not (first > 0 and second < math.inf):
@@ -106,6 +106,6 @@ def _training_noise_level(alphas_cumprod: Any, time: float) -> float | None:
     return math.exp((1 - weight) * math.log(first) + weight * math.log(second))
 
 
-def _sigma_of(alpha_cumprod: float) -> float:
+def noise_level(alpha_cumprod: float) -> float:
     """The noise level of a share of the signal in the variance."""
     return math.inf if alpha_cumprod <= 0 else math.sqrt(max(1 - alpha_cumprod, 0) / alpha_cumprod)

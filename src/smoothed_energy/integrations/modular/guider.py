@@ -158,8 +158,11 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             base = pred_cond if self.use_original_formulation else pred_uncond
             prediction = base + self.guidance_scale * (pred_cond - pred_uncond)
         step = GuiderStep(self)
-        delta = self._run.correction(pred_cond, pred_uncond, step, perturbed)
-        prediction = prediction if delta is None else prediction + delta
+        combined = self._run.combined(pred_cond, pred_uncond, step, perturbed)
+        if combined.guided is not None:
+            prediction = combined.guided.to(prediction.dtype)
+        elif combined.delta is not None:
+            prediction = prediction + combined.delta
         if self.guidance_rescale > 0:
             prediction = rescale_noise_cfg(prediction, pred_cond, self.guidance_rescale)
         self._run.finish(prediction, step.cfg_scale, is_last=self._enabled and step.is_last)

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from ...engine.participant import Participant
 from ...guidance import Guidance
+from ...guidance.cfg_rules.rule import check_one_sum
 from ..attachment import Attachment, Session
 from .step_batches import StepBatches
 
@@ -21,6 +22,7 @@ class GuiderSession(Session):
 
     def begin(self, guidances: Sequence[Guidance]) -> StepBatches:
         """The batches of a run, which begins: its observers are told."""
+        check_one_sum(guidances)
         for observer in self.observers:
             observer.begin()
         participants = [Participant(guidance) for guidance in guidances]

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ...denoisers.cfg_batch import BatchLayout
 from ...denoisers.prediction import OutputKind
 from ...engine.context import StepContext
-from ...schedule import StepPosition, schedule_position
+from ...schedule import StepPosition, following_noise, schedule_position
 from ..pipeline_facts import has_learned_variance, prediction_type
 
 
@@ -83,6 +83,17 @@ class GuiderStep(StepContext):
         if guider.scheduler is None or self._denoiser is None:
             return OutputKind()
         return OutputKind(has_learned_variance(guider), prediction_type(guider, self._denoiser))
+
+    @override
+    def rescales(self) -> bool:
+        return bool(self._guider.guidance_rescale > 0)
+
+    @override
+    def next_noise(self) -> float:
+        scheduler = self._guider.scheduler
+        if scheduler is None:
+            raise ValueError("expected guider.scheduler = pipe.scheduler")
+        return following_noise(scheduler, self.position())
 
     @property
     def is_last(self) -> bool:

@@ -18,6 +18,7 @@ from ...engine.finite import check_finite
 from ...engine.observer import Observer
 from ...engine.participant import Participant, ParticipantState
 from ...engine.passes import PassRunner
+from ...engine.results import Combined
 from ...engine.step import BRANCHES, GuidedStep, Members
 from ...engine.summary import warn_if_idle
 from ...guidance.combine import compare_places
@@ -110,7 +111,8 @@ class StepBatches:
 
     def needs(self, batch: Batch) -> bool:
         """Whether somebody perturbs what a clean batch predicts, or looks at it."""
-        return bool(self._perturbing(batch) or self._members.observers)
+        acting = self._step.results and batch.branch == "conditional"
+        return bool(self._perturbing(batch) or acting or self._members.observers)
 
     def _perturbing(self, batch: Batch) -> list[ParticipantState]:
         """The guidances that perturb what a clean batch predicts."""
@@ -144,7 +146,8 @@ class StepBatches:
         time = call.argument(self._runner.family.time)
         self._members.progress.note("latents", self._runner.sample(call), time)
         outcome = self._step.predict(self._runner, call, layout, step, branches)
-        if compare_places([one for member in pending for one in member.combinations]):
+        compares = compare_places([one for member in pending for one in member.combinations])
+        if compares or self._step.results:
             # Steps without a second pass ask for it, too.
             self._latent_layout = outcome.latent_layout()
         self._layout_of = outcome.latent_layout
@@ -202,10 +205,10 @@ class StepBatches:
             )
         return self.batches[count]
 
-    def correction(
+    def combined(
         self, c: Tensor, u: Tensor | None, step: GuiderStep, perturbed: dict[str, Tensor]
-    ) -> Tensor | None:
-        r"""The correction $\delta$ of the step; None if no guidance acts.
+    ) -> Combined:
+        r"""What the step comes to.
 
         Args:
             c: The prediction with the prompt, `(B, *)`.
@@ -222,14 +225,14 @@ class StepBatches:
             if batch.perturbed_by is not None:
                 clean = predictions(batch.branch).clean
                 self._step.differences[batch.perturbed_by] = clean - perturbed[batch.name]
-        delta = None
-        if self._step.scales:
-            delta = self._step.combine(predictions, lambda: self._latent_layout)
+        combined = self._step.combine(predictions, lambda: self._latent_layout)
+        delta = combined.delta
+        if delta is not None:
             self._members.progress.note("guided", delta)
         # Where CFG is taken away, its scale is 1; in a run without it there is none.
         scale = step.cfg_scale if u is not None else 1.0 if step.run_has_cfg else None
         self._step.show(predictions, delta, self._layout_of, scale, step)
-        return delta
+        return combined
 
     def finish(self, guided: Tensor, cfg_scale: float, *, is_last: bool) -> None:
         """Forget what one step alone needs; after the last one, say what is wrong with the run.
