@@ -14,7 +14,7 @@ __all__ = [
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
@@ -68,7 +68,8 @@ def step_position(
     """
     # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
     current = getattr(pipeline, "_current_timestep", None)
-    if current is None or getattr(current, "ndim", 0):  # a time for each frame
+    per_frame = isinstance(current, Tensor) and current.ndim > 0
+    if current is None or per_frame:
         family = family or family_or_unknown(denoiser)
         current = family.timestep(denoiser, timestep, pipeline.scheduler)
     return schedule_position(pipeline.scheduler, current)
