@@ -38,7 +38,7 @@ class SkyReelsV2(Wan):
         Raises:
             ValueError: If they have different ones.
         """
-        times: Tensor = torch.unique(torch.as_tensor(value))  # type: ignore[no-untyped-call]
+        times: Tensor = torch.unique(torch.as_tensor(value))
         drawn = times[times > 0] if len(times) > 1 else times
         if len(drawn) > 1:
             raise ValueError(
