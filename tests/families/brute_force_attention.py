@@ -73,8 +73,8 @@ class Case:
     scale: float = 1.0
     separate: bool = False
     sent: Callable[[torch.Tensor], torch.Tensor] = lambda prediction: prediction
-    combined: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = (
-        lambda c, u, g: u + g * (c - u)
+    combined: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor] = lambda c, u, g: (
+        u + g * (c - u)
     )
     order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined

@@ -13,6 +13,7 @@ from .dit import DiT
 from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
+from .joyimage import JoyImage
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .ltx import LTXVideo
@@ -74,5 +75,6 @@ for _family in (
     PRX,
     Krea2,
     NucleusMoE,
+    JoyImage,
 ):
     register(_family())

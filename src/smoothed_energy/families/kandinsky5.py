@@ -49,9 +49,7 @@ class Kandinsky5(Transformer):
     @override
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         _, *sizes, _ = argument(self.sample).shape
-        return tuple(
-            size // part for size, part in zip(sizes, self.patch(denoiser), strict=True)
-        )
+        return tuple(size // part for size, part in zip(sizes, self.patch(denoiser), strict=True))
 
     @override
     def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
