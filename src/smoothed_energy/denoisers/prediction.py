@@ -87,10 +87,9 @@ class Predictions:
         if self.cfg_scale is None:
             raise ValueError(
                 "combine=fuse and rescale:AMOUNT need the scale of classifier-free guidance, and "
-                "here there is not one that is known (InstructPix2Pix has two, Lumina-Next has it in "
-                "three channels); expected "
-                "rescale:AMOUNT:partial, project or no combine=; a loop of your own can tell it by "
-                "cfg_scale= of step()"
+                "here there is not one that is known (InstructPix2Pix has two, Lumina-Next has it "
+                "in three channels); expected rescale:AMOUNT:partial, project or no combine=; a "
+                "loop of your own can tell it by cfg_scale= of step()"
             )
         return self.cfg_scale * (self.conditional - self.unconditional)
 

@@ -68,4 +68,5 @@ class _Pictures(LatentLayout):
 
     @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        return unpacked.unflatten(2, (like.shape[1], -1)).transpose(1, 2)
+        batch, channels, _, *sides = unpacked.shape
+        return unpacked.reshape(batch, channels, like.shape[1], -1, *sides).transpose(1, 2)
