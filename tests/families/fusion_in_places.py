@@ -53,6 +53,13 @@ def in_places(function, pipe, case):
     """A function of two predictions `(B, C, *sizes)`, for two as the pipeline lays them out."""
     if type(pipe).__name__.startswith("CogVideoX"):
         return lambda *both: function(*(one.transpose(1, 2) for one in both)).transpose(1, 2)
+    if type(pipe).__name__.startswith("JoyImage"):
+        # Pictures, each of one frame, come before channels.
+        def of_pictures(*both):
+            found = function(*(one.transpose(1, 2).squeeze(3) for one in both))
+            return found.unsqueeze(3).transpose(1, 2)
+
+        return of_pictures
     if type(pipe).__name__.startswith("Kandinsky5"):
         return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
     packing = packing_of(pipe, case)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from comparison import assert_guided_as_by_brute_force, run_of
 from diffusers.models.transformers import transformer_kandinsky
-from fusion_in_places import assert_fused_as_by_brute_force
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
 from tiny_kandinsky5 import CASES, MORE, transformer
 
@@ -53,7 +52,6 @@ def test_shuffled_tokens():
 
 
 def test_channels_come_last():
-    assert_fused_as_by_brute_force(CASE)
     video = torch.randn(2, 3, 4, 5, 6)
     assert ChannelsLast().unpack(video).shape == (2, 6, 3, 4, 5)
     assert torch.equal(ChannelsLast().pack(ChannelsLast().unpack(video), video), video)
@@ -62,7 +60,7 @@ def test_channels_come_last():
 def test_windows_would_need_other_positions():
     pipe = CASE.pipeline()
     windows = SlidingWindowGuidance().attach(pipe)
-    with windows, pytest.raises(ValueError, match=r"visual_rope_pos|cuts pictures"):
+    with windows, pytest.raises(ValueError, match="visual_rope_pos"):
         run_of(pipe, CASE)()
 
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 from comparison import assert_guided_as_by_brute_force
-from fusion_in_places import assert_fused_as_by_brute_force
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
 from tiny_krea2 import CASES
 
@@ -20,10 +19,6 @@ def test_as_by_brute_force(cfg, sigma):
 
 def test_unconditional_formulation():
     assert_guided_as_by_brute_force(CASE, cfg=True, formulation="unconditional")
-
-
-def test_fused():
-    assert_fused_as_by_brute_force(CASE)
 
 
 def test_skipped_modules():

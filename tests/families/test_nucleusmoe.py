@@ -4,7 +4,6 @@ import math
 
 import pytest
 from comparison import assert_guided_as_by_brute_force, run_of
-from fusion_in_places import assert_fused_as_by_brute_force
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
 from tiny_nucleusmoe import CASES
 
@@ -25,10 +24,6 @@ def test_unconditional_formulation():
     assert_guided_as_by_brute_force(CASE, cfg=True, formulation="unconditional")
 
 
-def test_fused():
-    assert_fused_as_by_brute_force(CASE)
-
-
 def test_skipped_modules():
     assert_skipped_as_by_hand(CASE, LAYER, "block", BLOCK, "hidden_states")
     assert_skipped_as_by_hand(CASE, LAYER, "attention", LAYER, "hidden_states")
@@ -42,5 +37,8 @@ def test_shuffled_tokens():
 def test_keys_of_image_and_text_are_refused():
     pipe = CASE.pipeline()
     guidance = PerturbedAttentionGuidance(layers=LAYER)
-    with guidance.attach(pipe), pytest.raises(AttentionBackendError, match="24 queries and 29"):
+    with (
+        guidance.attach(pipe),
+        pytest.raises(AttentionBackendError, match=r"24 .* 29 keys"),
+    ):
         run_of(pipe, CASE)()

@@ -48,7 +48,10 @@ def test_shuffled_tokens():
 )
 def test_keys_of_text_and_image_are_refused(guidance):
     pipe = CASE.pipeline()
-    with guidance.attach(pipe), pytest.raises(AttentionBackendError, match="24 queries and 29"):
+    with (
+        guidance.attach(pipe),
+        pytest.raises(AttentionBackendError, match=r"24 .* 29 keys"),
+    ):
         run_of(pipe, CASE)()
 
 

@@ -20,6 +20,7 @@ from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
+from .joyimage import JoyImage
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .longcat_image import LongCatImage
@@ -102,5 +103,6 @@ for _family in (
     SkyReelsV2,
     HunyuanVideo15,
     LTX2,
+    JoyImage,
 ):
     register(_family())
