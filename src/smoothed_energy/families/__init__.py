@@ -15,6 +15,7 @@ from .flux import Flux
 from .flux2 import Flux2
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
+from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .longcat_image import LongCatImage
 from .ltx import LTXVideo
@@ -68,6 +69,7 @@ for _family in (
     Bria,
     BriaFibo,
     HiDream,
+    HunyuanImage,
     HunyuanVideo,
     QwenImage,
     Wan,
