@@ -11,6 +11,7 @@ from .bria import Bria
 from .bria_fibo import BriaFibo
 from .chroma import Chroma
 from .cogvideox import CogVideoX
+from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
 from .hidream import HiDream
@@ -70,6 +71,7 @@ for _family in (
     BriaFibo,
     HiDream,
     HunyuanImage,
+    ErnieImage,
     HunyuanVideo,
     QwenImage,
     Wan,
