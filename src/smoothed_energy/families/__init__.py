@@ -9,6 +9,7 @@ from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .bria import Bria
 from .bria_fibo import BriaFibo
+from .bria_fibo2 import BriaFibo2
 from .chroma import Chroma
 from .cogvideox import CogVideoX
 from .ernie_image import ErnieImage
@@ -69,6 +70,7 @@ for _family in (
     LongCatImage,
     Bria,
     BriaFibo,
+    BriaFibo2,
     HiDream,
     HunyuanImage,
     ErnieImage,
