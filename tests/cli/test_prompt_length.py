@@ -34,7 +34,10 @@ def test_the_words_that_are_cut(pipe, prompt, cut):
         assert found == []
     else:
         (line,) = found
-        assert line.endswith(f"reads 16 tokens, and not {cut!r}")
+        told = line.removesuffix("'").rpartition("'")[2]
+        # Tokenizers that don't know where words begin tell the tokens that are cut.
+        assert told == cut if pipe.tokenizer_2.is_fast else told and cut.endswith(told)
+        assert line.endswith(f"reads 16 tokens, and not {told!r}")
         assert line.startswith("the prompt is too long: ")
 
 

@@ -278,7 +278,7 @@ class TestPictures:
     def test_what_has_no_meaning_as_rgb_is_refused(self, tmp_path):
         Image.new("RGBA", (2, 2), (1, 2, 3, 9)).save(tmp_path / "alpha.png")
         Image.new("I;16", (2, 2), 40000).save(tmp_path / "deep.png")
-        for name, message in (("alpha", "transparent in places"), ("deep", "the mode I;16")):
+        for name, message in (("alpha", "transparent in places"), ("deep", "the mode I")):
             with pytest.raises(ValueError, match=message):
                 Pictures([tmp_path / f"{name}.png"])[0]
         with pytest.raises(ValueError, match=r"picture 0 is \(3, 2, 2\) torch\.float32"):

@@ -20,11 +20,11 @@ def packing_of(pipe, case):
     if name.startswith("Flux2"):
         latents = numbered(1, 4, 12, 8)
         return pipe._pack_latents(pipe._patchify_latents(latents)), latents.shape[1:]
-    if "Fibo" in name:
+    if name.startswith("FiboOf"):
         latents = numbered(1, 16, 6, 4)
         return pipe._pack_latents_no_patch(latents, *latents.shape), latents.shape[1:]
-    if name.startswith(("Flux", "Chroma", "Ovis", "LongCat", "Bria")):
-        latents = numbered(1, 4, 12, 8)
+    if name.startswith(("Flux", "Chroma", "Ovis", "LongCat", "BriaPipeline")):
+        latents = numbered(1, 16 if name.startswith("LongCat") else 4, 12, 8)
         return pipe._pack_latents(latents, *latents.shape), latents.shape[1:]
     if name == "LatentsOfLayers":
         latents = numbered(1, 4, 3, 12, 8)

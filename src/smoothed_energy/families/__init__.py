@@ -9,15 +9,18 @@ from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .bria import Bria
 from .bria_fibo import BriaFibo
+from .bria_fibo2 import BriaFibo2
 from .chroma import Chroma
 from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
 from .cogview import CogView3Plus, CogView4
 from .dit import DiT
+from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
+from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
 from .joyimage import JoyImage
@@ -81,7 +84,10 @@ for _family in (
     LongCatImage,
     Bria,
     BriaFibo,
+    BriaFibo2,
     HiDream,
+    HunyuanImage,
+    ErnieImage,
     HunyuanVideo,
     QwenImage,
     Wan,
