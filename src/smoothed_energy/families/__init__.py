@@ -13,9 +13,11 @@ from .flux import Flux
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
+from .latte import Latte
 from .ltx import LTXVideo
 from .ltx2 import LTX2
 from .lumina2 import Lumina2
+from .mochi import Mochi
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
@@ -71,5 +73,7 @@ for _family in (
     SkyReelsV2,
     HunyuanVideo15,
     LTX2,
+    Mochi,
+    Latte,
 ):
     register(_family())

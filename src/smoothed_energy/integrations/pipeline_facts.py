@@ -66,9 +66,9 @@ def step_position(
         ValueError: If that is not in the schedule.
     """
     # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
-    current = getattr(pipeline, "_current_timestep", None)
+    family = family or family_or_unknown(denoiser)
+    current = getattr(pipeline, "_current_timestep", None) if family.keeps_time else None
     if current is None or getattr(current, "ndim", 0):  # a time for each frame
-        family = family or family_or_unknown(denoiser)
         current = family.timestep(denoiser, timestep, pipeline.scheduler)
     return schedule_position(pipeline.scheduler, current)
 
