@@ -1,5 +1,6 @@
 """Guidance of Mochi."""
 
+import itertools
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def test_steps_are_those_of_the_schedule(steps, guided):
     seen = []
 
     def see(pipe, index, timestep, tensors):
-        seen.append(attachment.participant and timestep)
+        seen.append(timestep)
         return tensors
 
     guidance = SmoothedEnergyGuidance(layers="mid", steps=steps)
@@ -43,4 +44,4 @@ def test_steps_are_those_of_the_schedule(steps, guided):
     levels = [schedule_position(pipe.scheduler, time) for time in seen]
     assert [level.index for level in levels] == [0, 1, 2, 3]
     assert levels[0].sigma == math.inf
-    assert all(one.sigma > two.sigma for one, two in zip(levels, levels[1:], strict=False))
+    assert all(one.sigma > two.sigma for one, two in itertools.pairwise(levels))

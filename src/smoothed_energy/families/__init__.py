@@ -9,7 +9,9 @@ from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
+from .cosmos import Cosmos
 from .flux import Flux
+from .framepack import Framepack
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
@@ -75,5 +77,7 @@ for _family in (
     LTX2,
     Mochi,
     Latte,
+    Cosmos,
+    Framepack,
 ):
     register(_family())

@@ -230,8 +230,8 @@ _ORIGINAL = "_smoothed_energy_original"
 _NEVER = {
     "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
     "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
-    "LTX2DFR": "draws keyframes beside a video of fewer frames, and in tiles, so its tokens make no "
-    "one grid",
+    "LTX2DFR": "draws keyframes beside a video of fewer frames, and in tiles, so its tokens make "
+    "no one grid",
     "LTXI2VLongMultiPrompt": "draws window by window, each with a schedule of its own, and tells "
     "its denoiser no size of the video",
 }

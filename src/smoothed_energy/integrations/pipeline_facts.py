@@ -99,8 +99,10 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
         return Preconditioned(float(config.sigma_data), negative=found == "v_prediction")
     flow_sigmas = getattr(config, "use_flow_sigmas", False)
     if "FlowMatch" in type(scheduler).__name__ or flow_sigmas:
-        # Other predictions on the noise levels of a flow, and levels that rise, are not known.
-        if (flow_sigmas and found != "flow_prediction") or getattr(config, "invert_sigmas", False):
+        # Other predictions on the noise levels of a flow are not known, and where levels rise,
+        # only those of a flow that is known to do so.
+        rising = getattr(config, "invert_sigmas", False)
+        if (flow_sigmas and found != "flow_prediction") or (rising and not family.reversed_flow):
             return None
         return "reversed_flow" if family.reversed_flow else "flow"
     for known in ("epsilon", "v_prediction", "sample"):
