@@ -65,11 +65,15 @@ def text_to_world():
         prediction_type="epsilon",
         final_sigmas_type="sigma_min",
     )
-    return cosmos(CosmosTextToWorldPipeline, scheduler, transformer(extra_pos_embed_type="learnable"))
+    return cosmos(
+        CosmosTextToWorldPipeline, scheduler, transformer(extra_pos_embed_type="learnable")
+    )
 
 
 def flow(cls, *args, **changes):
-    return cosmos(cls, FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True), transformer(**changes), *args)
+    return cosmos(
+        cls, FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True), transformer(**changes), *args
+    )
 
 
 ARGUMENTS = {
