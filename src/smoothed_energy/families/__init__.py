@@ -4,11 +4,13 @@ from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError, ImageTokens
 from ..denoisers.latent_layout import FramesFirst, Packed
+from .allegro import Allegro
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
+from .consisid import ConsisID
 from .cosmos import Cosmos
 from .flux import Flux
 from .framepack import Framepack
@@ -24,6 +26,7 @@ from .pixart import PixArt
 from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
+from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
 from .transformer import Transformer
@@ -79,5 +82,8 @@ for _family in (
     Latte,
     Cosmos,
     Framepack,
+    Allegro,
+    ConsisID,
+    SanaVideo,
 ):
     register(_family())

@@ -14,7 +14,7 @@ __all__ = [
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
@@ -68,7 +68,7 @@ def step_position(
     # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
     family = family or family_or_unknown(denoiser)
     current = getattr(pipeline, "_current_timestep", None) if family.keeps_time else None
-    if current is None or getattr(current, "ndim", 0):  # a time for each frame
+    if current is None or (isinstance(current, Tensor) and current.ndim):  # one for each frame
         current = family.timestep(denoiser, timestep, pipeline.scheduler)
     return schedule_position(pipeline.scheduler, current)
 
