@@ -13,7 +13,7 @@ from tiny_pipelines import MARGIN, TOLERANCE, difference
 
 from smoothed_energy import SmoothedEnergyGuidance
 
-SCALE = 3.0
+SCALE = 10.0
 
 
 def _with(output, prediction):

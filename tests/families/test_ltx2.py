@@ -41,8 +41,8 @@ def test_skipped_and_shuffled():
 def by_hand(pipe):
     r"""A block in which the scheduler gets guided videos, with all other guidance of the pipeline.
 
-    $x_0$ of all is $c + (g-1)(c-u) + s(c-c_s) + (m-1)(c-c_m) + \gamma(c-\tilde c)$, rescaled by
-    $c$.
+    $x_0$ of all is $c + (g-1)(c-u) + s(c-c_s) + (m-1)(c-c_m) + \gamma(c-\tilde c)$, and then
+    rescaled by $c$.
     """
     forward, step = pipe.transformer.forward, pipe.scheduler.step
     calls, kinds = [], []

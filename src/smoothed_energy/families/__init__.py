@@ -4,6 +4,7 @@ from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError, ImageTokens
 from ..denoisers.latent_layout import FramesFirst, Packed
+from .allegro import Allegro
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
@@ -14,10 +15,13 @@ from .chroma import Chroma
 from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
 from .cogview import CogView3Plus, CogView4
+from .consisid import ConsisID
+from .cosmos import Cosmos
 from .dit import DiT
 from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
+from .framepack import Framepack
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_image import HunyuanImage
@@ -26,11 +30,13 @@ from .hunyuan_video15 import HunyuanVideo15
 from .joyimage import JoyImage
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
+from .latte import Latte
 from .longcat_image import LongCatImage
 from .ltx import LTXVideo
 from .ltx2 import LTX2
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
+from .mochi import Mochi
 from .nucleusmoe import NucleusMoE
 from .ovis_image import OvisImage
 from .pixart import PixArt
@@ -38,6 +44,7 @@ from .prx import PRX
 from .qwen_image import QwenImage
 from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
+from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
 from .transformer import Transformer
@@ -110,5 +117,12 @@ for _family in (
     HunyuanVideo15,
     LTX2,
     JoyImage,
+    Mochi,
+    Latte,
+    Cosmos,
+    Framepack,
+    Allegro,
+    ConsisID,
+    SanaVideo,
 ):
     register(_family())

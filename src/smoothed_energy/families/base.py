@@ -87,6 +87,7 @@ class Family(ABC):
             the latents into windows can't be used with them.
         learned_variance: Whether the second half of a prediction with twice the channels of the
             latents is a variance, whatever the scheduler makes of it.
+        keeps_time: Whether what pipelines keep as `_current_timestep` is in their schedule.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
     """
@@ -101,6 +102,7 @@ class Family(ABC):
     listed: ClassVar[frozenset[str]] = frozenset()
     tied_to_size: ClassVar[tuple[str, ...]] = ()
     learned_variance: ClassVar[bool] = False
+    keeps_time: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
 

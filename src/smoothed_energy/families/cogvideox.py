@@ -51,6 +51,8 @@ class CogVideoX(Transformer):
         scale = setting("guidance_scale", given)
         if setting("use_dynamic_cfg", False):
             steps = setting("num_timesteps", 1)
-            passed = (steps - float(setting("current_timestep", 0))) / steps
+            time = setting("current_timestep", None)
+            time = step().timestep if time is None else time  # ConsisID's does not tell it
+            passed = (steps - float(time or 0)) / steps
             scale = 1 + given * (1 - math.cos(math.pi * passed**5)) / 2
         return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=scale)

@@ -38,12 +38,12 @@ class SkyReelsV2(Wan):
         Raises:
             ValueError: If they have different ones.
         """
-        times: Tensor = torch.unique(torch.as_tensor(value))
-        drawn = times[times > 0] if len(times) > 1 else times
+        times = sorted(set(torch.as_tensor(value).flatten().tolist()))
+        drawn = [time for time in times if time > 0] or times
         if len(drawn) > 1:
             raise ValueError(
-                f"the frames of this video have times from {float(drawn[0]):g} to "
-                f"{float(drawn[-1]):g}, so this is no single step of a schedule; expected "
+                f"the frames of this video have times from {drawn[0]:g} to "
+                f"{drawn[-1]:g}, so this is no single step of a schedule; expected "
                 "ar_step=0 and addnoise_condition=0, or guidance that is alike at all steps"
             )
-        return drawn
+        return float(drawn[0])

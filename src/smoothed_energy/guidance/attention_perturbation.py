@@ -266,6 +266,10 @@ def _all_received(maps: Sequence[tuple[Attention, Tensor]], found: LayerAttentio
         if received.ndim == 2:
             by_head = received.reshape(rows or 1, -1, received.shape[-1])
         parts.append(by_head.sum(dim=-2))
+        if parts[-1].shape[-1] != parts[0].shape[-1]:
+            raise found.refusal(
+                "attends row by row to different numbers of keys, which make no map"
+            )
         heads += Fraction(attention.queries * by_head.shape[-2], by_head.shape[-1])
     if all(len(part) == len(parts[0]) == (rows or len(part)) for part in parts):
         return torch.stack(parts).sum(dim=0) / float(heads)

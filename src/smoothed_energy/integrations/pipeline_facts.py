@@ -67,10 +67,9 @@ def step_position(
         ValueError: If that is not in the schedule.
     """
     # Some pipelines keep it as it is in the schedule, and round what they give to the denoiser.
-    current = getattr(pipeline, "_current_timestep", None)
-    per_frame = isinstance(current, Tensor) and current.ndim > 0
-    if current is None or per_frame:
-        family = family or family_or_unknown(denoiser)
+    family = family or family_or_unknown(denoiser)
+    current = getattr(pipeline, "_current_timestep", None) if family.keeps_time else None
+    if current is None or (isinstance(current, Tensor) and current.ndim):  # one for each frame
         current = family.timestep(denoiser, timestep, pipeline.scheduler)
     return schedule_position(pipeline.scheduler, current)
 
@@ -102,8 +101,10 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
         return Preconditioned(float(config.sigma_data), negative=found == "v_prediction")
     flow_sigmas = getattr(config, "use_flow_sigmas", False)
     if "FlowMatch" in type(scheduler).__name__ or flow_sigmas:
-        # Other predictions on the noise levels of a flow, and levels that rise, are not known.
-        if (flow_sigmas and found != "flow_prediction") or getattr(config, "invert_sigmas", False):
+        # Other predictions on the noise levels of a flow are not known, and where levels rise,
+        # only those of a flow that is known to do so.
+        rising = getattr(config, "invert_sigmas", False)
+        if (flow_sigmas and found != "flow_prediction") or (rising and not family.reversed_flow):
             return None
         return "reversed_flow" if family.reversed_flow else "flow"
     for known in ("epsilon", "v_prediction", "sample"):

@@ -199,6 +199,9 @@ class LayerAttention:
             return True
         if attention.has_a_key_for_each_query and self.is_window(attention):
             return True
+        # Rows may come one by one, each with as much of the text as it has.
+        if self.image < attention.queries < self.image + self._text:
+            return attention.has_a_key_for_each_query
         # A text may come under another name.
         more = attention.queries > self.image and len(attention.query) == self.rows
         return more and attention.has_a_key_for_each_query

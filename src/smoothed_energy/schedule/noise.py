@@ -27,6 +27,7 @@ class ScheduledNoise:
         times: The timesteps.
         sigmas: The scheduler's sigmas, one for each timestep; None if it has none.
         is_flow: Whether these sigmas are times of a flow.
+        is_inverted: Whether that flow goes from noise to image, so that its times rise.
         has_midpoints: Whether timesteps at odd indices lie between two of the sigmas.
         alphas_cumprod: The signal's share of the variance by training timestep; None if unknown.
     """
@@ -34,6 +35,7 @@ class ScheduledNoise:
     times: Sequence[float]
     sigmas: Sequence[float] | None
     is_flow: bool
+    is_inverted: bool
     has_midpoints: bool
     alphas_cumprod: Any
 
@@ -42,6 +44,7 @@ class ScheduledNoise:
         if self.sigmas is not None and not (self.has_midpoints and index % 2 == 1):
             sigma = self.sigmas[index]
             if self.is_flow:
+                sigma = 1 - sigma if self.is_inverted else sigma
                 return math.inf if sigma >= 1 else max(sigma, 0.0) / (1 - sigma)
             return sigma if sigma >= 0 else None
         if self.alphas_cumprod is None:
@@ -65,6 +68,7 @@ def scheduled_noise(scheduler: Any, times: Sequence[float]) -> ScheduledNoise:
         times,
         levels,
         is_flow=levels is not None and _is_flow(scheduler, times, levels),
+        is_inverted=bool(getattr(scheduler, "config", {}).get("invert_sigmas", False)),
         # These two attributes mark the schedulers that call the model between two of their sigmas.
         # There, the call's noise level follows from `timesteps`, and not from `sigmas`.
         has_midpoints=hasattr(scheduler, "sigmas_interpol")

@@ -1,0 +1,20 @@
+"""The family of Allegro."""
+
+from __future__ import annotations
+
+__all__ = ["Allegro"]
+
+from typing import ClassVar
+
+from .transformer import Transformer
+
+
+class Allegro(Transformer):
+    """Self-attention of a video's tokens, and cross-attention to the text."""
+
+    name: ClassVar[str] = "Allegro"
+    denoisers: ClassVar[tuple[str, ...]] = ("AllegroTransformer3DModel",)
+    attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    # A row for each token, and the places of tokens on their grid.
+    unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb"})
+    tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb", "attention_mask")

@@ -1,0 +1,36 @@
+"""The family of Mochi, whose time runs from noise to video."""
+
+from __future__ import annotations
+
+__all__ = ["Mochi"]
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import nn
+from typing_extensions import override
+
+from .transformer import Transformer
+
+
+class Mochi(Transformer):
+    """Video and text attend together, the video's tokens first.
+
+    Rows attend one by one, each with those tokens of its prompt alone that are no padding.
+    """
+
+    name: ClassVar[str] = "Mochi"
+    denoisers: ClassVar[tuple[str, ...]] = ("MochiTransformer3DModel",)
+    attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    text: ClassVar[Any] = "after"
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "b": ("hidden_states", "encoder_hidden_states")
+    }
+    # Pipelines keep 1000 - t, and the schedule and the denoiser have t.
+    keeps_time: ClassVar[bool] = False
+    reversed_flow: ClassVar[bool] = True
+
+    @override
+    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
+        config: Any = denoiser.config
+        return (1, config.patch_size, config.patch_size)
