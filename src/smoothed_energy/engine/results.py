@@ -53,7 +53,7 @@ class Results:
         self._sample: Tensor | None = None
         self._rescaled = False
         self._context: StepContext | None = None
-        self.is_raw: Callable[[], bool] = lambda: True
+        self.is_raw: Callable[[], bool] = _always
 
     def __bool__(self) -> bool:
         return bool(self.members)
@@ -157,6 +157,10 @@ class _Step:
             return found
         # What the layout leaves out, such as tokens of a reference picture, stays as it is.
         return guided + self.layout.pack(found - before, guided)
+
+
+def _always() -> bool:
+    return True
 
 
 def _of(member: ParticipantState) -> ResultGuidance:
