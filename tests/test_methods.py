@@ -76,6 +76,7 @@ SETTINGS = {
     "scales": [5, "10:5:1e-07", (1e20, 0.1 + 0.2), [3]],
     "parallel": [0, 0.1 + 0.2],
     "cutoff": [0, 1e-7, 1],
+    "of": ["prediction", "picture"],
     "least": [0, 0.1 + 0.2],
     "most": [0.5, 0.9],
     "weak": [

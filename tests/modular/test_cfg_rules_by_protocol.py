@@ -109,6 +109,18 @@ def test_a_guider_that_rescales_has_no_prediction_of_zero():
         run_xl(modular_xl(guider))
 
 
+def test_what_needs_the_meaning_of_predictions_refuses_those_that_were_changed():
+    """Some blocks negate predictions before the guider gets them."""
+    guider = SmoothedEnergyGuider("higs", guidance_scale=G)
+    pipe = modular_xl(guider)
+    guider.scheduler = pipe.scheduler
+    assert run_xl(pipe, steps=3).isfinite().all()
+    forward = guider.forward
+    guider.forward = lambda pred_cond, **others: forward(-pred_cond, **others)
+    with pytest.raises(ValueError, match="higs needs to know what the denoiser predicts"):
+        run_xl(pipe, steps=3)
+
+
 #: Rules in pipelines of two calls.
 TWO_CALLS = {
     "apg; norm=3": apg(norm=3.0),

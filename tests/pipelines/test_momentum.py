@@ -78,6 +78,29 @@ def test_momentum_is_the_recursion_by_hand(scheduler, kind, branch):
     assert attachment.last_run.guided_calls == 4
 
 
+def test_momentum_of_predictions_is_the_recursion_by_hand():
+    pipe = sd(model=new_unet())
+    run = latents_of(pipe, **prompts(2), **size(), guidance_scale=5.0, num_inference_steps=4)
+    forward, average, plain = pipe.unet.forward, [], run()
+
+    def guided(sample, timestep, **kwargs):
+        kwargs["return_dict"] = False
+        clean = forward(sample, timestep, **kwargs)[0]
+        c = clean[len(clean) // 2 :]
+        m = average.pop() if average else c
+        average.append(0.3 * m + 0.7 * c)
+        return (clean + 0.5 * (c - m).repeat(2, 1, 1, 1),)
+
+    pipe.unet.forward = guided
+    try:
+        expected = run()
+    finally:
+        del pipe.unet.forward
+    with MomentumGuidance(scale=0.5, decay=0.3, of="prediction").attach(pipe):
+        assert difference(run(), expected) < TOLERANCE
+    assert difference(plain, expected) > MARGIN * TOLERANCE
+
+
 def test_a_first_step_alone_has_no_correction():
     pipe = sd(model=new_unet())
     run = latents_of(pipe, **prompts(1), **size(), guidance_scale=5.0, num_inference_steps=4)

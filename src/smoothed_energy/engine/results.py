@@ -44,6 +44,8 @@ class Results:
 
     Attributes:
         members: The same.
+        is_raw: Whether predictions are as the denoiser made them; some blocks negate them before
+            a guider gets them. Asked by those who need to know what they mean.
     """
 
     def __init__(self, members: Sequence[ParticipantState] = ()) -> None:
@@ -51,6 +53,7 @@ class Results:
         self._sample: Tensor | None = None
         self._rescaled = False
         self._context: StepContext | None = None
+        self.is_raw: Callable[[], bool] = _always
 
     def __bool__(self) -> bool:
         return bool(self.members)
@@ -89,7 +92,14 @@ class Results:
                 "that is known (InstructPix2Pix has two); expected a pipeline with one scale; a "
                 "loop of your own can tell it by cfg_scale= of step()"
             )
-        step = _Step(_precise(own), latent_layout(), self._sample, self._context, self._rescaled)
+        step = _Step(
+            _precise(own),
+            latent_layout(),
+            self._sample,
+            self._context,
+            self._rescaled,
+            self.is_raw,
+        )
         guided = step.predictions.combined
         for member in acting:
             if _of(member).replaces_sum:
@@ -114,6 +124,7 @@ class _Step:
         sample: The noisy latents of the same rows.
         context: The step.
         rescaled: Whether the pipeline rescales what comes out.
+        is_raw: Whether predictions are as the denoiser made them.
     """
 
     predictions: Predictions
@@ -121,6 +132,7 @@ class _Step:
     sample: Tensor | None
     context: StepContext | None
     rescaled: bool
+    is_raw: Callable[[], bool]
 
     def after(self, member: ParticipantState, guided: Tensor) -> Tensor:
         """What the step comes to by a participant, who finds `guided`."""
@@ -137,7 +149,7 @@ class _Step:
                 rescaled=self.rescaled,
                 noisy=None if sample is None else functools.partial(unpack, sample),
                 place=context.position,
-                kind=lambda: context.output_kind().prediction_type,
+                kind=lambda: context.output_kind().prediction_type if self.is_raw() else None,
                 following=context.next_noise,
             )
         )
@@ -145,6 +157,10 @@ class _Step:
             return found
         # What the layout leaves out, such as tokens of a reference picture, stays as it is.
         return guided + self.layout.pack(found - before, guided)
+
+
+def _always() -> bool:
+    return True
 
 
 def _of(member: ParticipantState) -> ResultGuidance:

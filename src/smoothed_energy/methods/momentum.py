@@ -10,7 +10,7 @@ from __future__ import annotations
 __all__ = ["MomentumGuidance"]
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from ..guidance.clean_estimate import clean_and_noise, clean_slope, signal_and_n
 from ..guidance.guidance import About
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
-from ..settings.checks import check_unit
+from ..settings.checks import check_choice, check_unit
 from ..settings.conversion import set_field
 
 _NAME = "momentum of the prediction"
@@ -28,6 +28,23 @@ _NAME = "momentum of the prediction"
 
 @dataclass(frozen=True)
 class _Average:
+    """The average of what earlier steps predicted, of predictions as they are."""
+
+    decay: float
+
+    def __call__(self, second: NegativeContext) -> Tensor:
+        prediction = second.clean
+        output = prediction.to(torch.promote_types(prediction.dtype, torch.float32))
+        average: Tensor | None = second.memory.get("average")
+        if average is None or average.shape != output.shape:
+            second.memory["average"] = output
+            return prediction
+        second.memory["average"] = torch.lerp(output, average, self.decay)
+        return average.to(prediction.dtype)
+
+
+@dataclass(frozen=True)
+class _AveragePicture:
     """The prediction whose clean picture is the average of those of earlier steps."""
 
     decay: float
@@ -59,12 +76,12 @@ class _Average:
 class MomentumGuidance(NegativeGuidance):
     r"""Guidance away from an average of what earlier steps predicted.
 
-    $$\hat x_0^\star = \hat x_0 + \gamma\,(\hat x_0 - m), \qquad
-      m \leftarrow \beta\,m + (1 - \beta)\,\hat x_0$$
+    $$p^\star = p + \gamma\,(p - m), \qquad m \leftarrow \beta\,m + (1 - \beta)\,p$$
 
-    where $\hat x_0$ is the clean picture that a step predicts, and $m$ the average of the steps
-    before it. It costs no pass and looks into no layer: the plainest extrapolation there is, and so
-    a control for guidances that do more. The first guided step has no average and no correction.
+    where $p$ is the clean picture that a step predicts, or the prediction itself, and $m$ the
+    average of the steps before it. It costs no pass and looks into no layer: the plainest
+    extrapolation there is, and so a control for guidances that do more. The first guided step has
+    no average and no correction.
 
     Args:
         scale: $\gamma \ge -1$.
@@ -72,10 +89,12 @@ class MomentumGuidance(NegativeGuidance):
         formulation: `"conditional"` or `"unconditional"`.
         decay: $\beta$, in $[0, 1]$: the weight of the history; 0 is the last step alone, and 1 the
             first one forever.
+        of: What is averaged: the `"picture"`, for which all kinds of prediction are the same, or
+            the `"prediction"` as it is: of a flow that is the velocity, as in the paper.
 
     Raises:
-        ValueError: If a value is outside its set; while generating, if the noise level or the kind
-            of prediction is not known.
+        ValueError: If a value is outside its set; while generating, if pictures are averaged and
+            the noise level or the kind of prediction is not known.
 
     Example:
         >>> with MomentumGuidance(scale=0.5).attach(pipe):
@@ -96,10 +115,12 @@ class MomentumGuidance(NegativeGuidance):
     _: KW_ONLY
     scale: float = 0.5
     decay: float = 0.5
+    of: Literal["picture", "prediction"] = "picture"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         set_field(self, "decay", check_unit("decay", self.decay))
+        check_choice("of", self.of, ("picture", "prediction"))
 
     @property
     @override
@@ -110,4 +131,5 @@ class MomentumGuidance(NegativeGuidance):
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         """No layers are edited, and nothing is replayed."""
-        return self._plan(negative=_Average(self.decay), remembers=True)
+        average = _AveragePicture if self.of == "picture" else _Average
+        return self._plan(negative=average(self.decay), remembers=True)

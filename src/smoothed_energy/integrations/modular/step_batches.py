@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Batch", "StepBatches"]
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,7 @@ class StepBatches:
         self._step = GuidedStep({})
         self._latent_layout: LatentLayout = ChannelsFirst()
         self._layout_of: Callable[[], LatentLayout] = ChannelsFirst
+        self._raw: Tensor | None = None
         self._outputs: dict[ParticipantState, Any] = {}
         self._given: set[ParticipantState] = set()
         self._finished = False
@@ -151,6 +153,8 @@ class StepBatches:
             # Steps without a second pass ask for it, too.
             self._latent_layout = outcome.latent_layout()
         self._layout_of = outcome.latent_layout
+        if batch.branch == "conditional":
+            self._raw = outcome.prediction[:, : outcome.channels]
         for member in pending:
             negative = outcome.prediction[:, : outcome.channels] - self._step.differences[member]
             variance = outcome.prediction[:, outcome.channels :]
@@ -225,6 +229,7 @@ class StepBatches:
             if batch.perturbed_by is not None:
                 clean = predictions(batch.branch).clean
                 self._step.differences[batch.perturbed_by] = clean - perturbed[batch.name]
+        self._step.results.is_raw = functools.partial(_is_same, self._raw, c)
         combined = self._step.combine(predictions, lambda: self._latent_layout)
         delta = combined.delta
         if delta is not None:
@@ -246,6 +251,7 @@ class StepBatches:
             NonFiniteError: If something in the run is not finite.
         """
         self._outputs.clear()
+        self._raw = None
         self._step, self._layout_of = GuidedStep({}), ChannelsFirst
         self._members.progress.note("combined", guided)
         if not is_last or self._finished:
@@ -254,3 +260,7 @@ class StepBatches:
         for participant in self.participants:
             warn_if_idle(participant.guidance, self._members.of(participant).summary())
         check_finite(self._members.progress.seen, cfg_scale)
+
+
+def _is_same(raw: Tensor | None, given: Tensor) -> bool:
+    return raw is not None and raw.shape == given.shape and bool(torch.equal(raw, given))
