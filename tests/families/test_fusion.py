@@ -7,7 +7,7 @@ from methods_by_family import cases
 
 from smoothed_energy.denoisers.latent_layout import FramesFirst, Packed
 
-# Attention of Sana and Sana-Video has no softmax that could be smoothed; Lumina-Next has no one scale of CFG.
+# Sana and Sana-Video have no softmax that could be smoothed, Lumina-Next has no one scale of CFG.
 LEFT_OUT = ("Sana", "Sana-Video", "Lumina-Next")
 CASES = [case for case in cases() if case.cfg is not None and case.family not in LEFT_OUT]
 

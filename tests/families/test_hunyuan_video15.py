@@ -48,7 +48,7 @@ def test_cfg_in_some_of_the_steps():
 
 def test_other_guiders_are_refused():
     pipe = hunyuan_video15(guider=AdaptiveProjectedGuidance())
-    with pytest.raises(RuntimeError, match="what AdaptiveProjectedGuidance, the guider"):
+    with pytest.raises(RuntimeError, match="AdaptiveProjectedGuidance does more"):
         SmoothedEnergyGuidance(layers="mid").attach(pipe)
     pipe = hunyuan_video15()
     with SmoothedEnergyGuidance(layers="mid").attach(pipe):

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-__all__ = ["check_guider", "guider_cfg"]
+__all__ = ["check_guider", "guider_layout"]
 
 from typing import Any
 
 from ..denoisers.cfg_batch import BatchLayout
-from .base import Setting
 
 
 def check_guider(guider: Any) -> None:
     """Check that what a guider makes of predictions is known.
 
+    Args:
+        guider: The guider; None if the pipeline has none.
+
     Raises:
-        RuntimeError: If it is another than that of classifier-free guidance.
+        RuntimeError: If it does anything but u + g (c - u), and is not disabled.
     """
-    if type(guider).__name__ != "ClassifierFreeGuidance":
+    if guider is None or not getattr(guider, "_enabled", True):
+        return
+    name = type(guider).__name__
+    if name != "ClassifierFreeGuidance":
         raise RuntimeError(
-            f"what {type(guider).__name__}, the guider of this pipeline, makes of predictions is "
-            "not known here, so guidance could come out wrong; expected a ClassifierFreeGuidance, "
-            "beside which guidance of this package acts"
+            f"the pipeline's {name} does more with the predictions than u + g (c - u), so guidance "
+            "would come out wrong; expected a ClassifierFreeGuidance as its guider, or one that is "
+            "disabled"
         )
 
 
-def guider_cfg(setting: Setting) -> BatchLayout:
-    """The layout of a pipeline whose `guider` makes two calls, first the one with the prompt.
+def guider_layout(guider: Any) -> BatchLayout:
+    """The layout of a step whose predictions a guider combines: two calls, the prompt's first.
 
     Args:
-        setting: The settings of the running pipeline, whose guider is told the step.
+        guider: The guider, as it is at this step; None if the pipeline has none.
 
     Raises:
-        RuntimeError: If its guider is another than that of classifier-free guidance.
+        RuntimeError: If it does anything but u + g (c - u).
     """
-    guider: Any = setting("guider", None)
     check_guider(guider)
-    if guider.num_conditions == 1:  # outside of its steps, too
+    if guider is None or guider.num_conditions == 1:  # outside of its steps, too
         return BatchLayout()
-    scale = float(guider.guidance_scale)
-    # c + s (c - u) is u + g (c - u) with g = 1 + s.
-    return BatchLayout(
-        separate=True, cfg_scale=1 + scale if guider.use_original_formulation else scale
-    )
+    # The original formulation is c + g (c - u).
+    scale = float(guider.guidance_scale) + bool(guider.use_original_formulation)
+    return BatchLayout(separate=True, cfg_scale=scale)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Setting, Step
-from .guider import guider_layout
+from .guider_cfg import guider_layout
 from .transformer import Transformer
 
 _BOTH = ("hidden_states", "encoder_hidden_states")

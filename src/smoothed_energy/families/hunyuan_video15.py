@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from .base import Setting, Step
-from .guider_cfg import guider_cfg
+from .guider_cfg import guider_layout
 from .transformer import Transformer
 
 
@@ -28,4 +28,4 @@ class HunyuanVideo15(Transformer):
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        return guider_cfg(setting)
+        return guider_layout(setting("guider", None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["JoyImage"]
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -55,7 +55,8 @@ class JoyImage(Transformer):
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """Two calls, whose sum is as long as c in every place."""
-        return in_two_calls(super().layout(denoiser, setting, step))
+        found = in_two_calls(super().layout(denoiser, setting, step))
+        return replace(found, normalises=True)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["LongCatImage"]
 
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import nn
@@ -24,4 +25,5 @@ class LongCatImage(Flux):
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        return two_calls(setting)
+        renormed = bool(setting("enable_cfg_renorm", True))
+        return replace(two_calls(setting), normalises=renormed)

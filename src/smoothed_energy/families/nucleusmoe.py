@@ -41,4 +41,6 @@ class NucleusMoE(Transformer):
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         """Two calls, whose sum is as long as c, with the scale that the call was given."""
         scale = float(setting("arguments", {})["guidance_scale"])
-        return BatchLayout(separate=True, cfg_scale=scale) if scale > 1 else BatchLayout()
+        if scale <= 1:
+            return BatchLayout()
+        return BatchLayout(separate=True, cfg_scale=scale, normalises=True)

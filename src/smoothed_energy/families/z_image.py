@@ -133,6 +133,7 @@ class ZImage(Transformer):
             unconditional=1,
             rescale_scale=1 + scale if limited else None,
             cfg_scale=1 + scale,
+            normalises=limited,
         )
 
     @override

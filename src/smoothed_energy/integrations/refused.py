@@ -60,8 +60,7 @@ def refuse_pipeline(pipeline: Any) -> None:
     Raises:
         RuntimeError: If it is one of them.
     """
-    if getattr(pipeline, "guider", None) is not None:
-        check_guider(pipeline.guider)
+    check_guider(getattr(pipeline, "guider", None))
     for cls in type(pipeline).__mro__:
         for part, reason in _NEVER.items():
             if part in cls.__name__:
