@@ -41,8 +41,8 @@ def test_guiders(case):
 def test_guiders_that_are_refused(guiders, message):
     pipe = hunyuan_image(**guiders)
     with (
-        SmoothedEnergyGuidance(layers="b1").attach(pipe),
         pytest.raises(RuntimeError, match=message),
+        SmoothedEnergyGuidance(layers="b1").attach(pipe),
     ):
         run_of(pipe, CASE)()
 

@@ -164,6 +164,10 @@ class Perturbation(ABC):
         """What stands for it in layers that don't compute softmax(QK^T)V; None if nothing can."""
         return self
 
+    def runs_in(self, layer: SelfAttentionLayer) -> bool:
+        """Whether the layer's attention has the modules that it calls."""
+        return True
+
     def on(self, layers: Sequence[SelfAttentionLayer]) -> Perturbation:
         """The perturbation of these layers: itself, or what stands for it in some of them.
 
@@ -175,7 +179,7 @@ class Perturbation(ABC):
         substitute = self.without_softmax
         if substitute is self:
             return self
-        if substitute is None:
+        if substitute is None or not all(map(substitute.runs_in, layers)):
             require_softmax(layers)
             return self
         return _ByLayer({layer.name: self if layer.softmax else substitute for layer in layers})
@@ -202,6 +206,10 @@ class ValuesOnly(Perturbation):
 
     It is for attention of the image's tokens alone, of any kind.
     """
+
+    @override
+    def runs_in(self, layer: SelfAttentionLayer) -> bool:
+        return layer.softmax or all(hasattr(layer.module, name) for name in ("to_v", "to_out"))
 
     @override
     def run(self, call: LayerCall) -> Any:
