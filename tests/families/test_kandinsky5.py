@@ -68,4 +68,6 @@ def test_sparse_attention_has_no_softmax_to_see():
     denoiser = transformer(attention_type="nabla")
     with pytest.raises(LayerError, match="softmax"):
         SmoothedEnergyGuidance(layers=LAYER).attach(denoiser)
-    PerturbedAttentionGuidance(layers=LAYER).attach(denoiser).detach()
+    # Nor are its values where the identity in place of attention looks for them.
+    with pytest.raises(LayerError, match="linear or sparse attention"):
+        PerturbedAttentionGuidance(layers=LAYER).attach(denoiser)
