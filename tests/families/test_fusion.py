@@ -7,8 +7,8 @@ from methods_by_family import cases
 
 from smoothed_energy.denoisers.latent_layout import FramesFirst, Packed
 
-# Sana and Sana-Video have no softmax that could be smoothed, Lumina-Next has no one scale of CFG, and
-# what Cosmos' scheduler gets under CFG is no sum of predictions.
+# Sana and Sana-Video have no softmax that could be smoothed, Lumina-Next has no one scale of CFG,
+# and what Cosmos' scheduler gets under CFG is no sum of predictions.
 LEFT_OUT = ("Sana", "Sana-Video", "Lumina-Next", "Cosmos")
 CASES = [case for case in cases() if case.cfg is not None and case.family not in LEFT_OUT]
 
