@@ -1,0 +1,43 @@
+"""Smoothed energy guidance on Qwen-Image: the same picture without it and with it.
+
+Needs a GPU that the model fits, and network access or a copy of it. CFG is
+`true_cfg_scale` here, and needs a negative prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import QwenImagePipeline
+
+from smoothed_energy import SmoothedEnergyGuidance
+
+GUIDANCE = SmoothedEnergyGuidance(blur="gaussian:10", scale=3.0, layers="mid", steps="all")
+
+
+def draw(pipe: QwenImagePipeline, **arguments: Any) -> Any:
+    """The picture of one seed, with whatever is attached to the pipeline."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return pipe(**arguments, generator=generator).images[0]
+
+
+def main() -> None:
+    """Draw both."""
+    pipe = QwenImagePipeline.from_pretrained("Qwen/Qwen-Image", torch_dtype=torch.bfloat16).to(
+        "cuda"
+    )
+    arguments = {
+        "prompt": "a lighthouse at dusk",
+        "negative_prompt": " ",
+        "num_inference_steps": 50,
+        "true_cfg_scale": 4.0,
+    }
+    draw(pipe, **arguments).save("unguided.png")
+    # For a third of the cost: steps="begin", or refresh="early:9" of some thirty steps.
+    with GUIDANCE.attach(pipe):
+        draw(pipe, **arguments).save("guided.png")
+
+
+if __name__ == "__main__":
+    main()
