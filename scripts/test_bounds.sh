@@ -42,6 +42,7 @@ fi
 
 "$bin/python" --version
 grep -E '^(torch|diffusers|transformers|numpy|accelerate|peft)==' "$pins"
-# An absolute path: sweeps start programs in other folders.
-OMP_NUM_THREADS=1 PYTHONPATH="$PWD/src" "$bin/python" -m pytest -p no:cacheprovider -n logical \
+# Installed, since sweeps start programs in other folders, and pages tell the version.
+"${pip[@]}" install --no-deps --editable .
+OMP_NUM_THREADS=1 "$bin/python" -m pytest -p no:cacheprovider -n logical \
     --maxprocesses 8 --ignore=tests/training --ignore=tests/report/test_browser.py "$@"
