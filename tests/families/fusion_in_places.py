@@ -54,12 +54,13 @@ def in_places(function, pipe, case):
     if type(pipe).__name__.startswith(("CogVideoX", "ConsisID")):
         return lambda *both: function(*(one.transpose(1, 2) for one in both)).transpose(1, 2)
     if type(pipe).__name__.startswith("JoyImage"):
-        # Pictures, each of one frame, come before channels.
-        def of_pictures(*both):
-            found = function(*(one.transpose(1, 2).squeeze(3) for one in both))
-            return found.unsqueeze(3).transpose(1, 2)
+        # The image is the last of the pictures; the pipeline sets the others back.
+        def of_image(*both):
+            found = torch.zeros_like(both[0])
+            found[:, -1] = function(*(one[:, -1] for one in both))
+            return found
 
-        return of_pictures
+        return of_image
     if type(pipe).__name__.startswith("Kandinsky5"):
         return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
     packing = packing_of(pipe, case)

@@ -33,6 +33,10 @@ from tiny_pipelines import (
 )
 
 from smoothed_energy import GuidanceWarning, NoiseLevels, guidance_from_text
+from smoothed_energy.denoisers.prediction import Predictions
+from smoothed_energy.guidance.result_guidance import ResultStep
+from smoothed_energy.schedule import schedule_position
+from smoothed_energy.schedule.first_order import following_noise
 
 G = 5.0
 
@@ -347,3 +351,35 @@ def test_steps_that_depend_on_a_second_pass_are_refused():
 def test_settings_that_say_nothing_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         guidance_from_text(text)
+
+
+def test_history_has_no_steps_that_rest():
+    """Where CFG-Zero* predicts 0 there is no clean picture to remember."""
+    pipe = sd()
+    run = latents_of(pipe, **prompts(), **size(), guidance_scale=4.0, num_inference_steps=4)
+    found = []
+    for text in ("higs", "higs; steps=0.2:1"):
+        rule, history = guidance_from_text("cfg-zero"), guidance_from_text(text)
+        with rule.attach(pipe), history.attach(pipe) as attachment:
+            found.append(run())
+        assert attachment.last_run.guided_calls == 3
+    assert torch.equal(*found)
+
+
+def test_the_next_noise_of_other_levels_under_a_flow_scheduler():
+    """Cosmos' levels are no times of a flow."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(4)
+    scheduler.sigmas = torch.tensor([80.0, 4.6, 0.2675, 0.0352, 0.0])
+    scheduler.timesteps = scheduler.sigmas[:-1] / (1 + scheduler.sigmas[:-1])
+    levels = [
+        following_noise(scheduler, schedule_position(scheduler, time))
+        for time in scheduler.timesteps
+    ]
+    assert levels == pytest.approx(scheduler.sigmas[1:].tolist())
+
+
+def test_no_difference_of_nothing_is_nothing():
+    zero = torch.zeros(1, 4, 2, 2)
+    rule = guidance_from_text("mambo-g")
+    assert torch.equal(rule.combined(ResultStep(Predictions(zero, zero, zero, 3.0), zero)), zero)

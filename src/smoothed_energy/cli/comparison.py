@@ -39,7 +39,7 @@ def comparison_sheet(
 def _guidance_in_words(settings: GenerateSettings) -> str:
     scale = f"{settings.scale:g}" if isinstance(settings.scale, float) else settings.scale
     what = settings.method if settings.blur is None else f"{settings.method}   {settings.blur}"
-    detail = f"{what}   scale {scale}"
+    detail = what if settings.scale is None else f"{what}   scale {scale}"
     if settings.layers is not None:
         detail += f"   layers {settings.layers}"
     detail += f"   steps {settings.steps}"

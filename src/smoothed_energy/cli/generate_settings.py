@@ -322,7 +322,16 @@ class GenerateSettings:
     def of_image(self, seed: int, *, guided: bool) -> GenerateSettings:
         """The settings that draw one image alone."""
         alone = replace(self, seed=seed, count=1, compare=False)
-        return alone if guided else replace(alone, scale=0.0, stack=())
+        if guided:
+            return alone
+        from ..guidance.result_guidance import ResultGuidance
+        from ..methods import METHODS
+
+        plain = replace(alone, scale=0.0, stack=())
+        # A scale of 0 turns others off; rules for CFG have none.
+        name, _ = split_settings(self.method)
+        acts_on_result = name in METHODS and issubclass(METHODS[name], ResultGuidance)
+        return replace(plain, method="seg") if acts_on_result else plain
 
     def guidance_settings(self) -> dict[str, Any]:
         """The settings of the main guidance, as `guidance_from_dict` reads them."""
@@ -341,6 +350,7 @@ class GenerateSettings:
             for name, value in asdict(self).items()
             if OPTIONS[name].is_remembered
             and (self.is_controlled or OPTIONS[name].group != _CONTROL)
+            and not (name == "scale" and value is None)
         }
         # The user's path of a picture says nothing about it; its digest does, when it is known.
         if self.is_controlled and not (self.control and is_kept(self.control)):

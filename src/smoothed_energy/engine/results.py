@@ -15,6 +15,7 @@ from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ..denoisers.prediction import Predictions
 from ..guidance.result_guidance import ResultGuidance, ResultStep
+from ..schedule import StepPosition
 from .context import StepContext
 from .participant import ParticipantState
 
@@ -101,15 +102,18 @@ class Results:
             self.is_raw,
         )
         guided = step.predictions.combined
+        rests = False
         for member in acting:
             if _of(member).replaces_sum:
                 guided = step.after(member, guided)
+                rests = rests or _of(member).rests(step.position)
                 predictions = functools.partial(_with_sum, predictions, guided)
         correction = corrections(predictions)
         if correction is not None:
             guided = guided + correction
         for member in acting:
-            if not _of(member).replaces_sum:
+            # Where latents rest, nothing was predicted that could be remembered.
+            if not (_of(member).replaces_sum or (rests and _of(member).remembers)):
                 guided = step.after(member, guided)
         return Combined(guided - step.predictions.combined, guided)
 
@@ -133,6 +137,11 @@ class _Step:
     context: StepContext | None
     rescaled: bool
     is_raw: Callable[[], bool]
+
+    def position(self) -> StepPosition:
+        """Where it is in its schedule."""
+        assert self.context is not None
+        return self.context.position()
 
     def after(self, member: ParticipantState, guided: Tensor) -> Tensor:
         """What the step comes to by a participant, who finds `guided`."""

@@ -28,5 +28,5 @@ class Bria(Flux):
         layout = Transformer.layout(self, denoiser, setting, step)
         # The sum gets the standard deviation of c, which must stay as it is.
         if layout.has_cfg and setting("normalize", False):
-            return replace(layout, rescale_scale=layout.cfg_scale)
+            return replace(layout, rescale_scale=layout.cfg_scale, normalises=True)
         return layout

@@ -43,4 +43,5 @@ def guider_layout(guider: Any) -> BatchLayout:
         return BatchLayout()
     # The original formulation is c + g (c - u).
     scale = float(guider.guidance_scale) + bool(guider.use_original_formulation)
-    return BatchLayout(separate=True, cfg_scale=scale)
+    rescaled = float(guider.guidance_rescale or 0.0) > 0.0
+    return BatchLayout(separate=True, cfg_scale=scale, normalises=rescaled)

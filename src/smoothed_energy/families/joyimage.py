@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -61,13 +62,14 @@ class JoyImage(Transformer):
 
 @dataclass(frozen=True)
 class _Pictures(LatentLayout):
-    """`(B, N, C, F, H, W)`, whose pictures are frames one after the other."""
+    """`(B, N, C, F, H, W)`: the image is the last of the pictures, and the others stay."""
 
     @override
     def unpack(self, prediction: Tensor) -> Tensor:
-        return prediction.transpose(1, 2).flatten(2, 3)
+        return prediction[:, -1]
 
     @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        batch, channels, _, *sides = unpacked.shape
-        return unpacked.reshape(batch, channels, like.shape[1], -1, *sides).transpose(1, 2)
+        packed = torch.zeros_like(like, dtype=unpacked.dtype)
+        packed[:, -1] = unpacked
+        return packed

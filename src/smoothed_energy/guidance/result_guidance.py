@@ -180,6 +180,10 @@ class ResultGuidance(Guidance):
         # Asked by those that remember, too: where a schedule begins anew, other images do.
         return cast(StepSelection, self.steps).active(position())
 
+    def rests(self, position: Callable[[], StepPosition]) -> bool:
+        """Whether it predicts 0 at a step, whatever the denoiser says, so that latents rest."""
+        return False
+
     @abstractmethod
     def result(self, step: ResultStep) -> Tensor:
         """What the step comes to, of the shape of `step.result`."""

@@ -113,16 +113,15 @@ class HistoryGuidedSampling(ResultGuidance):
             step.memory["history"] = self.alpha * clean
             return output
         step.memory["history"] = self.alpha * clean + (1 - self.alpha) * history
-        weight = self._weight(step.position().sigma)
+        weight = self._weight(*levels)
         if not weight:
             return output
         along, across = split(clean - history, clean)
         change = weight * _details(across + self.eta * along, self.cutoff)
         return output + change / clean_slope(kind, *levels, self.method)
 
-    def _weight(self, sigma: float | None) -> float:
-        assert sigma is not None  # or there were no levels
-        share = 1.0 if math.isinf(sigma) else sigma / (1 + sigma)
+    def _weight(self, signal: float, noise: float) -> float:
+        share = noise / (signal + noise)
         if not self.least < share <= self.most:
             return 0.0
         return self.scale * math.sqrt((share - self.least) / (self.most - self.least))

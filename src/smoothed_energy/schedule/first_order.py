@@ -7,7 +7,7 @@ __all__ = ["following_noise"]
 import math
 from typing import Any
 
-from .noise import noise_level, numbers_of
+from .noise import noise_level, numbers_of, scheduled_noise
 from .position import StepPosition
 
 _SIGMAS = ("EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler")
@@ -47,7 +47,7 @@ def following_noise(scheduler: Any, position: StepPosition, eta: float = 0.0) ->
     if {*names} & {*_ALPHAS}:
         return _of_ddim(scheduler, position)
     sigma = numbers_of(scheduler.sigmas)[position.index + 1]
-    if _SIGMAS[1] in names or getattr(config, "use_flow_sigmas", False):
+    if scheduled_noise(scheduler, numbers_of(scheduler.timesteps)).is_flow:
         return math.inf if sigma >= 1 else sigma / (1 - sigma)
     return sigma
 

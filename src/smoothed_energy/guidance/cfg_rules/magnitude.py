@@ -62,6 +62,7 @@ class MagnitudeAwareGuidance(SumRule):
     @override
     def combined(self, step: ResultStep) -> Tensor:
         c, u, g = step.conditional, step.unconditional, step.cfg_scale
-        ratio = norm(c - u) / norm(u)
+        difference, size = norm(c - u), norm(u)
+        ratio = difference / size.clamp_min(torch.finfo(size.dtype).tiny)
         scale = 1 + (g - 1) * torch.exp(-self.alpha * ratio)
         return u + scale.to(u.dtype) * (c - u)

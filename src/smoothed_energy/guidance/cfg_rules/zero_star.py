@@ -9,6 +9,7 @@ from __future__ import annotations
 
 __all__ = ["ZeroStarGuidance"]
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ...schedule import StepPosition
 from ...settings.checks import check_count
 from ...settings.conversion import set_field
 from ..guidance import About
@@ -65,9 +67,13 @@ class ZeroStarGuidance(SumRule):
         set_field(self, "zero_steps", check_count("zero_steps", self.zero_steps, 0))
 
     @override
+    def rests(self, position: Callable[[], StepPosition]) -> bool:
+        return bool(self.zero_steps) and position().index < self.zero_steps
+
+    @override
     def combined(self, step: ResultStep) -> Tensor:
         c, u, g = step.conditional, step.unconditional, step.cfg_scale
-        if self.zero_steps and step.position().index < self.zero_steps:
+        if self.rests(step.position):
             if step.rescaled:
                 raise ValueError(
                     f"zero_steps={self.zero_steps} of cfg-zero predicts 0, and this pipeline "
