@@ -61,6 +61,14 @@ def in_places(function, pipe, case):
             return found
 
         return of_image
+    if type(pipe).__name__.startswith("WanAnimate"):
+        # The first frame is given, and dropped.
+        def of_others(*both):
+            found = torch.zeros_like(both[0])
+            found[:, :, 1:] = function(*(one[:, :, 1:] for one in both))
+            return found
+
+        return of_others
     if type(pipe).__name__.startswith("Kandinsky5"):
         return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
     packing = packing_of(pipe, case)

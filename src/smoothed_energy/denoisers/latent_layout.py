@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["ChannelsFirst", "ChannelsLast", "FramesFirst", "LatentLayout", "Packed"]
+__all__ = [
+    "ChannelsFirst",
+    "ChannelsLast",
+    "FramesFirst",
+    "LatentLayout",
+    "Packed",
+    "WithoutFirstFrame",
+]
 
 import math
 from abc import ABC, abstractmethod
@@ -67,6 +74,20 @@ class FramesFirst(LatentLayout):
     @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
         return unpacked.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class WithoutFirstFrame(LatentLayout):
+    """`(B, C, F, H, W)`, whose first frame the pipeline gives and drops."""
+
+    @override
+    def unpack(self, prediction: Tensor) -> Tensor:
+        return prediction[:, :, 1:]
+
+    @override
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        first = torch.zeros_like(unpacked[:, :, :1])
+        return torch.cat([first, unpacked], dim=2)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ class Allegro(Transformer):
 
     name: ClassVar[str] = "Allegro"
     denoisers: ClassVar[tuple[str, ...]] = ("AllegroTransformer3DModel",)
+    cfg_of_call: ClassVar[bool] = True
+    scale_of_call: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     # A row for each token, and the places of tokens on their grid.
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb"})

@@ -88,6 +88,9 @@ class Family(ABC):
         learned_variance: Whether the second half of a prediction with twice the channels of the
             latents is a variance, whatever the scheduler makes of it.
         keeps_time: Whether what pipelines keep as `_current_timestep` is in their schedule.
+        cfg_of_call: Whether the argument of the pipeline's call says if there is CFG, whatever a
+            callback makes of the scale.
+        scale_of_call: Whether CFG's scale is that argument, whatever a callback makes of it.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
     """
@@ -103,6 +106,8 @@ class Family(ABC):
     tied_to_size: ClassVar[tuple[str, ...]] = ()
     learned_variance: ClassVar[bool] = False
     keeps_time: ClassVar[bool] = True
+    cfg_of_call: ClassVar[bool] = False
+    scale_of_call: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
 
@@ -162,8 +167,14 @@ class Family(ABC):
             step: Where in its schedule the pipeline is, for those that change it on the way.
         """
         scale = setting("guidance_scale", 1.0)
-        if not setting("do_classifier_free_guidance", scale is not None and scale > 1.0):
+        called = setting("arguments", {}).get("guidance_scale", scale)
+        if self.cfg_of_call:
+            has_cfg = called > 1.0
+        else:
+            has_cfg = setting("do_classifier_free_guidance", scale is not None and scale > 1.0)
+        if not has_cfg:
             return BatchLayout()
+        scale = called if self.scale_of_call else scale
         rescaled = (setting("guidance_rescale", 0.0) or 0.0) > 0.0
         return BatchLayout(
             2,

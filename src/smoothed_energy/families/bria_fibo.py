@@ -20,6 +20,7 @@ class BriaFibo(Flux):
 
     name: ClassVar[str] = "Bria Fibo"
     denoisers: ClassVar[tuple[str, ...]] = ("BriaFiboTransformer2DModel",)
+    cfg_of_call: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1.0
 
     @override

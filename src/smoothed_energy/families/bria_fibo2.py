@@ -16,7 +16,7 @@ from ..denoisers.image_tokens import GridError, ImageTokens
 from ..intercept.module_call import Rows
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
-from .true_cfg import two_calls
+from .true_cfg import in_two_calls
 
 
 class BriaFibo2(Transformer):
@@ -64,7 +64,7 @@ class BriaFibo2(Transformer):
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        return two_calls(setting)
+        return in_two_calls(super().layout(denoiser, setting, step))
 
 
 def _text_tokens(denoiser: nn.Module, argument: Arguments) -> list[int]:

@@ -23,6 +23,7 @@ class ErnieImage(Transformer):
 
     name: ClassVar[str] = "ERNIE-Image"
     denoisers: ClassVar[tuple[str, ...]] = ("ErnieImageTransformer2DModel",)
+    scale_of_call: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("self_attention",)
     text: ClassVar[Any] = "after"

@@ -26,6 +26,8 @@ class Latte(Transformer):
 
     name: ClassVar[str] = "Latte"
     denoisers: ClassVar[tuple[str, ...]] = ("LatteTransformer3DModel",)
+    cfg_of_call: ClassVar[bool] = True
+    scale_of_call: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = (*PARTS, "motion")
     learned_variance: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {

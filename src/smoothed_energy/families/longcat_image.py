@@ -25,5 +25,5 @@ class LongCatImage(Flux):
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        renormed = bool(setting("enable_cfg_renorm", True))
+        renormed = bool(setting("enable_cfg_renorm", False))
         return replace(two_calls(setting), normalises=renormed)

@@ -65,12 +65,16 @@ class LTX2(Transformer):
         """
         scale = float(setting("guidance_scale", 1.0))
         stg, joint = setting("stg_scale", 0.0), setting("modality_scale", 1.0)
+        # Either kind acts on both, the video and the sound, if one of them asks for it.
+        sounds = setting("audio_stg_scale", None), setting("audio_modality_scale", None)
+        stg_acts = stg != 0 and max(stg, sounds[0] or 0.0) > 0
+        joint_acts = joint != 1 and max(joint, sounds[1] or 1.0) > 1
         # The sound may have CFG where the video's scale is 1.
         if setting("do_classifier_free_guidance", scale > 1.0) and scale != 1.0:
             return BatchLayout(
                 2, conditional=1, unconditional=0, rescale_scale=scale, cfg_scale=scale
             )
-        if stg > 0.0 or joint > 1.0:
+        if stg_acts or joint_acts:
             raise RuntimeError(
                 f"without classifier-free guidance of the video, its own guidance (stg_scale={stg}"
                 f", modality_scale={joint}) would multiply what this one adds; expected "

@@ -21,6 +21,7 @@ class LuminaNext(Transformer):
 
     name: ClassVar[str] = "Lumina-Next"
     denoisers: ClassVar[tuple[str, ...]] = ("LuminaNextDiT2DModel",)
+    cfg_of_call: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     learned_variance: ClassVar[bool] = True

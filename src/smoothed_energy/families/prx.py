@@ -15,6 +15,7 @@ class PRX(Transformer):
 
     name: ClassVar[str] = "PRX"
     denoisers: ClassVar[tuple[str, ...]] = ("PRXTransformer2DModel",)
+    scale_of_call: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attention",)

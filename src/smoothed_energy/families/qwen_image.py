@@ -54,4 +54,5 @@ class QwenImage(Transformer):
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         # The pipelines give their sum the norm of the conditional prediction.
-        return replace(true_cfg(setting, "negative_prompt_embeds"), normalises=True)
+        normalises = bool(setting("cfg_normalize", True))
+        return replace(true_cfg(setting, "negative_prompt_embeds"), normalises=normalises)

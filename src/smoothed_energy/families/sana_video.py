@@ -18,6 +18,7 @@ class SanaVideo(Sana):
 
     name: ClassVar[str] = "Sana-Video"
     denoisers: ClassVar[tuple[str, ...]] = ("SanaVideoTransformer3DModel",)
+    scale_of_call: ClassVar[bool] = True
 
     @override
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.image_tokens import ImageTokens, TokensWithoutGrid
+from ..denoisers.latent_layout import LatentLayout, WithoutFirstFrame
 from .base import Arguments
 from .wan import Wan
 
@@ -20,6 +21,10 @@ class WanAnimate(Wan):
     name: ClassVar[str] = "Wan Animate"
     denoisers: ClassVar[tuple[str, ...]] = ("WanAnimateTransformer3DModel",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("pose_hidden_states",)
+
+    @override
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        return WithoutFirstFrame()
 
     @override
     def tokens(
