@@ -59,7 +59,7 @@ class GuidedStep:
         results: Sequence[ParticipantState] = (),
     ) -> None:
         self.scales = scales
-        self.results = Results(results)
+        self.results = Results(results) if results else None
         self.progress = Progress() if progress is None else progress
         self._watch = Watch(observers) if observers else None
         self.differences: dict[ParticipantState, Tensor] = {}

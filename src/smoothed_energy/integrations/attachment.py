@@ -59,7 +59,8 @@ class Session(ABC):
                     "first (smoothed_energy.attachments finds it, and detach_all detaches all), or "
                     "raise its scale to guide more"
                 )
-        check_one_sum([one.guidance for one in (*self.attachments, attachment)])
+        if self.attachments:
+            check_one_sum([one.guidance for one in (*self.attachments, attachment)])
         self._open_first()
         self.attachments.append(attachment)
         self._list_participants()

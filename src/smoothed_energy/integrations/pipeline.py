@@ -33,6 +33,7 @@ from ..engine.context import StepContext
 from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family
+from ..families.guider_cfg import check_guider
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
 from ..schedule import StepPosition, following_noise
@@ -47,7 +48,7 @@ from .pipeline_facts import (
     step_position,
 )
 from .pipeline_result import check_result
-from .refused import refuse_pipeline
+from .refused import NEVER
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
@@ -157,7 +158,7 @@ class _PipelineSession(Session):
 
     @override
     def _open(self) -> None:
-        refuse_pipeline(self.pipeline)
+        _refuse_pipeline(self.pipeline)
         _refuse_in_mid_run(self.pipeline)
         _mark_runs(self.pipeline, self)
 
@@ -234,6 +235,24 @@ class _PipelineSession(Session):
 _CALLBACKS = ("callback_on_step_end", "callback")
 _SESSION = "_smoothed_energy_session"
 _ORIGINAL = "_smoothed_energy_original"
+
+
+def _refuse_pipeline(pipeline: Any) -> None:
+    """Refuse pipelines that can't be guided, whatever their arguments: asked when one attaches.
+
+    Raises:
+        RuntimeError: If it is one of them.
+    """
+    guider = getattr(pipeline, "guider", None)
+    if guider is not None:
+        check_guider(guider)
+    for cls in type(pipeline).__mro__:
+        for part, reason in NEVER.items():
+            if part in cls.__name__:
+                raise RuntimeError(
+                    f"guidance of a {type(pipeline).__name__} would come out wrong, since it "
+                    f"{reason}; docs/pipelines.md lists the pipelines that work"
+                )
 
 
 def existing_pipeline_session(pipeline: Any) -> _PipelineSession | None:

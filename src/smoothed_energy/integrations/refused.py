@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["has_other_batches", "refuse_pipeline", "why_refused"]
+__all__ = ["NEVER", "has_other_batches", "why_refused"]
 
-from typing import Any
-
-from ..families.guider_cfg import check_guider
-
-# Parts of the names of their classes. What stands here is refused when guidance is attached.
-_NEVER = {
+#: Why guidance of pipelines can't come out right, by parts of the names of their classes. What
+#: stands here is refused when guidance is attached.
+NEVER = {
     "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
     "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
     "LTX2DFR": "draws keyframes beside a video of fewer frames, in tiles, so its tokens make no "
@@ -38,7 +35,7 @@ _OTHER_BATCHES = (
 def why_refused(pipeline: type) -> str:
     """Why pipelines of a class can't be guided, whatever their arguments; empty if they can."""
     names = [cls.__name__ for cls in pipeline.__mro__]
-    for part, reason in _NEVER.items():
+    for part, reason in NEVER.items():
         if any(part in name for name in names):
             return reason
     if has_other_batches(pipeline):
@@ -52,19 +49,3 @@ def has_other_batches(pipeline: type) -> bool:
     """Whether batches of a pipeline of a class hold other predictions than `[u, c]`."""
     names = " ".join([cls.__name__ for cls in pipeline.__mro__])
     return any(part in names for part in _OTHER_BATCHES)
-
-
-def refuse_pipeline(pipeline: Any) -> None:
-    """Refuse pipelines that can't be guided, whatever their arguments: asked when one attaches.
-
-    Raises:
-        RuntimeError: If it is one of them.
-    """
-    check_guider(getattr(pipeline, "guider", None))
-    for cls in type(pipeline).__mro__:
-        for part, reason in _NEVER.items():
-            if part in cls.__name__:
-                raise RuntimeError(
-                    f"guidance of a {type(pipeline).__name__} would come out wrong, since it "
-                    f"{reason}; docs/pipelines.md lists the pipelines that work"
-                )

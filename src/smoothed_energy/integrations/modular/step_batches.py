@@ -229,7 +229,8 @@ class StepBatches:
             if batch.perturbed_by is not None:
                 clean = predictions(batch.branch).clean
                 self._step.differences[batch.perturbed_by] = clean - perturbed[batch.name]
-        self._step.results.is_raw = functools.partial(_is_same, self._raw, c)
+        if self._step.results is not None:
+            self._step.results.is_raw = functools.partial(_is_same, self._raw, c)
         combined = self._step.combine(predictions, lambda: self._latent_layout)
         delta = combined.delta
         if delta is not None:
