@@ -443,3 +443,14 @@ def test_threads_find_the_positions_of_their_own_schedulers():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_levels_of_a_flow_whose_timesteps_are_not_its_sigmas():
+    """CogView 4 gives timesteps and sigmas of its own, and Cosmos sigmas that are no times."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[0.9, 0.6, 0.2], timesteps=[800.0, 500.0, 100.0])
+    levels = [schedule_position(scheduler, time).sigma for time in scheduler.timesteps]
+    assert levels == pytest.approx([0.9 / 0.1, 0.6 / 0.4, 0.2 / 0.8], rel=1e-4)
+    scheduler.sigmas = torch.tensor([80.0, 0.9, 0.2, 0.0])
+    levels = [schedule_position(scheduler, time).sigma for time in scheduler.timesteps]
+    assert levels == pytest.approx([80.0, 0.9, 0.2])

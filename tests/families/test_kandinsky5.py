@@ -69,5 +69,5 @@ def test_sparse_attention_has_no_softmax_to_see():
     with pytest.raises(LayerError, match="softmax"):
         SmoothedEnergyGuidance(layers=LAYER).attach(denoiser)
     # Nor are its values where the identity in place of attention looks for them.
-    with pytest.raises(LayerError, match="linear or sparse attention"):
+    with pytest.raises(LayerError, match="sparse or linear attention"):
         PerturbedAttentionGuidance(layers=LAYER).attach(denoiser)

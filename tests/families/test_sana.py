@@ -24,6 +24,7 @@ from smoothed_energy import (
 )
 from smoothed_energy.families.layer_selection import LayerError, self_attention_layers
 from smoothed_energy.guidance.perturbation import ValuesOnly
+from smoothed_energy.guidance.result_guidance import ResultGuidance
 from smoothed_energy.guidance.softmax import softmax_free
 from smoothed_energy.methods import METHODS
 
@@ -135,6 +136,7 @@ def test_the_methods_that_are_named_work():
     ]
     assert [guidance.method for guidance in guidances] == softmax_free
     others = {"seg", "sag", "erg", "interval"}
+    others |= {name for name, cls in METHODS.items() if issubclass(cls, ResultGuidance)}
     assert set(METHODS) == {guidance.method for guidance in guidances} | others
     pipe = CASE.pipeline()
     run = run_of(pipe, CASE, cfg=True)

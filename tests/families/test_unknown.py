@@ -60,9 +60,10 @@ def forgetful(registries):
 
 
 @pytest.fixture(autouse=True)
-def nobody_knows_latte(registries):
-    """Latte has a family; here it stands for denoisers that have none."""
-    _families.pop("Latte")
+def nobody_knows_them(registries):
+    """Latte and DiT have families; here they stand for denoisers that have none."""
+    for name in ("Latte", "DiT"):
+        _families.pop(name)
 
 
 class Denoiser(nn.Module):

@@ -22,7 +22,7 @@ def require_softmax(layers: Iterable[SelfAttentionLayer]) -> None:
     for layer in layers:
         if not layer.softmax:
             raise LayerError(
-                f"layers: {layer.name} is linear or sparse attention, without the softmax(QK^T) "
-                "that this method needs; expected another layer, or another method: "
+                f"layers: {layer.name} is sparse or linear attention, without softmax(QK^T), "
+                "which this method needs; expected another layer, or another method: "
                 + ", ".join(softmax_free)
             )

@@ -88,6 +88,9 @@ def _is_flow(scheduler: Any, times: Sequence[float], sigmas: Sequence[float]) ->
     config = getattr(scheduler, "config", {})
     if config.get("use_flow_sigmas", False):
         return True
+    if any("FlowMatch" in cls.__name__ for cls in type(scheduler).__mro__):
+        # CogView 4's timesteps are not the sigmas; Cosmos has sigmas that are no times of a flow.
+        return all(sigma <= 1 for sigma in sigmas)
     scale = config.get("num_train_timesteps", 1)
     # Up to two units of rounding: some schedulers cast their timesteps to integers.
     return all(
