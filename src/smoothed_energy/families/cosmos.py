@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Cosmos"]
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 from typing_extensions import override
@@ -22,11 +22,6 @@ class Cosmos(Transformer):
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     unbatched: ClassVar[frozenset[str]] = frozenset({"padding_mask"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("condition_mask", "block_controlnet_hidden_states")
-
-    @override
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        config: Any = denoiser.config
-        return tuple(config.patch_size)
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

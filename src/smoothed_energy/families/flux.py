@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError
-from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
@@ -33,6 +32,7 @@ class Flux(Transformer):
 
     name: ClassVar[str] = "Flux"
     denoisers: ClassVar[tuple[str, ...]] = ("FluxTransformer2DModel",)
+    packed: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
     stacks: ClassVar[Mapping[str, str]] = {
         "b": "transformer_blocks",
@@ -71,10 +71,6 @@ class Flux(Transformer):
                 f"expected the image first, counted {self.picture}"
             )
         return (count // width, width)
-
-    @override
-    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

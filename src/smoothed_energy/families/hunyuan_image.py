@@ -34,11 +34,6 @@ class HunyuanImage(Transformer):
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
 
     @override
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        config: Any = denoiser.config
-        return tuple(config.patch_size)
-
-    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         usual, other = setting("guider", None), setting("ocr_guider", None)
         found = guider_layout(usual)

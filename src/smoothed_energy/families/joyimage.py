@@ -35,11 +35,6 @@ class JoyImage(Transformer):
     }
 
     @override
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        config: Any = denoiser.config
-        return tuple(config.patch_size)
-
-    @override
     def length(self, denoiser: nn.Module, argument: Arguments) -> int:
         latents = argument(self.sample)
         pictures = latents.shape[1] if latents.ndim == 6 else 1

@@ -42,11 +42,6 @@ class Kandinsky5(Transformer):
         return tuple(replace(layer, softmax=softmax) for layer in super().layers(denoiser))
 
     @override
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        config: Any = denoiser.config
-        return tuple(config.patch_size)
-
-    @override
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
         _, *sizes, _ = argument(self.sample).shape
         return tuple(size // part for size, part in zip(sizes, self.patch(denoiser), strict=True))

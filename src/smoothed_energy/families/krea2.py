@@ -10,7 +10,6 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
@@ -24,6 +23,7 @@ class Krea2(Transformer):
 
     name: ClassVar[str] = "Krea 2"
     denoisers: ClassVar[tuple[str, ...]] = ("Krea2Transformer2DModel",)
+    packed: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
     text: ClassVar[Any] = "before"
     unbatched: ClassVar[frozenset[str]] = frozenset({"position_ids"})
@@ -40,10 +40,6 @@ class Krea2(Transformer):
         places = argument("position_ids")[-argument(self.sample).shape[1] :]
         width = int((places[:, 1] == places[0, 1]).sum())
         return (len(places) // width, width)
-
-    @override
-    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

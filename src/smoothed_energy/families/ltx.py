@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.image_tokens import GridError
-from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments
 from .transformer import Transformer
 
@@ -24,6 +23,7 @@ class LTXVideo(Transformer):
 
     name: ClassVar[str] = "LTX-Video"
     denoisers: ClassVar[tuple[str, ...]] = ("LTXVideoTransformer3DModel",)
+    packed: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
 
@@ -45,7 +45,3 @@ class LTXVideo(Transformer):
                 "expected a video without separate conditioning frames"
             )
         return tuple(len(axis) for axis in axes)
-
-    @override
-    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))

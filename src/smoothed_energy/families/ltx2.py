@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError
-from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
@@ -26,6 +25,7 @@ class LTX2(Transformer):
 
     name: ClassVar[str] = "LTX-2"
     denoisers: ClassVar[tuple[str, ...]] = ("LTX2VideoTransformer3DModel",)
+    packed: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "audio_hidden_states")
@@ -46,10 +46,6 @@ class LTX2(Transformer):
                 "width of the video, whose tokens come first"
             )
         return tuple(size // part for size, part in zip(sizes, self.patch(denoiser), strict=True))
-
-    @override
-    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
     @override
     def is_of_own_guidance(self, argument: Arguments) -> bool:

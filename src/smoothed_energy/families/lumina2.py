@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Lumina2"]
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError, ImageTokens
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
+from .true_cfg import in_two_calls
 
 
 class Lumina2(Transformer):
@@ -52,7 +54,7 @@ class Lumina2(Transformer):
         if part < 1.0 and (step().index + 1) / step().count > part:
             return BatchLayout()
         normalises = bool(setting("cfg_normalization", True))
-        return BatchLayout(separate=True, cfg_scale=layout.cfg_scale, normalises=normalises)
+        return replace(in_two_calls(layout), normalises=normalises)
 
     @override
     def timestep(

@@ -10,7 +10,6 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
@@ -23,6 +22,7 @@ class NucleusMoE(Transformer):
 
     name: ClassVar[str] = "NucleusMoE"
     denoisers: ClassVar[tuple[str, ...]] = ("NucleusMoEImageTransformer2DModel",)
+    packed: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
     reversed_flow: ClassVar[bool] = True
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_shapes",)
@@ -32,10 +32,6 @@ class NucleusMoE(Transformer):
         shapes: Any = argument("img_shapes")
         _, height, width = shapes[0] if isinstance(shapes, list) else shapes
         return (height, width)
-
-    @override
-    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

@@ -21,11 +21,6 @@ class SanaVideo(Sana):
     scale_of_call: ClassVar[bool] = True
 
     @override
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        config: Any = denoiser.config
-        return tuple(config.patch_size)
-
-    @override
     def timestep(
         self, denoiser: nn.Module, value: Tensor | float, scheduler: Any
     ) -> Tensor | float:

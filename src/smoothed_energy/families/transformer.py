@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
 from ..denoisers.image_tokens import GridError, ImageTokens, unknown_grid
+from ..denoisers.latent_layout import LatentLayout, Packed
 from .base import Arguments, Family
 
 
@@ -27,17 +28,21 @@ class Transformer(Family):
         attention: The self-attention modules of a block, as paths from it (`"attn"`,
             `"block.attn1"`); blocks need not have all.
         text: Where attention has the text's tokens beside the image's; None if it has none.
+        packed: Whether latents come as tokens, `(B, T, C)`, those of the grid first.
         returns: For each stack, the inputs that a block returns, in this order.
     """
 
     stacks: ClassVar[Mapping[str, str]] = {"b": "transformer_blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn",)
     text: ClassVar[Literal["before", "after"] | None] = None
+    packed: ClassVar[bool] = False
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
         """The size of a token in latents, `(H, W)` or `(F, H, W)`; by default as configured."""
         config: Any = denoiser.config
+        if isinstance(config.patch_size, (list, tuple)):
+            return tuple(config.patch_size)
         sides = (config.patch_size, config.patch_size)
         return (config.patch_size_t or 1, *sides) if hasattr(config, "patch_size_t") else sides
 
@@ -46,6 +51,12 @@ class Transformer(Family):
         patch = self.patch(denoiser)
         shape = self.latents(argument).shape[-len(patch) :]
         return tuple(size // part for size, part in zip(shape, patch, strict=True))
+
+    @override
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        if not self.packed:
+            return super().latent_layout(denoiser, argument)
+        return Packed(argument.once(self.grid, denoiser), self.patch(denoiser))
 
     def length(self, denoiser: nn.Module, argument: Arguments) -> int:
         """The number of tokens made of the latents; those after the image's are of other images."""

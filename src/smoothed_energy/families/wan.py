@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Wan"]
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import nn
 from typing_extensions import override
@@ -22,11 +22,6 @@ class Wan(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
-
-    @override
-    def patch(self, denoiser: nn.Module) -> tuple[int, ...]:
-        config: Any = denoiser.config
-        return tuple(config.patch_size)
 
     @override
     def tied(self, argument: Arguments) -> tuple[str, ...]:
