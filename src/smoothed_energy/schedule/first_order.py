@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["following_noise"]
 
-import math
 from typing import Any
 
 from .noise import noise_level, numbers_of, scheduled_noise
@@ -46,10 +45,9 @@ def following_noise(scheduler: Any, position: StepPosition, eta: float = 0.0) ->
         )
     if {*names} & {*_ALPHAS}:
         return _of_ddim(scheduler, position)
-    sigma = numbers_of(scheduler.sigmas)[position.index + 1]
-    if scheduled_noise(scheduler, numbers_of(scheduler.timesteps)).is_flow:
-        return math.inf if sigma >= 1 else sigma / (1 - sigma)
-    return sigma
+    level = scheduled_noise(scheduler, numbers_of(scheduler.timesteps)).at(position.index + 1)
+    assert level is not None  # these have sigmas, and none below 0
+    return level
 
 
 def _of_ddim(scheduler: Any, position: StepPosition) -> float:
