@@ -177,7 +177,7 @@ class RowCounter:
 
 @torch.inference_mode()
 def run(pipe: Any, way: Way, count: int, steps: int) -> tuple[Tensor, float]:
-    """Final latents, and the time that they took."""
+    """Final latents on the processor, and the time that they took."""
     # What decides by the whole batch is drawn one by one: so it decides for each.
     alone = any(guidance.depends_on_batch for guidance in way.attached)
     seeds = [[seed] for seed in range(count)] if alone else [list(range(count))]
@@ -196,7 +196,8 @@ def run(pipe: Any, way: Way, count: int, steps: int) -> tuple[Tensor, float]:
             ).images
             for batch in seeds
         ]
-        return torch.cat(latents).float(), time.perf_counter() - started
+        found = torch.cat(latents).float().cpu()  # waits for a GPU
+        return found, time.perf_counter() - started
 
 
 def changes(latents: Tensor, full: Tensor) -> Tensor:
@@ -260,6 +261,13 @@ def measure(pipe: Any, table: Table, count: int, steps: int, repeats: int) -> li
     return rows
 
 
+def machine(device: str) -> str:
+    """What runs the model, for the first line."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads, {platform.machine()}"
+
+
 def plot(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Change over cost, for the tables with curves of many points."""
     import matplotlib as mpl
@@ -318,6 +326,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, help="samples (16)")
     parser.add_argument("--steps", type=int, help="denoising steps (30)")
     parser.add_argument("--repeats", type=int, help="timed turns (0: passes and changes alone)")
+    parser.add_argument("--device", default="cpu", help="where the model runs (cpu)")
     parser.add_argument("--only", default="", help="tables whose title contains this")
     parser.add_argument("--plot", type=Path, help="write the plot of the frontier here")
     options = parser.parse_args()
@@ -328,13 +337,13 @@ def main() -> None:
     print(
         f"Embedded model, {options.count} samples, {options.steps} steps where not said; "
         f"SEG: {', '.join(f'{k}={v}' for k, v in GUIDANCE.items())}; CFG {CFG:g}; "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+        f"torch {torch.__version__}, {machine(options.device)}"
     )
     tables = {}
     for title, table in TABLES.items():
         if options.only not in title:
             continue
-        pipe = load("avatars", dtype=torch.float32)
+        pipe = load("avatars", dtype=torch.float32, device=options.device)
         pipe.set_progress_bar_config(disable=True)
         if table.scheduler:
             import diffusers

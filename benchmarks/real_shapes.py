@@ -1,12 +1,11 @@
 r"""Runs of whole pipelines at real shapes on a GPU, eager and compiled, beside diffusers' PAG.
 
-    python benchmarks/real_shapes.py [--device cuda] [--models sdxl flux] [--tiny]
+    python benchmarks/real_shapes.py [--device cuda] [--models sdxl flux] [--batch 4] [--tiny]
 
 SDXL's U-Net and Flux's transformer with random weights in bfloat16 at 1024 x 1024 pixels, called by
-the pipelines of diffusers with embeddings for the text and latents for the result. All ways to draw
-take turns, and ratios are to the unguided run of the same turn. "compiled" is
-`compile_repeated_blocks()` of the denoiser: with it, our first pass is compiled and our second runs
-eagerly and whole.
+the pipelines of diffusers with embeddings for the text and latents for the result, `--batch`
+pictures at once. All ways to draw take turns, and ratios are to the unguided run of the same turn.
+"compiled" is `compile_repeated_blocks()` of the denoiser.
 
 Peak memory is that of the allocator above the weights. `--tiny` rehearses on a CPU.
 """
@@ -81,8 +80,9 @@ def small_vae() -> AutoencoderKL:
     )
 
 
-def sdxl(device: str, dtype: torch.dtype, steps: int, tiny: bool) -> tuple[Any, list[list[Way]]]:
+def sdxl(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Any, list[list[Way]]]:
     """SDXL's U-Net, and the ways to run it without CFG and with it."""
+    device, steps, tiny, batch = options.device, options.steps, options.tiny, options.batch
     width, text, pixels = (32, 64, 256) if tiny else (320, 2048, 1024)
     torch.manual_seed(0)
     with built_on(device, dtype):
@@ -99,10 +99,10 @@ def sdxl(device: str, dtype: torch.dtype, steps: int, tiny: bool) -> tuple[Any, 
     groups = []
     for cfg in (1.0, 5.0):
         arguments = {
-            "prompt_embeds": random(1, 77, text, seed=1, like=unet),
-            "pooled_prompt_embeds": random(1, 1280, seed=2, like=unet),
-            "negative_prompt_embeds": random(1, 77, text, seed=3, like=unet),
-            "negative_pooled_prompt_embeds": random(1, 1280, seed=4, like=unet),
+            "prompt_embeds": random(batch, 77, text, seed=1, like=unet),
+            "pooled_prompt_embeds": random(batch, 1280, seed=2, like=unet),
+            "negative_prompt_embeds": random(batch, 77, text, seed=3, like=unet),
+            "negative_pooled_prompt_embeds": random(batch, 1280, seed=4, like=unet),
             "guidance_scale": cfg,
             "num_inference_steps": steps,
             "height": pixels,
@@ -145,8 +145,9 @@ def sdxl(device: str, dtype: torch.dtype, steps: int, tiny: bool) -> tuple[Any, 
     return unet, groups
 
 
-def flux(device: str, dtype: torch.dtype, steps: int, tiny: bool) -> tuple[Any, list[list[Way]]]:
+def flux(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Any, list[list[Way]]]:
     """Flux's transformer, and the ways to run it."""
+    device, steps, tiny, batch = options.device, options.steps, options.tiny, options.batch
     sizes: dict[str, Any] = {"guidance_embeds": True}
     width, pooled, pixels = 4096, 768, 1024
     if tiny:
@@ -175,8 +176,8 @@ def flux(device: str, dtype: torch.dtype, steps: int, tiny: bool) -> tuple[Any, 
     run = runner(
         pipe,
         {
-            "prompt_embeds": random(1, 512, width, seed=1, like=transformer),
-            "pooled_prompt_embeds": random(1, pooled, seed=2, like=transformer),
+            "prompt_embeds": random(batch, 512, width, seed=1, like=transformer),
+            "pooled_prompt_embeds": random(batch, pooled, seed=2, like=transformer),
             "guidance_scale": 3.5,
             "num_inference_steps": steps,
             "height": pixels,
@@ -272,6 +273,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["sdxl", "flux"], choices=["sdxl", "flux"])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
+    parser.add_argument("--eager", action="store_true", help="nothing compiled")
     parser.add_argument("--tiny", action="store_true", help="small models, to rehearse")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -280,16 +283,18 @@ def main() -> None:
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     print(
         f"{machine}, {dtype}, torch {torch.__version__}, diffusers {diffusers.__version__}; "
-        f"runs of {options.steps} steps, {options.turns} turns\n"
+        f"runs of {options.steps} steps, {options.turns} turns, batch {options.batch}\n"
     )
     print("| model | mode | way | ms a step | / unguided | least | / unguided | peak, MiB |")
     print("|---|---|---|---:|---:|---:|---:|---:|")
     for name in options.models:
         build = sdxl if name == "sdxl" else flux
-        denoiser, groups = build(options.device, dtype, options.steps, options.tiny)
+        denoiser, groups = build(options, dtype)
         with torch.no_grad():
             for ways in groups:
                 table(name, "eager", ways, options)
+            if options.eager:
+                continue
             torch.compiler.reset()
             denoiser.compile_repeated_blocks()
             for ways in groups[-1:]:

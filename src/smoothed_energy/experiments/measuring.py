@@ -4,7 +4,9 @@ from __future__ import annotations
 
 __all__ = ["Measuring"]
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,17 +124,7 @@ class Measuring:
         resampling = self.resampling if count >= 4 else None
         metrics = [name for name in _SET_METRICS if count >= METRICS[name].least]
         columns = [self._set_column(name) for name in metrics]
-        wholes: dict[tuple[str, str], float] = {}
-        halves: dict[tuple[str, str], Tensor] = {}
-        for row in drawn.rows:
-            features = self._features(drawn.paths[row.label])
-            for name in metrics:
-                subsets = METRICS[name].subsets(features.features, self.reference.features)
-                wholes[row.label, name] = subsets(torch.arange(count))
-                all_pairs = name != "frechet" and count > _PAIRS_MOST
-                if resampling is not None and count >= 2 * METRICS[name].least and not all_pairs:
-                    numbers = [subsets(half) for half in resampling.halves(count)]
-                    halves[row.label, name] = torch.tensor(numbers, dtype=torch.float64)
+        wholes, halves = self._of_sets(drawn, metrics, resampling)
         names = list(_SIDE_EFFECTS)
         if any(row.baseline in drawn.paths for row in drawn.rows):
             names += ["color-shift", pair]
@@ -150,7 +142,8 @@ class Measuring:
                     metric.bounds,
                 )
             )
-            for row, each in self._by_row(drawn, name):
+        for row, numbers in self._by_row(drawn, names):
+            for name, each in numbers.items():
                 wholes[row.label, name] = float(each.mean())
                 if resampling is not None:
                     means = [each[half].mean() for half in resampling.halves(count)]
@@ -164,6 +157,33 @@ class Measuring:
             wholes,
             halves,
         )
+
+    def _of_sets(
+        self, drawn: Drawn, metrics: Sequence[str], resampling: Resampling | None
+    ) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], Tensor]]:
+        """Distances of each row as a whole, and of its random halves."""
+        count = len(drawn.samples)
+        wholes: dict[tuple[str, str], float] = {}
+        halves: dict[tuple[str, str], Tensor] = {}
+        real = self.reference.features
+
+        def of_row(label: str, features: Tensor) -> None:
+            for name in metrics:
+                subsets = METRICS[name].subsets(features, real)
+                wholes[label, name] = subsets(torch.arange(count))
+                all_pairs = name != "frechet" and count > _PAIRS_MOST
+                if resampling is not None and count >= 2 * METRICS[name].least and not all_pairs:
+                    numbers = [subsets(half) for half in resampling.halves(count)]
+                    halves[label, name] = torch.tensor(numbers, dtype=torch.float64)
+
+        with _rows_at_once() as pool:
+            waiting = []
+            for row in drawn.rows:
+                features = self._features(drawn.paths[row.label]).features
+                waiting.append(pool.submit(of_row, row.label, features))
+            for measured in waiting:
+                measured.result()
+        return wholes, halves
 
     def distances(self, drawn: Drawn, name: str) -> dict[str, float]:
         """A set distance of every row, without intervals."""
@@ -189,32 +209,49 @@ class Measuring:
             columns.append(
                 SetColumn(name, name.replace("-", " "), "mean over pictures", None, metric.unit)
             )
-            for row, each in self._by_row(drawn, name):
+        for row, numbers in self._by_row(drawn, names):
+            for name, each in numbers.items():
                 wholes[row.label, name] = float(each.mean())
         return Measured(drawn.rows, len(drawn.samples), columns, self.resampling, "", wholes, {})
 
-    def _by_row(self, drawn: Drawn, name: str) -> Iterator[tuple[Row, Tensor]]:
-        """A metric of every picture of each row that has it; see `per_picture`."""
-        paired = isinstance(self._metric(name), PairMetric)
-        for row in drawn.rows:
-            if not paired or _has_pairs(drawn, row):
-                yield row, self.per_picture(drawn, row, name)
+    def _by_row(
+        self, drawn: Drawn, names: Sequence[str]
+    ) -> Iterator[tuple[Row, dict[str, Tensor]]]:
+        """Metrics of every picture of each row, those of pairs where it has them."""
+        metrics = {name: self._metric(name) for name in names}
 
-    def per_picture(self, drawn: Drawn, row: Row, name: str) -> Tensor:
-        """A metric of every picture of a row, `(N,)` float64."""
-        metric, paths = self._metric(name), drawn.paths[row.label]
+        def of_row(row: Row) -> dict[str, Tensor]:
+            paired = _has_pairs(drawn, row)
+            fit = {
+                name: metric
+                for name, metric in metrics.items()
+                if paired or not isinstance(metric, PairMetric)
+            }
+            return self._of_pictures(drawn, row, fit)
+
+        with _rows_at_once() as pool:
+            yield from zip(drawn.rows, pool.map(of_row, drawn.rows), strict=True)
+
+    def _of_pictures(self, drawn: Drawn, row: Row, metrics: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Metrics of every picture of a row, each picture read once: `(N,)` float64 each."""
+        paths = drawn.paths[row.label]
+        paired = any(isinstance(metric, PairMetric) for metric in metrics.values())
         pixels = Pictures(paths[:1])[0][0].numel()
-        parts = []
+        parts: dict[str, list[Tensor]] = {name: [] for name in metrics}
         for batch in _batches(range(len(paths)), max(1, _PIXELS_AT_ONCE // pixels)):
             pictures = self._read(paths, batch)
-            if isinstance(metric, TextMetric):
-                parts.append(metric(pictures, [drawn.samples[index].prompt for index in batch]))
-            elif isinstance(metric, PairMetric):
-                parts.append(metric(pictures, self._read(drawn.paths[row.baseline], batch)))
-            else:
-                assert isinstance(metric, PictureMetric)
-                parts.append(metric(pictures))
-        return torch.cat(parts)
+            others = self._read(drawn.paths[row.baseline], batch) if paired else None
+            for name, metric in metrics.items():
+                if isinstance(metric, TextMetric):
+                    prompts = [drawn.samples[index].prompt for index in batch]
+                    parts[name].append(metric(pictures, prompts))
+                elif isinstance(metric, PairMetric):
+                    assert others is not None
+                    parts[name].append(metric(pictures, others))
+                else:
+                    assert isinstance(metric, PictureMetric)
+                    parts[name].append(metric(pictures))
+        return {name: torch.cat(part) for name, part in parts.items()}
 
     def _read(self, paths: Sequence[Path], indices: Iterable[int]) -> Tensor:
         pictures = Pictures([paths[index] for index in indices])
@@ -230,6 +267,14 @@ class Measuring:
     def _set_column(self, name: str) -> SetColumn:
         title, metric = metric_title(name, self.extractor.name), METRICS[name]
         return SetColumn(name, title, self.extractor.name, metric.better, bounds=metric.bounds)
+
+
+def _rows_at_once() -> ThreadPoolExecutor:
+    """Threads that measure rows: as many as there are cores for the threads of torch.
+
+    Eigenvalues of a thousand samples keep one core busy, or two, however many there are.
+    """
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // torch.get_num_threads()))
 
 
 def _has_pairs(drawn: Drawn, row: Row) -> bool:
