@@ -47,8 +47,10 @@ from .sana import Sana
 from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
+from .svd import StableVideoDiffusion
 from .transformer import Transformer
 from .unet import UNet
+from .unet3d import UNet3D
 from .unknown import UnknownDenoiser
 from .wan import Wan
 from .wan_animate import WanAnimate
@@ -124,5 +126,7 @@ for _family in (
     Allegro,
     ConsisID,
     SanaVideo,
+    StableVideoDiffusion,
+    UNet3D,
 ):
     register(_family())

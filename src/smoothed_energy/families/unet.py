@@ -181,7 +181,9 @@ def in_transformers(
 def _transformer_name(name: str) -> str:
     """The part of a module name up to the transformer, ``down_blocks.1.attentions.0``."""
     pieces = name.split(".")
-    for list_name in ("attentions", "motion_modules"):
+    if pieces[0] == "transformer_in":  # before the path down, in U-Nets for videos
+        return pieces[0]
+    for list_name in ("attentions", "motion_modules", "temp_attentions"):
         if list_name in pieces:
             return ".".join(pieces[: pieces.index(list_name) + 2])
     return name
