@@ -16,6 +16,7 @@ from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
 from .cogview import CogView3Plus, CogView4
 from .consisid import ConsisID
+from .controlnet_xs import ControlNetXS
 from .cosmos import Cosmos
 from .dit import DiT
 from .ernie_image import ErnieImage
@@ -128,5 +129,6 @@ for _family in (
     SanaVideo,
     StableVideoDiffusion,
     UNet3D,
+    ControlNetXS,
 ):
     register(_family())

@@ -183,7 +183,7 @@ def _transformer_name(name: str) -> str:
     pieces = name.split(".")
     if pieces[0] == "transformer_in":  # before the path down, in U-Nets for videos
         return pieces[0]
-    for list_name in ("attentions", "motion_modules", "temp_attentions"):
+    for list_name in ("attentions", "motion_modules", "temp_attentions", "base_attentions"):
         if list_name in pieces:
             return ".".join(pieces[: pieces.index(list_name) + 2])
     return name

@@ -16,3 +16,5 @@ class UNet3D(AnimateDiff):
     denoisers: ClassVar[tuple[str, ...]] = ("UNet3DConditionModel", "I2VGenXLUNet")
     motion: ClassVar[tuple[str, ...]] = ("temp_attentions.", "transformer_in.")
     folded: ClassVar[frozenset[str]] = frozenset()
+    # Of the picture that I2VGen-XL is given.
+    tied_to_size: ClassVar[tuple[str, ...]] = (*AnimateDiff.tied_to_size, "image_latents")
