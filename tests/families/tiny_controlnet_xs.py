@@ -11,8 +11,9 @@ from diffusers import (
     StableDiffusionXLControlNetXSPipeline,
     UNetControlNetXSModel,
 )
-from tiny_pipelines import MID, XL_MID, new_unet, new_xl_unet, picture, prompts, sd, xl, xl_prompts
+from tiny_pipelines import new_unet, new_xl_unet, picture, prompts, sd, xl, xl_prompts
 
+MID = "mid_block.base_midblock.attentions.0.transformer_blocks.0.attn1"
 UP = "up_blocks.1.attentions.1.transformer_blocks.0.attn1"
 DOWN = "down_blocks.0.base_attentions.1.transformer_blocks.0.attn1"
 
@@ -29,7 +30,7 @@ def with_control(unet):
 unet = functools.cache(lambda: with_control(new_unet(layers_per_block=2)))
 xl_unet = functools.cache(lambda: with_control(new_xl_unet(layers_per_block=2)))
 # The pipelines want one, and don't use it.
-adapter = functools.cache(lambda: ControlNetXSAdapter.from_unet(new_unet(layers_per_block=2)))
+adapter = functools.cache(lambda: ControlNetXSAdapter.from_unet(new_unet(), size_ratio=0.5))
 
 
 def of_sd():
@@ -58,7 +59,7 @@ MORE = [
         "ControlNet-XS, SDXL",
         of_xl,
         {**xl_prompts(), **CONTROL},
-        dict.fromkeys(XL_MID, Image((6, 4))),
+        {MID: Image((6, 4))},
         **CFG,
     ),
 ]
