@@ -63,6 +63,8 @@ class Case:
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
         order: Of the rows of a batch under CFG, `"uc"` or `"cu"`.
+        variance: Whether the scheduler gets a learned variance, the second half of the channels:
+            that of c.
     """
 
     family: str
@@ -79,6 +81,7 @@ class Case:
     order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
+    variance: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -193,6 +196,10 @@ def brute_force(
         delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
         c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)
         plain = case.combined(c, u, g)
+        if case.variance:
+            mean, _ = plain.chunk(2, dim=1)
+            plain = torch.cat([mean, c.chunk(2, dim=1)[1]], dim=1)
+            delta = delta * (torch.arange(delta.shape[1]) < mean.shape[1])[:, None, None]
         expected = case.normalised(plain, c) if cfg else plain
         # The pipeline computes what this test believes it computes.
         assert torch.allclose(model_output, expected, rtol=1e-4, atol=1e-5)

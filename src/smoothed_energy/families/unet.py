@@ -38,10 +38,11 @@ class UNet(Family):
 
     @override
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """The layers whose queries, keys and values come from the image tokens alone.
+        """The layers whose queries, keys and values come from the image tokens.
 
-        Not among them: cross-attention, attention with text keys appended (DeepFloyd IF, Kandinsky
-        2), and the gated attention of GLIGEN, whose queries are not only image tokens.
+        The text's tokens may be among the keys, too (DeepFloyd IF, Kandinsky 2). Not among the
+        layers: cross-attention, and the gated attention of GLIGEN, whose queries are not only image
+        tokens.
         """
         found: dict[str, list[tuple[str, nn.Module]]] = {part: [] for part in PARTS}
         attention = attention_class()
@@ -59,27 +60,9 @@ class UNet(Family):
 
     def is_layer(self, name: str, module: Any) -> bool:
         """Whether an attention module is one of the layers."""
-        return (
-            not module.is_cross_attention
-            and getattr(module, "added_kv_proj_dim", None) is None
-            and ".fuser." not in name
-        )
-
-    @override
-    def why_no_layers(self, denoiser: nn.Module) -> str:
-        added = [
-            name
-            for name, module in denoiser.named_modules()
-            if isinstance(module, attention_class())
-            and getattr(module, "added_kv_proj_dim", None) is not None
-        ]
-        if not added:
-            return ""
-        return (
-            f"its {len(added)} attention layers (such as {added[0]}) have the text's tokens among "
-            "the keys, by added key projections, as in DeepFloyd IF and Kandinsky 2; guidance that "
-            "needs no layers works (a guidance interval, sliding windows, autoguidance)"
-        )
+        if getattr(module, "added_kv_proj_dim", None) is not None:
+            return not module.only_cross_attention
+        return not module.is_cross_attention and ".fuser." not in name
 
     @override
     def tokens(
@@ -115,6 +98,27 @@ class UNet(Family):
     def multiple(self, denoiser: nn.Module) -> int:
         """The size at every stage is half of the one before, without a remainder."""
         return int(2 ** (len(token_grids(denoiser, (1, 1, 1, 1))) - 1))
+
+    @override
+    def tied(self, argument: Arguments) -> tuple[str, ...]:
+        """Kandinsky 2's ControlNet gets a picture to follow among other conditions."""
+        conditions = argument("added_cond_kwargs")
+        hint = ("hint",) if isinstance(conditions, dict) and "hint" in conditions else ()
+        return (*super().tied(argument), *hint)
+
+    @override
+    def channels(self, denoiser: nn.Module, latents: int, predicted: int, learned: bool) -> int:
+        """DeepFloyd IF, Kandinsky 2 and UnCLIP have a variance beside every prediction.
+
+        The small picture follows the latents in the upscalers of IF, where `class_embed_type` says
+        so; a masked picture and the mask in Kandinsky's inpainting.
+        """
+        config: Any = denoiser.config
+        with_text = any("SimpleCrossAttn" in name for name in config.get("down_block_types", ()))
+        upscales = config.get("class_embed_type") == "timestep" and predicted == latents
+        if with_text and (upscales or predicted in (2 * latents, latents - 1)):
+            return predicted // 2
+        return super().channels(denoiser, latents, predicted, learned)
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
