@@ -65,6 +65,16 @@ class UNet(Family):
         return not module.is_cross_attention and ".fuser." not in name
 
     @override
+    def why_no_layers(self, denoiser: nn.Module) -> str:
+        attends = any(isinstance(module, attention_class()) for module in denoiser.modules())
+        return (
+            "it attends to the text alone; guidance that needs no layers works (a guidance "
+            "interval, sliding windows, autoguidance)"
+            if attends
+            else ""
+        )
+
+    @override
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
