@@ -19,6 +19,7 @@ from .consisid import ConsisID
 from .controlnet_xs import ControlNetXS
 from .cosmos import Cosmos
 from .dit import DiT
+from .easyanimate import EasyAnimate
 from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
@@ -38,6 +39,7 @@ from .ltx2 import LTX2
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
 from .mochi import Mochi
+from .motif_video import MotifVideo
 from .nucleusmoe import NucleusMoE
 from .ovis_image import OvisImage
 from .pixart import PixArt
@@ -130,5 +132,7 @@ for _family in (
     StableVideoDiffusion,
     UNet3D,
     ControlNetXS,
+    EasyAnimate,
+    MotifVideo,
 ):
     register(_family())
