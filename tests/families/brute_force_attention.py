@@ -150,6 +150,8 @@ def _explicitly(denoiser, images, sigma, temporal):
 
 
 def _prediction(output):
+    if isinstance(output, torch.Tensor):
+        return output
     prediction = output[0] if isinstance(output, tuple) else output.sample
     return torch.stack(prediction) if isinstance(prediction, list) else prediction
 

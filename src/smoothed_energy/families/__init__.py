@@ -11,6 +11,7 @@ from .base import Arguments, Family, Setting, Step
 from .bria import Bria
 from .bria_fibo import BriaFibo
 from .bria_fibo2 import BriaFibo2
+from .cascade import StableCascade, Wuerstchen, WuerstchenPrior
 from .chroma import Chroma
 from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
@@ -134,5 +135,8 @@ for _family in (
     ControlNetXS,
     EasyAnimate,
     MotifVideo,
+    StableCascade,
+    Wuerstchen,
+    WuerstchenPrior,
 ):
     register(_family())

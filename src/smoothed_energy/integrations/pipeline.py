@@ -32,7 +32,7 @@ from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
 from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
-from ..families import Family
+from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..families.guider_cfg import check_guider
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
@@ -45,6 +45,7 @@ from .pipeline_facts import (
     has_learned_variance,
     prediction_type,
     refuse_own_guidance,
+    scheduler_of,
     step_position,
 )
 from .pipeline_result import check_result
@@ -52,6 +53,8 @@ from .refused import NEVER
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
+# Stages of Stable Cascade, Wuerstchen and UnCLIP. Others have such names, too, but nothing to guide.
+_STAGES = ("decoder", "prior")
 
 
 def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
@@ -65,6 +68,11 @@ def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
         denoisers = tuple(dict.fromkeys([item for item in found if isinstance(item, nn.Module)]))
         if denoisers:
             return denoisers
+    for name in _STAGES:
+        stage = getattr(pipeline, name, None)
+        if isinstance(stage, nn.Module):
+            if not isinstance(family_or_unknown(stage), UnknownDenoiser):
+                return (stage,)
     raise TypeError(
         f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
         f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
@@ -123,7 +131,7 @@ class _PipelineStep(StepContext):
     @override
     def next_noise(self) -> float:
         noise = self.arguments.get("eta") or 0.0
-        return following_noise(self.pipeline.scheduler, self.position(), noise)
+        return following_noise(scheduler_of(self.pipeline), self.position(), noise)
 
 
 class _PipelineSession(Session):

@@ -61,7 +61,7 @@ def _largest_without(denoiser: nn.Module, edited: frozenset[nn.Module]) -> froze
     while lists := [module for module in found if isinstance(module, nn.ModuleList)]:
         found.difference_update(lists)
         for module in lists:
-            found.update(module)
+            found.update(module.children())  # some items may be None
     return frozenset(found - edited)
 
 
