@@ -65,6 +65,7 @@ class Case:
         order: Of the rows of a batch under CFG, `"uc"` or `"cu"`.
         variance: Whether the scheduler gets a learned variance, the second half of the channels:
             that of c.
+        scheduler: The name of the denoiser's scheduler.
     """
 
     family: str
@@ -82,6 +83,7 @@ class Case:
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
     variance: bool = False
+    scheduler: str = "scheduler"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -174,7 +176,8 @@ def brute_force(
     what to add.
     """
     denoiser = getattr(pipe, case.denoiser)
-    forward, step = denoiser.forward, pipe.scheduler.step
+    scheduler = getattr(pipe, case.scheduler)
+    forward, step = denoiser.forward, scheduler.step
     calls = []
 
     def recorded(*args, **kwargs):
@@ -209,8 +212,8 @@ def brute_force(
         guided = case.normalised(guided, c) if cfg else guided
         return step(guided.to(model_output.dtype), *args, **kwargs)
 
-    denoiser.forward, pipe.scheduler.step = recorded, combined
+    denoiser.forward, scheduler.step = recorded, combined
     try:
         yield
     finally:
-        del denoiser.forward, pipe.scheduler.step
+        del denoiser.forward, scheduler.step

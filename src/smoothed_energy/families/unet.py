@@ -132,8 +132,14 @@ class UNet(Family):
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """InstructPix2Pix stacks `[text, image, nothing]`."""
+        """InstructPix2Pix stacks `[text, image, nothing]`; UnCLIP's stages have CFG together."""
         layout = super().layout(denoiser, setting, step)
+        arguments = setting("arguments", {})
+        if "super_res_num_inference_steps" in arguments:
+            scale = arguments["decoder_guidance_scale"]
+            if max(scale, arguments.get("prior_guidance_scale", scale)) <= 1.0:
+                return BatchLayout()
+            return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=float(scale))
         image_scale = setting("image_guidance_scale", None)
         if layout.groups == 1 or image_scale is None:
             return layout
