@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import pytest
-import torch
 from brute_force_animatediff import FoldedImage
 from comparison import assert_guided_as_by_brute_force, run_of
 from fusion_in_places import assert_fused_as_by_brute_force
@@ -66,9 +65,9 @@ def test_layers_are_counted_in_the_order_in_which_they_run():
     assert [layer.code for layer in layers] == ["d0", "t0", "m0", "t1", "u0", "t2", "u1", "t3"]
     seen = []
     hooks = [
-        unet().get_submodule(name).register_forward_pre_hook(
-            lambda module, args, name=name: seen.append(name)
-        )
+        unet()
+        .get_submodule(name)
+        .register_forward_pre_hook(lambda module, args, name=name: seen.append(name))
         for name in names
     ]
     run_of(svd(), CASES[0], num_inference_steps=1)()

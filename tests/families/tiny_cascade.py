@@ -122,9 +122,7 @@ class PriorOfPrompts(WuerstchenPriorPipeline):
 
 
 def of_wuerstchen_prior():
-    return PriorOfPrompts(
-        prior=wuerstchen_prior(), scheduler=DDPMWuerstchenScheduler(), **PARTS
-    )
+    return PriorOfPrompts(prior=wuerstchen_prior(), scheduler=DDPMWuerstchenScheduler(), **PARTS)
 
 
 def of_wuerstchen_decoder():

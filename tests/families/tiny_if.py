@@ -58,14 +58,13 @@ def pipeline(cls, model):
     )
     upscales = "SuperResolution" in cls.__name__
     noising = {"image_noising_scheduler": DDPMScheduler()} if upscales else {}
-    pipe = cls(
+    return cls(
         unet=model(),
         scheduler=scheduler,
         requires_safety_checker=False,
         **dict.fromkeys(without),
         **noising,
     )
-    return pipe
 
 
 def case(cls, arguments, model=unet, family=None, layers=(MID,)):

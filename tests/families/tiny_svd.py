@@ -90,6 +90,4 @@ def case(family, images):
 
 
 CASES = [case("Stable Video Diffusion", {MID: FoldedImage(GRID)})]
-MORE = [
-    case("Stable Video Diffusion, over time", {MID_OVER_TIME: FoldedImage(GRID, over="time")})
-]
+MORE = [case("Stable Video Diffusion, over time", {MID_OVER_TIME: FoldedImage(GRID, over="time")})]

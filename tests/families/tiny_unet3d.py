@@ -94,11 +94,11 @@ OVER_TIME = {
 VIDEO = [noise(FRAMES, 64, 48, 3, seed=9).clamp(0, 1).numpy()]
 PICTURES = [Image.linear_gradient("L").convert("RGB").resize((48, 64))] * 2
 
-CASES = [
-    case("U-Net over time", text_to_video, {**size(64, 48), "num_frames": FRAMES}, WITHIN),
-]
+DRAWN = {**size(64, 48), "num_frames": FRAMES}
+
+CASES = [case("U-Net over time", text_to_video, DRAWN, WITHIN)]
 MORE = [
-    case("U-Net over time, over time", text_to_video, {**size(64, 48), "num_frames": FRAMES}, OVER_TIME),
+    case("U-Net over time, over time", text_to_video, DRAWN, OVER_TIME),
     case(
         "U-Net over time, of videos",
         lambda: text_to_video(VideoToVideoSDPipeline),
@@ -108,7 +108,7 @@ MORE = [
     case(
         "I2VGen-XL",
         picture_to_video,
-        {**size(64, 48), "image": PICTURES, "num_frames": FRAMES},
+        {**DRAWN, "image": PICTURES},
         WITHIN | OVER_TIME,
     ),
 ]

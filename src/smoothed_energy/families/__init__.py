@@ -31,6 +31,7 @@ from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
 from .joyimage import JoyImage
+from .kandinsky3 import Kandinsky3
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .latte import Latte
@@ -138,5 +139,6 @@ for _family in (
     StableCascade,
     Wuerstchen,
     WuerstchenPrior,
+    Kandinsky3,
 ):
     register(_family())

@@ -35,7 +35,7 @@ class StableVideoDiffusion(AnimateDiff):
     ) -> ImageTokens:
         """A block over time gets the tokens of every frame by itself, and turns them round."""
         found = super().tokens(denoiser, argument, layer, count)
-        if not self.is_over_time(layer) or found.count == count and found.folded:
+        if not self.is_over_time(layer) or (found.count == count and found.folded):
             return found
         within = layer.replace(self.motion[0], ".transformer_blocks.")
         argument.features = {within: argument.features.get(layer), **argument.features}
@@ -52,7 +52,9 @@ class StableVideoDiffusion(AnimateDiff):
         if not setting("do_classifier_free_guidance", bool(scale.max() > 1)):
             return BatchLayout()
         same = bool(scale.min() == scale.max())
-        return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=float(scale.max()) if same else None)
+        return BatchLayout(
+            2, conditional=1, unconditional=0, cfg_scale=float(scale.max()) if same else None
+        )
 
     @override
     def _place(self, layer: str) -> tuple[int, list[int], bool]:

@@ -53,7 +53,7 @@ from .refused import NEVER
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
-# Stages of Stable Cascade, Wuerstchen and UnCLIP. Others have such names, too, but nothing to guide.
+# Stages of Stable Cascade, Wuerstchen and UnCLIP; others have such names, and nothing to guide.
 _STAGES = ("decoder", "prior")
 
 
@@ -70,9 +70,9 @@ def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
             return denoisers
     for name in _STAGES:
         stage = getattr(pipeline, name, None)
-        if isinstance(stage, nn.Module):
-            if not isinstance(family_or_unknown(stage), UnknownDenoiser):
-                return (stage,)
+        is_module = isinstance(stage, nn.Module)
+        if is_module and not isinstance(family_or_unknown(stage), UnknownDenoiser):
+            return (stage,)
     raise TypeError(
         f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
         f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
