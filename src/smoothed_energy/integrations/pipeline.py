@@ -70,8 +70,9 @@ def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
             return denoisers
     for name in _STAGES:
         stage = getattr(pipeline, name, None)
-        is_module = isinstance(stage, nn.Module)
-        if is_module and not isinstance(family_or_unknown(stage), UnknownDenoiser):
+        if not isinstance(stage, nn.Module):
+            continue
+        if not isinstance(family_or_unknown(stage), UnknownDenoiser):
             return (stage,)
     raise TypeError(
         f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
