@@ -35,6 +35,7 @@ from .kandinsky3 import Kandinsky3
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .latte import Latte
+from .longcat_audio import LongCatAudio
 from .longcat_image import LongCatImage
 from .ltx import LTXVideo
 from .ltx2 import LTX2
@@ -52,6 +53,7 @@ from .sana import Sana
 from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
+from .stable_audio import StableAudio, StableAudio3
 from .svd import StableVideoDiffusion
 from .transformer import Transformer
 from .unet import UNet
@@ -140,5 +142,8 @@ for _family in (
     Wuerstchen,
     WuerstchenPrior,
     Kandinsky3,
+    StableAudio,
+    StableAudio3,
+    LongCatAudio,
 ):
     register(_family())

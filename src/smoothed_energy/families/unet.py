@@ -27,7 +27,11 @@ class UNet(Family):
     """A path down, a middle and a path up of convolutions and transformers."""
 
     name: ClassVar[str] = "U-Net"
-    denoisers: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel", "UNet2DModel")
+    denoisers: ClassVar[tuple[str, ...]] = (
+        "UNet2DConditionModel",
+        "UNet2DModel",
+        "AudioLDM2UNet2DConditionModel",
+    )
     sample: ClassVar[str] = "sample"
     # Residuals of ControlNet and T2I-Adapter.
     tied_to_size: ClassVar[tuple[str, ...]] = (
