@@ -22,7 +22,7 @@ def transformer():
     with torch.no_grad():
         for block in model.blocks:
             block.self_attn.q_norm.weight *= 8  # what the query's projection gives has norm 1
-            block.adaln_scale_shift[:16] *= 8  # the gate of self-attention
+        model.proj_out.weight.normal_()
     return with_sharp_attention(model)
 
 
