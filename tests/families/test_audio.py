@@ -6,6 +6,7 @@ import pytest
 from comparison import assert_guided_as_by_brute_force, run_of
 from fusion_in_places import assert_fused_as_by_brute_force
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
+from tiny_audioldm import MORE as SPECTROGRAMS
 from tiny_longcat_audio import CASES as LONGCAT
 from tiny_stable_audio import CASES as STABLE
 from tiny_stable_audio import INPAINTED
@@ -15,7 +16,9 @@ from smoothed_energy import SlidingWindowGuidance
 CASE = pytest.mark.parametrize("case", [*STABLE, *LONGCAT], ids=lambda case: case.family)
 
 
-@CASE
+@pytest.mark.parametrize(
+    "case", [*STABLE, *LONGCAT, *SPECTROGRAMS], ids=lambda case: case.family
+)
 def test_as_by_brute_force(case):
     assert_guided_as_by_brute_force(case, cfg=True)
 
