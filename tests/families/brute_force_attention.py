@@ -107,6 +107,9 @@ def explicit_attention(image, sigma, temporal):
     def attend(
         query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more
     ):
+        if more.pop("enable_gqa", False):  # heads share keys and values
+            shared = query.shape[1] // key.shape[1]
+            key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
         assert not is_causal and not dropout_p and not any(more.values())
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         logits = query.double() @ key.double().mT

@@ -4,6 +4,7 @@ from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError, ImageTokens
 from ..denoisers.latent_layout import FramesFirst, Packed
+from .ace_step import AceStep
 from .allegro import Allegro
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
@@ -145,5 +146,6 @@ for _family in (
     StableAudio,
     StableAudio3,
     LongCatAudio,
+    AceStep,
 ):
     register(_family())

@@ -169,6 +169,17 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
             "second passes would be of other tokens; use Flux2KleinPipeline, which takes the same "
             "references at every step"
         )
+    if _is_kind_of(pipeline, "AceStep"):
+        if (arguments.get("guidance_scale") or 0) > 1 and not pipeline.is_turbo:
+            raise RuntimeError(
+                f"{name} runs adaptive projected guidance by itself, which makes another thing of "
+                "a corrected prediction; pass guidance_scale=1, or use a turbo checkpoint"
+            )
+        if arguments.get("audio_cover_strength", 1.0) < 1:
+            raise RuntimeError(
+                f"{name} mixes predictions for two prompts with an audio_cover_strength below 1; "
+                "pass audio_cover_strength=1"
+            )
     if has_other_batches(type(pipeline)):
         raise RuntimeError(
             f"{name} arranges its batches in a way of its own, so guidance would come out wrong; "
