@@ -53,9 +53,7 @@ upscaler = functools.cache(
 
 def pipeline(cls, model):
     without = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker")
-    scheduler = DDPMScheduler(
-        variance_type="learned_range", beta_schedule="squaredcos_cap_v2", thresholding=True
-    )
+    scheduler = DDPMScheduler(variance_type="learned_range", thresholding=True)
     upscales = "SuperResolution" in cls.__name__
     noising = {"image_noising_scheduler": DDPMScheduler()} if upscales else {}
     return cls(

@@ -39,5 +39,6 @@ class StableAudio3(Audio):
     @override
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         # Both queries, both keys and the values come of one projection.
-        width = int(denoiser.config.embed_dim)  # type: ignore[union-attr]
-        return tuple(replace(layer, width=width) for layer in super().layers(denoiser))
+        config: Any = denoiser.config
+        found = super().layers(denoiser)
+        return tuple(replace(layer, width=config.embed_dim) for layer in found)
