@@ -41,9 +41,9 @@ NO_ATTENTION = {
     "KandinskyPrior": "its prior denoises one embedding, which has no places",
     "UVit2DModel": "predicts the probabilities of codes, of which it keeps some, and no noise",
     "Transformer2DModel": "predicts the probabilities of codes, of which it draws, and no noise",
-    "UNet1DModel": "computes attention by itself, by no function that can be looked into",
+    "UNet1DModel": "computes attention by a formula of its own, which nobody can look into",
     "RFD4ProteinaTransformer": "draws proteins",
-    "UniDiffuserModel": "denoises a picture and a text in one sequence, either of which may be given",
+    "UniDiffuserModel": "denoises a picture and a text together, in one sequence",
 }
 
 
@@ -130,7 +130,7 @@ def row(name: str, cls: type) -> Row:
         return Row(name, text, "refused", reason)
     if not denoisers:
         return Row(name, "", "refused", "no denoiser that guidance knows how to find")
-    # The more special class first: pipelines of AnimateDiff and ControlNet-XS make theirs of a U-Net.
+    # The more special class first: AnimateDiff and ControlNet-XS make theirs of a U-Net.
     denoisers.sort(key=lambda denoiser: not re.search("Motion|ControlNetXS", denoiser))
     known = [family_by_name(denoiser) for denoiser in denoisers]
     if not any(known):
