@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["AnimateDiff"]
+__all__ = ["AnimateDiff", "level_grid"]
 
 from typing import Any, ClassVar
 
@@ -81,7 +81,7 @@ class AnimateDiff(UNet):
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
         shape = argument(self.sample).shape
-        grid = argument.features.get(layer) or _grid(denoiser, layer, shape)
+        grid = argument.features.get(layer) or level_grid(denoiser, layer, shape)
         frames = shape[self.frames]
         if not self.is_over_time(layer):
             found = ImageTokens((frames, *grid), folded="frames")
@@ -99,7 +99,7 @@ class AnimateDiff(UNet):
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
         frames = latents[0] if len(latents) == 3 else 1
-        return (frames, *_grid(denoiser, layer.name, (1, 1, *latents)))
+        return (frames, *level_grid(denoiser, layer.name, (1, 1, *latents)))
 
     def _place(self, layer: str) -> tuple[int, list[int], bool]:
         """The place of a name in the order in which layers run."""
@@ -108,7 +108,7 @@ class AnimateDiff(UNet):
         return _STARTS.index(start), numbers[:-1], self.is_over_time(layer)
 
 
-def _grid(denoiser: nn.Module, layer: str, shape: tuple[int, ...]) -> tuple[int, int]:
+def level_grid(denoiser: nn.Module, layer: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """The height and width of the level that a layer is on."""
     # Every block of the path down halves the size, except the last.
     grids = token_grids(denoiser, shape)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import FramesFirst, LatentLayout
-from .animatediff import AnimateDiff
+from .animatediff import AnimateDiff, level_grid
 from .base import Arguments, Setting, Step
 
 
@@ -35,11 +35,12 @@ class StableVideoDiffusion(AnimateDiff):
     ) -> ImageTokens:
         """A block over time gets the tokens of every frame by itself, and turns them round."""
         found = super().tokens(denoiser, argument, layer, count)
-        if not self.is_over_time(layer) or (found.count == count and found.folded):
+        if found.folded is not None:
             return found
-        within = layer.replace(self.motion[0], ".transformer_blocks.")
-        argument.features = {within: argument.features.get(layer), **argument.features}
-        return super().tokens(denoiser, argument, within, count)
+        shape = argument(self.sample).shape
+        size = argument.features.get(layer) or level_grid(denoiser, layer, shape)
+        within = ImageTokens((shape[self.frames], *size), folded="frames")
+        return within if within.count == count else found
 
     @override
     def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:

@@ -53,8 +53,9 @@ from .refused import NEVER
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
-# Stages of Stable Cascade, Wuerstchen and UnCLIP; others have such names, and nothing to guide.
-_STAGES = ("decoder", "prior")
+# Stable Cascade, Wuerstchen and UnCLIP draw in stages, and Versatile Diffusion has a U-Net of texts,
+# too. Other pipelines have such names, and nothing to guide.
+_STAGES = ("decoder", "prior", "image_unet")
 
 
 def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
