@@ -42,6 +42,6 @@ def test_layers():
         ("u0", UP, "mid"),
         ("u1", "up_blocks.1.attentions.0.attention", "up"),
     ]
-    grids = [family_of(unet()).layer_grid(unet(), layer, (16, 24)) for layer in layers]
-    assert grids == [GRID, GRID, (16, 24)]
+    grids = [family_of(unet()).layer_grid(unet(), layer, (8, 16)) for layer in layers]
+    assert grids == [GRID, GRID, (8, 16)]
     assert family_of(unet()).multiple(unet()) == 2

@@ -166,6 +166,13 @@ COARSE = {"down_blocks.1.2.attention": (3, 2), "up_blocks.0.2.attention": (3, 2)
 
 CASES = [
     case("Stable Cascade", cascade_prior, "prior", OF_PRIOR, LAYERS, **NEGATIVE),
+    case(
+        "Wuerstchen",
+        of_wuerstchen_decoder,
+        "decoder",
+        {"prompt": ["a", "b"], **PICTURES, "output_type": "latent"},
+        {"down_blocks.1.3.attention": (3, 2), "up_blocks.0.2.attention": (3, 2)},
+    ),
 ]
 MORE = [
     case(
@@ -191,13 +198,6 @@ MORE = [
         {"prompt_embeds": EMBEDDED["prompt_embeds"], **SIZE},
         {"blocks.5.attention": (6, 4)},
         negative_prompt_embeds=NEGATIVE["negative_prompt_embeds"],
-    ),
-    case(
-        "Wuerstchen",
-        of_wuerstchen_decoder,
-        "decoder",
-        {"prompt": ["a", "b"], **PICTURES, "output_type": "latent"},
-        {"down_blocks.1.3.attention": (3, 2), "up_blocks.0.2.attention": (3, 2)},
     ),
 ]
 

@@ -14,7 +14,7 @@ from diffusers import (
 from tiny_pipelines import noise, picture, vae
 
 FRAMES = 3
-GRID = (FRAMES, 6, 4)
+GRID = (FRAMES, 4, 3)
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
 MID_OVER_TIME = "mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
 
@@ -63,9 +63,9 @@ def svd():
 
 
 ARGUMENTS = {
-    "image": picture(count=2, seed=4),
-    "height": 96,
-    "width": 64,
+    "image": picture(64, 48, count=2, seed=4),
+    "height": 64,
+    "width": 48,
     "max_guidance_scale": 1.0,
 }
 

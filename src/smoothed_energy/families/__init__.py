@@ -12,7 +12,7 @@ from .base import Arguments, Family, Setting, Step
 from .bria import Bria
 from .bria_fibo import BriaFibo
 from .bria_fibo2 import BriaFibo2
-from .cascade import StableCascade, Wuerstchen, WuerstchenPrior
+from .cascade import StableCascade, Wuerstchen
 from .chroma import Chroma
 from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
@@ -141,7 +141,6 @@ for _family in (
     MotifVideo,
     StableCascade,
     Wuerstchen,
-    WuerstchenPrior,
     Kandinsky3,
     StableAudio,
     StableAudio3,

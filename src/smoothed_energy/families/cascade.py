@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["StableCascade", "Wuerstchen", "WuerstchenPrior"]
+__all__ = ["StableCascade", "Wuerstchen"]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,29 +54,25 @@ class StableCascade(FeatureMaps):
 
 
 class Wuerstchen(StableCascade):
-    """The decoder, as Stable Cascade's."""
+    """The decoder, as Stable Cascade's, and the prior: one stack at one level, in thirds."""
 
     name: ClassVar[str] = "Wuerstchen"
-    denoisers: ClassVar[tuple[str, ...]] = ("WuerstchenDiffNeXt",)
+    denoisers: ClassVar[tuple[str, ...]] = ("WuerstchenDiffNeXt", "WuerstchenPrior")
+    stacks: ClassVar[Mapping[str, str]] = {**StableCascade.stacks, "blocks": "b"}
     sample: ClassVar[str] = "x"
     time: ClassVar[str] = "r"
-
-
-class WuerstchenPrior(Wuerstchen):
-    """The prior has one stack at one level, whose parts are thirds."""
-
-    name: ClassVar[str] = "Wuerstchen, prior"
-    denoisers: ClassVar[tuple[str, ...]] = ("WuerstchenPrior",)
-    stacks: ClassVar[Mapping[str, str]] = {"blocks": "b"}
 
     @override
     def in_parts(
         self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
     ) -> tuple[SelfAttentionLayer, ...]:
+        if any(layer.letter != "b" for layer in layers):
+            return super().in_parts(denoiser, layers)
         count = len(layers)
-        parts = [PARTS[place * len(PARTS) // count] for place in range(count)]
-        return tuple(replace(one, part=part) for one, part in zip(layers, parts, strict=True))
+        return tuple(
+            replace(layer, part=PARTS[layer.index * len(PARTS) // count]) for layer in layers
+        )
 
     @override
     def level(self, denoiser: nn.Module, layer: str) -> int:
-        return 0
+        return 0 if layer.startswith("blocks.") else super().level(denoiser, layer)

@@ -105,8 +105,8 @@ class FeatureMaps(Family):
 
     @override
     def multiple(self, denoiser: nn.Module) -> int:
-        levels = [len(getattr(denoiser, stack)) for stack in self.stacks if stack != "blocks"]
-        return self._patch(denoiser) << (max(levels, default=1) - 1)
+        path = dict(denoiser.named_children()).get("down_blocks")
+        return self._patch(denoiser) << (0 if path is None else len(path._modules) - 1)
 
     def _patch(self, denoiser: nn.Module) -> int:
         config: Any = denoiser.config

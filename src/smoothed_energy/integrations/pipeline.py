@@ -53,8 +53,8 @@ from .refused import NEVER
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
-# Stable Cascade, Wuerstchen and UnCLIP draw in stages, and Versatile Diffusion has a U-Net of texts,
-# too. Other pipelines have such names, and nothing to guide.
+# Stable Cascade, Wuerstchen and UnCLIP draw in stages, and Versatile Diffusion has two U-Nets.
+# Other pipelines have such names, and nothing to guide.
 _STAGES = ("decoder", "prior", "image_unet")
 
 
