@@ -11,7 +11,7 @@ from tiny_audioldm import MORE as SPECTROGRAMS
 from tiny_longcat_audio import CASES as LONGCAT
 from tiny_pipelines import TOLERANCE, difference
 from tiny_stable_audio import CASES as STABLE
-from tiny_stable_audio import INPAINTED
+from tiny_stable_audio import MORE
 
 from smoothed_energy import (
     PerturbedAttentionGuidance,
@@ -45,8 +45,9 @@ def test_fused(case):
     assert_fused_as_by_brute_force(case)
 
 
-def test_parts_of_a_sound():
-    assert_guided_as_by_brute_force(INPAINTED)
+@pytest.mark.parametrize("case", MORE, ids=lambda case: case.family)
+def test_of_a_sound(case):
+    assert_guided_as_by_brute_force(case)
 
 
 def test_music_of_a_distilled_model():

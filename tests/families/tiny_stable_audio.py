@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderOobleck,
     CosineDPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    StableAudio3AudioToAudioPipeline,
     StableAudio3DiTModel,
     StableAudio3InpaintPipeline,
     StableAudio3Pipeline,
@@ -103,7 +104,7 @@ class WithCoder:
     def encode_duration(self, duration, device, count, batch_size):
         return noise(batch_size, WIDTH, seed=5)
 
-    def _encode_reference_audio(self, audio, device):
+    def _encode_reference_audio(self, audio, device, length=LENGTH):
         return noise(len(audio), 4, LENGTH, seed=6)
 
 
@@ -113,6 +114,10 @@ class Sound3(WithCoder, StableAudio3Pipeline):
 
 class SoundInpainted3(WithCoder, StableAudio3InpaintPipeline):
     """Parts of a sound."""
+
+
+class SoundChanged3(WithCoder, StableAudio3AudioToAudioPipeline):
+    """Another sound."""
 
 
 def stable_audio():
@@ -160,16 +165,23 @@ CASES = [
         **CFG,
     ),
 ]
-INPAINTED = Case(
-    "Stable Audio 3, inpainting",
-    lambda: stable_audio3(SoundInpainted3),
-    {
-        "prompt_embeds": PROMPTS["prompt_embeds"],
-        "encoder_attention_mask": MASK,
-        "duration": 10.0,
-        "audio": torch.zeros(2, 2, 40),
-        "mask_start_seconds": 2.0,
-        "mask_end_seconds": 6.0,
-    },
-    CASES[-1].images,
-)
+GIVEN = {
+    "prompt_embeds": PROMPTS["prompt_embeds"],
+    "encoder_attention_mask": MASK,
+    "duration": 10.0,
+    "audio": torch.zeros(2, 2, 40),
+}
+MORE = [
+    Case(
+        "Stable Audio 3, inpainting",
+        lambda: stable_audio3(SoundInpainted3),
+        {**GIVEN, "mask_start_seconds": 2.0, "mask_end_seconds": 6.0},
+        CASES[-1].images,
+    ),
+    Case(
+        "Stable Audio 3, of a sound",
+        lambda: stable_audio3(SoundChanged3),
+        GIVEN,
+        CASES[-1].images,
+    ),
+]
