@@ -39,6 +39,11 @@ NO_CASE = {
 NO_ATTENTION = {
     "PriorTransformer": "its prior denoises one embedding, which has no places",
     "KandinskyPrior": "its prior denoises one embedding, which has no places",
+    "UVit2DModel": "predicts the probabilities of codes, of which it keeps some, and no noise",
+    "Transformer2DModel": "predicts the probabilities of codes, of which it draws, and no noise",
+    "UNet1DModel": "computes attention by a formula of its own, which nobody can look into",
+    "RFD4ProteinaTransformer": "draws proteins",
+    "UniDiffuserModel": "denoises a picture and a text together, in one sequence",
 }
 
 
@@ -84,7 +89,9 @@ def denoisers_of(cls: type) -> list[str]:
     for name, parameter in inspect.signature(cls.__init__).parameters.items():
         if name in DENOISERS:
             text = re.sub(r"[\w.]+\.", "", str(parameter.annotation))
-            found += re.findall(r"\b(?:[A-Z]\w*(?:Model|Prior|UNet|DiT\w*|Transformer\w*))\b", text)
+            found += re.findall(
+                r"\b(?:[A-Z]\w*(?:Model|Prior|UNet|DiT\w*|DiffNeXt|Transformer\w*))\b", text
+            )
     return list(dict.fromkeys(found))
 
 
@@ -123,8 +130,8 @@ def row(name: str, cls: type) -> Row:
         return Row(name, text, "refused", reason)
     if not denoisers:
         return Row(name, "", "refused", "no denoiser that guidance knows how to find")
-    # The more special class first: AnimateDiff's pipelines make theirs of a U-Net.
-    denoisers.sort(key=lambda denoiser: "Motion" not in denoiser)
+    # The more special class first: AnimateDiff and ControlNet-XS make theirs of a U-Net.
+    denoisers.sort(key=lambda denoiser: not re.search("Motion|ControlNetXS", denoiser))
     known = [family_by_name(denoiser) for denoiser in denoisers]
     if not any(known):
         why = next((NO_ATTENTION[kind] for kind in denoisers if kind in NO_ATTENTION), "")

@@ -63,6 +63,9 @@ class Case:
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
         order: Of the rows of a batch under CFG, `"uc"` or `"cu"`.
+        variance: Whether the scheduler gets a learned variance, the second half of the channels:
+            that of c.
+        scheduler: The name of the denoiser's scheduler.
     """
 
     family: str
@@ -79,6 +82,8 @@ class Case:
     order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
+    variance: bool = False
+    scheduler: str = "scheduler"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,6 +107,9 @@ def explicit_attention(image, sigma, temporal):
     def attend(
         query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more
     ):
+        if more.pop("enable_gqa", False):  # heads share keys and values
+            shared = query.shape[1] // key.shape[1]
+            key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
         assert not is_causal and not dropout_p and not any(more.values())
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         logits = query.double() @ key.double().mT
@@ -147,6 +155,8 @@ def _explicitly(denoiser, images, sigma, temporal):
 
 
 def _prediction(output):
+    if isinstance(output, torch.Tensor):
+        return output
     prediction = output[0] if isinstance(output, tuple) else output.sample
     return torch.stack(prediction) if isinstance(prediction, list) else prediction
 
@@ -169,7 +179,8 @@ def brute_force(
     what to add.
     """
     denoiser = getattr(pipe, case.denoiser)
-    forward, step = denoiser.forward, pipe.scheduler.step
+    scheduler = getattr(pipe, case.scheduler)
+    forward, step = denoiser.forward, scheduler.step
     calls = []
 
     def recorded(*args, **kwargs):
@@ -193,6 +204,10 @@ def brute_force(
         delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
         c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)
         plain = case.combined(c, u, g)
+        if case.variance:
+            mean, _ = plain.chunk(2, dim=1)
+            plain = torch.cat([mean, c.chunk(2, dim=1)[1]], dim=1)
+            delta = delta * (torch.arange(delta.shape[1]) < mean.shape[1])[:, None, None]
         expected = case.normalised(plain, c) if cfg else plain
         # The pipeline computes what this test believes it computes.
         assert torch.allclose(model_output, expected, rtol=1e-4, atol=1e-5)
@@ -200,8 +215,8 @@ def brute_force(
         guided = case.normalised(guided, c) if cfg else guided
         return step(guided.to(model_output.dtype), *args, **kwargs)
 
-    denoiser.forward, pipe.scheduler.step = recorded, combined
+    denoiser.forward, scheduler.step = recorded, combined
     try:
         yield
     finally:
-        del denoiser.forward, pipe.scheduler.step
+        del denoiser.forward, scheduler.step

@@ -51,7 +51,7 @@ def numbered(*shape):
 
 def in_places(function, pipe, case):
     """A function of two predictions `(B, C, *sizes)`, for two as the pipeline lays them out."""
-    if type(pipe).__name__.startswith(("CogVideoX", "ConsisID")):
+    if type(pipe).__name__.startswith(("CogVideoX", "ConsisID", "VideoOfEmbedding")):
         return lambda *both: function(*(one.transpose(1, 2) for one in both)).transpose(1, 2)
     if type(pipe).__name__.startswith("JoyImage"):
         # The image is the last of the pictures; the pipeline sets the others back.
@@ -71,6 +71,10 @@ def in_places(function, pipe, case):
         return of_others
     if type(pipe).__name__.startswith("Kandinsky5"):
         return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
+    if type(pipe).__name__.startswith("Sound"):
+        return lambda *both: function(*(one.unsqueeze(2) for one in both)).squeeze(2)
+    if type(pipe).__name__.startswith("LongSound"):
+        return lambda *both: function(*(one.mT.unsqueeze(2) for one in both)).squeeze(2).mT
     packing = packing_of(pipe, case)
     if packing is None:
         return function

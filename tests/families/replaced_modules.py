@@ -97,6 +97,9 @@ def assert_shuffled_as_by_hand(case, layer, start=0):
         order = ShuffleTokens(0).permutation(layer, step, count)
 
         def forward(hidden_states, *args, **kwargs):
+            if hidden_states.ndim == 4:  # a feature map
+                places = hidden_states.flatten(2)[:, :, order].reshape(hidden_states.shape)
+                return own(places, *args, **kwargs)
             before, image, after = hidden_states.tensor_split([start, start + count], dim=1)
             return own(torch.cat([before, image[:, order], after], dim=1), *args, **kwargs)
 

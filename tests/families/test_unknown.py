@@ -346,7 +346,7 @@ def test_what_is_known_of_an_unknown_denoiser():
 
 
 @pytest.mark.parametrize("attach_to", ["a", "pipeline"])
-def test_text_among_the_keys_is_the_reason_why_there_are_no_layers(attach_to):
+def test_attention_to_the_text_alone_is_no_layer(attach_to):
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -358,9 +358,11 @@ def test_text_among_the_keys_is_the_reason_why_there_are_no_layers(attach_to):
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        only_cross_attention=True,
+        mid_block_only_cross_attention=True,
     ).eval()
     target = unet if attach_to == "a" else sd(model=unet)
-    with pytest.raises(LayerError, match=r"its 4 attention layers.*text's tokens among the keys"):
+    with pytest.raises(LayerError, match="attends to the text alone"):
         guidance_from_text("seg").attach(target)
     given = {"encoder_hidden_states": noise(2, 5, 16, seed=1), "timestep": 5}
     both = unet(noise(2, 4, 8, 8, seed=2), **given).sample

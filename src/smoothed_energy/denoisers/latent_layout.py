@@ -7,6 +7,7 @@ __all__ = [
     "ChannelsLast",
     "FramesFirst",
     "LatentLayout",
+    "OneAxis",
     "Packed",
     "WithoutFirstFrame",
 ]
@@ -88,6 +89,26 @@ class WithoutFirstFrame(LatentLayout):
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
         first = torch.zeros_like(unpacked[:, :, :1])
         return torch.cat([first, unpacked], dim=2)
+
+
+@dataclass(frozen=True)
+class OneAxis(LatentLayout):
+    """`(B, C, T)`, or `(B, T, C)`: as a picture it is `(B, C, 1, T)`.
+
+    Args:
+        channels_last: Whether the channels come last.
+    """
+
+    channels_last: bool
+
+    @override
+    def unpack(self, prediction: Tensor) -> Tensor:
+        return (prediction.mT if self.channels_last else prediction).unsqueeze(2)
+
+    @override
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        flat = unpacked.squeeze(2)
+        return flat.mT if self.channels_last else flat
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,9 @@ class Predictions:
             raise ValueError(
                 "combine=fuse and rescale:AMOUNT need the scale of classifier-free guidance, and "
                 "here there is not one that is known (InstructPix2Pix has two, Lumina-Next has it "
-                "in three channels); expected rescale:AMOUNT:partial, project or no combine=; a "
-                "loop of your own can tell it by cfg_scale= of step()"
+                "in three channels, Stable Video Diffusion has one for each frame unless "
+                "min_guidance_scale is max_guidance_scale); expected rescale:AMOUNT:partial, "
+                "project or no combine=; a loop of your own can tell it by cfg_scale= of step()"
             )
         return self.cfg_scale * (self.conditional - self.unconditional)
 

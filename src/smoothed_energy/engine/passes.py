@@ -288,12 +288,10 @@ class PassRunner:
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
         prediction = self.family.prediction_of(output)
-        channels = prediction.shape[1]
-        of_latents = self.sample(call).shape[1]
-        if channels == 2 * of_latents and (
-            self.family.learned_variance or context.output_kind().learned_variance
-        ):
-            channels = of_latents
+        channels, of_latents = prediction.shape[1], self.sample(call).shape[1]
+        # Without as many channels, there is no question of a variance.
+        learned = channels == 2 * of_latents and context.output_kind().learned_variance
+        channels = self.family.channels(self.model, of_latents, channels, learned)
         latent_layout = functools.partial(
             self.family.latent_layout, self.model, Arguments(call.argument)
         )

@@ -90,8 +90,9 @@ class Results:
             names = ", ".join([_of(member).method for member in acting])
             raise ValueError(
                 f"{names} needs the scale of classifier-free guidance, and here there is not one "
-                "that is known (InstructPix2Pix has two); expected a pipeline with one scale; a "
-                "loop of your own can tell it by cfg_scale= of step()"
+                "that is known (InstructPix2Pix has two, Stable Video Diffusion one for each frame "
+                "unless min_guidance_scale is max_guidance_scale); expected a pipeline with one "
+                "scale; a loop of your own can tell it by cfg_scale= of step()"
             )
         step = _Step(
             _precise(own),

@@ -4,6 +4,7 @@ from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError, ImageTokens
 from ..denoisers.latent_layout import FramesFirst, Packed
+from .ace_step import AceStep
 from .allegro import Allegro
 from .animatediff import AnimateDiff
 from .auraflow import AuraFlow
@@ -11,13 +12,16 @@ from .base import Arguments, Family, Setting, Step
 from .bria import Bria
 from .bria_fibo import BriaFibo
 from .bria_fibo2 import BriaFibo2
+from .cascade import StableCascade, Wuerstchen
 from .chroma import Chroma
 from .chronoedit import ChronoEdit
 from .cogvideox import CogVideoX
 from .cogview import CogView3Plus, CogView4
 from .consisid import ConsisID
+from .controlnet_xs import ControlNetXS
 from .cosmos import Cosmos
 from .dit import DiT
+from .easyanimate import EasyAnimate
 from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
@@ -28,15 +32,18 @@ from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
 from .joyimage import JoyImage
+from .kandinsky3 import Kandinsky3
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .latte import Latte
+from .longcat_audio import LongCatAudio
 from .longcat_image import LongCatImage
 from .ltx import LTXVideo
 from .ltx2 import LTX2
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
 from .mochi import Mochi
+from .motif_video import MotifVideo
 from .nucleusmoe import NucleusMoE
 from .ovis_image import OvisImage
 from .pixart import PixArt
@@ -47,8 +54,11 @@ from .sana import Sana
 from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
+from .stable_audio import StableAudio, StableAudio3
+from .svd import StableVideoDiffusion
 from .transformer import Transformer
 from .unet import UNet
+from .unet3d import UNet3D
 from .unknown import UnknownDenoiser
 from .wan import Wan
 from .wan_animate import WanAnimate
@@ -124,5 +134,17 @@ for _family in (
     Allegro,
     ConsisID,
     SanaVideo,
+    StableVideoDiffusion,
+    UNet3D,
+    ControlNetXS,
+    EasyAnimate,
+    MotifVideo,
+    StableCascade,
+    Wuerstchen,
+    Kandinsky3,
+    StableAudio,
+    StableAudio3,
+    LongCatAudio,
+    AceStep,
 ):
     register(_family())

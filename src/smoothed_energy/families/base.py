@@ -249,6 +249,18 @@ class Family(ABC):
         """What the denoiser returned, with another prediction, which may have other rows."""
         return with_prediction(output, prediction)
 
+    def channels(self, denoiser: nn.Module, latents: int, predicted: int, learned: bool) -> int:
+        """How many channels of a prediction are no learned variance, which follows them.
+
+        Args:
+            denoiser: The denoiser.
+            latents: The channels of its input.
+            predicted: Those of the prediction.
+            learned: Whether the scheduler reads a variance.
+        """
+        has_variance = predicted == 2 * latents and (self.learned_variance or learned)
+        return latents if has_variance else predicted
+
     def is_of_own_guidance(self, argument: Arguments) -> bool:
         """Whether a call is one more of a step, for guidance of the pipeline's own.
 

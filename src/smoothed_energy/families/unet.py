@@ -27,7 +27,11 @@ class UNet(Family):
     """A path down, a middle and a path up of convolutions and transformers."""
 
     name: ClassVar[str] = "U-Net"
-    denoisers: ClassVar[tuple[str, ...]] = ("UNet2DConditionModel", "UNet2DModel")
+    denoisers: ClassVar[tuple[str, ...]] = (
+        "UNet2DConditionModel",
+        "UNet2DModel",
+        "AudioLDM2UNet2DConditionModel",
+    )
     sample: ClassVar[str] = "sample"
     # Residuals of ControlNet and T2I-Adapter.
     tied_to_size: ClassVar[tuple[str, ...]] = (
@@ -38,10 +42,11 @@ class UNet(Family):
 
     @override
     def layers(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
-        """The layers whose queries, keys and values come from the image tokens alone.
+        """The layers whose queries, keys and values come from the image tokens.
 
-        Not among them: cross-attention, attention with text keys appended (DeepFloyd IF, Kandinsky
-        2), and the gated attention of GLIGEN, whose queries are not only image tokens.
+        The text's tokens may be among the keys, too (DeepFloyd IF, Kandinsky 2). Not among the
+        layers: cross-attention, and the gated attention of GLIGEN, whose queries are not only image
+        tokens.
         """
         found: dict[str, list[tuple[str, nn.Module]]] = {part: [] for part in PARTS}
         attention = attention_class()
@@ -59,26 +64,18 @@ class UNet(Family):
 
     def is_layer(self, name: str, module: Any) -> bool:
         """Whether an attention module is one of the layers."""
-        return (
-            not module.is_cross_attention
-            and getattr(module, "added_kv_proj_dim", None) is None
-            and ".fuser." not in name
-        )
+        if getattr(module, "added_kv_proj_dim", None) is not None:
+            return not module.only_cross_attention
+        return not module.is_cross_attention and ".fuser." not in name
 
     @override
     def why_no_layers(self, denoiser: nn.Module) -> str:
-        added = [
-            name
-            for name, module in denoiser.named_modules()
-            if isinstance(module, attention_class())
-            and getattr(module, "added_kv_proj_dim", None) is not None
-        ]
-        if not added:
-            return ""
+        attends = any(isinstance(module, attention_class()) for module in denoiser.modules())
         return (
-            f"its {len(added)} attention layers (such as {added[0]}) have the text's tokens among "
-            "the keys, by added key projections, as in DeepFloyd IF and Kandinsky 2; guidance that "
-            "needs no layers works (a guidance interval, sliding windows, autoguidance)"
+            "it attends to the text alone; guidance that needs no layers works (a guidance "
+            "interval, sliding windows, autoguidance)"
+            if attends
+            else ""
         )
 
     @override
@@ -117,9 +114,36 @@ class UNet(Family):
         return int(2 ** (len(token_grids(denoiser, (1, 1, 1, 1))) - 1))
 
     @override
+    def tied(self, argument: Arguments) -> tuple[str, ...]:
+        """Kandinsky 2's ControlNet gets a picture to follow among other conditions."""
+        conditions = argument("added_cond_kwargs")
+        hint = ("hint",) if isinstance(conditions, dict) and "hint" in conditions else ()
+        return (*super().tied(argument), *hint)
+
+    @override
+    def channels(self, denoiser: nn.Module, latents: int, predicted: int, learned: bool) -> int:
+        """DeepFloyd IF, Kandinsky 2 and UnCLIP have a variance beside every prediction.
+
+        The small picture follows the latents in the upscalers of IF, where `class_embed_type` says
+        so; a masked picture and the mask in Kandinsky's inpainting.
+        """
+        config: Any = denoiser.config
+        with_text = any("SimpleCrossAttn" in name for name in config.get("down_block_types", ()))
+        upscales = config.get("class_embed_type") == "timestep" and predicted == latents
+        if with_text and (upscales or predicted in (2 * latents, latents - 1)):
+            return predicted // 2
+        return super().channels(denoiser, latents, predicted, learned)
+
+    @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
-        """InstructPix2Pix stacks `[text, image, nothing]`."""
+        """InstructPix2Pix stacks `[text, image, nothing]`; UnCLIP's stages have CFG together."""
         layout = super().layout(denoiser, setting, step)
+        arguments = setting("arguments", {})
+        if "super_res_num_inference_steps" in arguments:
+            scale = arguments["decoder_guidance_scale"]
+            if max(scale, arguments.get("prior_guidance_scale", scale)) <= 1.0:
+                return BatchLayout()
+            return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=float(scale))
         image_scale = setting("image_guidance_scale", None)
         if layout.groups == 1 or image_scale is None:
             return layout
@@ -181,7 +205,9 @@ def in_transformers(
 def _transformer_name(name: str) -> str:
     """The part of a module name up to the transformer, ``down_blocks.1.attentions.0``."""
     pieces = name.split(".")
-    for list_name in ("attentions", "motion_modules"):
+    if pieces[0] == "transformer_in":  # before the path down, in U-Nets for videos
+        return pieces[0]
+    for list_name in ("attentions", "motion_modules", "temp_attentions", "base_attentions"):
         if list_name in pieces:
             return ".".join(pieces[: pieces.index(list_name) + 2])
     return name

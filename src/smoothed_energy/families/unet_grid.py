@@ -106,6 +106,9 @@ def _halvings(block: nn.Module) -> list[Callable[[int], int]]:
     resnet = getattr(block, "resnet_down", None)
     if isinstance(resnet, nn.Module):
         return [_halving(resnet)]
+    single = getattr(block, "base_downsamplers", None)  # of ControlNet-XS
+    if isinstance(single, nn.Module):
+        return [_halving(single)]
     layers = getattr(block, "downsamplers", None)
     return [_halving(layer) for layer in layers] if isinstance(layers, nn.ModuleList) else []
 

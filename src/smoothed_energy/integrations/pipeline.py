@@ -32,7 +32,7 @@ from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
 from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
-from ..families import Family
+from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..families.guider_cfg import check_guider
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
@@ -45,6 +45,7 @@ from .pipeline_facts import (
     has_learned_variance,
     prediction_type,
     refuse_own_guidance,
+    scheduler_of,
     step_position,
 )
 from .pipeline_result import check_result
@@ -52,6 +53,9 @@ from .refused import NEVER
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
+# Stable Cascade, Wuerstchen and UnCLIP draw in stages, and Versatile Diffusion has two U-Nets.
+# Other pipelines have such names, and nothing to guide.
+_STAGES = ("decoder", "prior", "image_unet")
 
 
 def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
@@ -65,6 +69,12 @@ def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
         denoisers = tuple(dict.fromkeys([item for item in found if isinstance(item, nn.Module)]))
         if denoisers:
             return denoisers
+    for name in _STAGES:
+        stage = getattr(pipeline, name, None)
+        if not isinstance(stage, nn.Module):
+            continue
+        if not isinstance(family_or_unknown(stage), UnknownDenoiser):
+            return (stage,)
     raise TypeError(
         f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
         f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
@@ -123,7 +133,7 @@ class _PipelineStep(StepContext):
     @override
     def next_noise(self) -> float:
         noise = self.arguments.get("eta") or 0.0
-        return following_noise(self.pipeline.scheduler, self.position(), noise)
+        return following_noise(scheduler_of(self.pipeline), self.position(), noise)
 
 
 class _PipelineSession(Session):

@@ -8,6 +8,7 @@ __all__ = [
     "picture_size",
     "prediction_type",
     "refuse_own_guidance",
+    "scheduler_of",
     "step_position",
 ]
 
@@ -47,6 +48,9 @@ def batch_layout(
         if name == "arguments":
             return arguments
         value = getattr(pipeline, name, None)
+        if value is None:
+            # Pipelines of two stages have a scale for each, of which this is the decoder's.
+            value = arguments.get(f"decoder_{name}")
         return arguments.get(name, default) if value is None else value
 
     return (family or family_or_unknown(denoiser)).layout(denoiser, setting, position)
@@ -70,8 +74,14 @@ def step_position(
     family = family or family_or_unknown(denoiser)
     current = getattr(pipeline, "_current_timestep", None) if family.keeps_time else None
     if current is None or (isinstance(current, Tensor) and current.ndim):  # one for each frame
-        current = family.timestep(denoiser, timestep, pipeline.scheduler)
-    return schedule_position(pipeline.scheduler, current)
+        current = family.timestep(denoiser, timestep, scheduler_of(pipeline))
+    return schedule_position(scheduler_of(pipeline), current)
+
+
+def scheduler_of(pipeline: Any) -> Any:
+    """The scheduler of a pipeline, for the denoiser that is guided."""
+    found = getattr(pipeline, "scheduler", None)
+    return pipeline.decoder_scheduler if found is None else found
 
 
 def _is_kind_of(pipeline: Any, part: str) -> bool:
@@ -87,7 +97,7 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
     family = family_or_unknown(denoiser)
     if isinstance(family, UnknownDenoiser):
         return None  # Pipelines may turn its sign, and scale what it is given.
-    scheduler = pipeline.scheduler
+    scheduler = scheduler_of(pipeline)
     config = scheduler.config
     found = getattr(config, "prediction_type", None)
     # In Marigold's input the latents follow those of the source picture; the latent upscaler makes
@@ -95,6 +105,8 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
     # picture, and makes a flow of it.
     if any(_is_kind_of(pipeline, part) for part in ("Marigold", "LatentUpscale", "PRXPixel")):
         return None
+    if "DDPMWuerstchen" in type(scheduler).__name__:
+        return "epsilon"
     if hasattr(scheduler, "precondition_outputs"):
         if found not in ("epsilon", "v_prediction"):
             return None
@@ -115,7 +127,7 @@ def prediction_type(pipeline: Any, denoiser: nn.Module) -> PredictionKind:
 
 def has_learned_variance(pipeline: Any) -> bool:
     """Whether the scheduler reads a variance from the second half of a prediction's channels."""
-    variance = getattr(pipeline.scheduler.config, "variance_type", None)
+    variance = getattr(scheduler_of(pipeline).config, "variance_type", None)
     return variance in ("learned", "learned_range")
 
 
@@ -157,6 +169,17 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
             "second passes would be of other tokens; use Flux2KleinPipeline, which takes the same "
             "references at every step"
         )
+    if _is_kind_of(pipeline, "AceStep"):
+        if (arguments.get("guidance_scale") or 0) > 1 and not pipeline.is_turbo:
+            raise RuntimeError(
+                f"{name} runs adaptive projected guidance by itself, which makes another thing of "
+                "a corrected prediction; pass guidance_scale=1, or use a turbo checkpoint"
+            )
+        if arguments.get("audio_cover_strength", 1.0) < 1:
+            raise RuntimeError(
+                f"{name} mixes predictions for two prompts with an audio_cover_strength below 1; "
+                "pass audio_cover_strength=1"
+            )
     if has_other_batches(type(pipeline)):
         raise RuntimeError(
             f"{name} arranges its batches in a way of its own, so guidance would come out wrong; "

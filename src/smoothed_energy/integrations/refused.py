@@ -9,6 +9,10 @@ __all__ = ["NEVER", "has_other_batches", "why_refused"]
 NEVER = {
     "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
     "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
+    "VersatileDiffusionDualGuided": "mixes what two transformers make of every map, one of them "
+    "for a picture and one for a prompt",
+    "VersatileDiffusionPipeline": "draws by other pipelines, which it makes anew for every picture "
+    "(VersatileDiffusionTextToImagePipeline and the like: attach to one of them)",
     "LTX2DFR": "draws keyframes beside a video of fewer frames, in tiles, so its tokens make no "
     "one grid",
     "LTXI2VLongMultiPrompt": "draws window by window, each with a schedule of its own, and tells "

@@ -61,7 +61,7 @@ def _largest_without(denoiser: nn.Module, edited: frozenset[nn.Module]) -> froze
     while lists := [module for module in found if isinstance(module, nn.ModuleList)]:
         found.difference_update(lists)
         for module in lists:
-            found.update(module)
+            found.update(module.children())  # some items may be None
     return frozenset(found - edited)
 
 
@@ -211,7 +211,7 @@ class Replay:
             rows = self._rows.stop - self._rows.start
             if shape[0] != before[0] and shape[0] * self._rows.batch != before[0] * rows:
                 return _NOT_RECORDED
-        return _rows_of(recording.output, self._rows)
+        return _rows_of(recording.output, self._rows, {shape[0] for shape in recording.shapes})
 
 
 def _kept(value: Any, versions: list[tuple[Tensor, int]], copies: dict[int, Tensor]) -> Any:
@@ -234,10 +234,14 @@ def _kept(value: Any, versions: list[tuple[Tensor, int]], copies: dict[int, Tens
     return _NOT_RECORDED
 
 
-def _rows_of(value: Any, rows: Rows) -> Any:
-    """Rows of nested outputs, or `_NOT_RECORDED` if some part is not batched."""
+def _rows_of(value: Any, rows: Rows, batches: set[int]) -> Any:
+    """Rows of nested outputs, or `_NOT_RECORDED` if some part is not batched.
+
+    The first size of a batch is one of `batches`: positions, of which there may be as many as there
+    are tokens, are none.
+    """
     if isinstance(value, Tensor):
-        if value.ndim == 0 or value.shape[0] % rows.batch:
+        if value.ndim == 0 or value.shape[0] % rows.batch or value.shape[0] not in batches:
             return _NOT_RECORDED
         return rows.of(value)
     if not isinstance(value, (list, tuple)):
@@ -246,7 +250,7 @@ def _rows_of(value: Any, rows: Rows) -> Any:
     for item in value:
         found = item
         if isinstance(item, (Tensor, list, tuple)):
-            found = _rows_of(item, rows)
+            found = _rows_of(item, rows, batches)
         elif isinstance(item, (bool, int, float)):
             found = _NOT_RECORDED  # there may be one number for each row
         if found is _NOT_RECORDED:

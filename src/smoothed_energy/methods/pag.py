@@ -36,14 +36,15 @@ class IdentityAttention(AttentionPerturbation):
     @override
     def attend(self, call: AttentionCall) -> Tensor:
         image = call.image.slice
-        own = call.value[..., image, :]
-        if own.shape[-2] == call.value.shape[-2]:
+        keys, values = (_of_all_heads(x, call.query) for x in (call.key, call.value))
+        own = values[..., image, :]
+        if own.shape[-2] == values.shape[-2]:
             return own
         # One logit for the token itself and one for each token of the text: no T x T map.
         scale = call.options.get("scale")
         scale = 1 / math.sqrt(call.query.shape[-1]) if scale is None else scale
-        text_keys, text_values = (_without(x, image, dim=-2) for x in (call.key, call.value))
-        itself = (call.query * call.key[..., image, :]).sum(dim=-1, keepdim=True)
+        text_keys, text_values = (_without(x, image, dim=-2) for x in (keys, values))
+        itself = (call.query * keys[..., image, :]).sum(dim=-1, keepdim=True)
         logits = scale * torch.cat([itself, call.query @ text_keys.mT], dim=-1).float()
         mask = call.options.get("attn_mask")
         if mask is not None:
@@ -56,6 +57,12 @@ class IdentityAttention(AttentionPerturbation):
     def without_softmax(self) -> ValuesOnly:
         """Each token attends to itself alone, which needs no softmax."""
         return ValuesOnly()
+
+
+def _of_all_heads(tokens: Tensor, query: Tensor) -> Tensor:
+    """Keys or values `(B, heads, S, d)` of as many heads as the query has, which may share them."""
+    shared = query.shape[-3] // tokens.shape[-3] if query.ndim == tokens.ndim == 4 else 1
+    return tokens.repeat_interleave(shared, dim=-3) if shared > 1 else tokens
 
 
 def _without(tokens: Tensor, image: slice, dim: int) -> Tensor:

@@ -60,14 +60,19 @@ class ShuffleTokens(Perturbation):
 
     @override
     def run(self, call: LayerCall) -> Any:
-        tokens: Tensor = call.input()
+        given: Tensor = call.input()
+        # Some blocks get their tokens as a feature map, `(B, C, H, W)`.
+        tokens = given.flatten(2).mT if given.ndim == 4 else given
         parts = []
         for rows, image in call.image_tokens(call.name, tokens.shape[1]).by_start(len(tokens)):
             order = self.permutation(call.name, call.position().index, image.count)
             shuffled = tokens[rows]
             shuffled[:, image.slice] = shuffled[:, image.slice][:, order.to(tokens.device)]
             parts.append((rows, shuffled))
-        return call.with_input(rows_in_order(parts))()
+        entering = rows_in_order(parts)
+        if given.ndim == 4:
+            entering = entering.mT.reshape(given.shape)
+        return call.with_input(entering)()
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def _shape(model: str, folder: str, options: dict[str, Any]) -> tuple[nn.Module,
     parts = diffusers.DiffusionPipeline.load_config(folder, **options)
     if not isinstance(parts, dict):
         raise ModelError(f"{model}: model_index.json is not an object with the model's parts")
-    for name in ("unet", "transformer"):
+    for name in ("unet", "transformer", "decoder", "prior"):
         library, class_name = parts.get(name) or (None, None)
         if library is not None:
             break

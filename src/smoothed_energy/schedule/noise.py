@@ -60,6 +60,10 @@ def scheduled_noise(scheduler: Any, times: Sequence[float]) -> ScheduledNoise:
         times: The scheduler's timesteps.
     """
     sigmas = getattr(scheduler, "sigmas", None)
+    if "DDPMWuerstchen" in type(scheduler).__name__:  # its timesteps are all that it has
+        steps = scheduler.timesteps
+        alphas = numbers_of(scheduler._alpha_cumprod(steps, steps.device))
+        return ScheduledNoise(times, list(map(noise_level, alphas)), False, False, False, None)
     # There may be one or two more sigmas than timesteps, for the end.
     levels = (
         numbers_of(sigmas) if sigmas is not None and 0 <= len(sigmas) - len(times) <= 2 else None

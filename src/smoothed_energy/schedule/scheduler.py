@@ -65,6 +65,8 @@ class Schedule:
         if timesteps is None or len(timesteps) == 0:
             raise ValueError(f"{self._owner} has no timesteps yet; call set_timesteps on it first")
         self._times = numbers_of(timesteps)
+        if "DDPMWuerstchen" in self._owner:
+            self._times = self._times[:-1]  # the last is that of the finished picture
         self._levels = _distinct(self._times)
         noise = scheduled_noise(scheduler, self._times)
         self._positions: dict[float, StepPosition] = {}
