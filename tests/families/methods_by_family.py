@@ -26,6 +26,8 @@ from smoothed_energy.guidance import LayerGuidance  # noqa: E402
 from smoothed_energy.methods import METHODS, SelfAttentionGuidance  # noqa: E402
 
 EFFECT = 1e-3
+STEPS = 3
+_unguided = {}
 REFUSALS = (ValueError, TypeError, RuntimeError)
 
 
@@ -60,6 +62,14 @@ def guidance_of(method, case, denoiser):
     return cls()
 
 
+def unguided(case, cfg):
+    """The result of a case without guidance, made once for all methods."""
+    if (case.family, cfg) not in _unguided:
+        run = run_of(case.pipeline(), case, cfg=cfg, num_inference_steps=STEPS)
+        _unguided[case.family, cfg] = run()
+    return _unguided[case.family, cfg]
+
+
 def outcome(method, case):
     """`"works"`, or `"refused"` or `"warns"` and the message.
 
@@ -70,8 +80,8 @@ def outcome(method, case):
     cls = METHODS[method]
     of_cfg = cls.limits_cfg or getattr(cls, "needs_cfg", False)
     cfg = of_cfg and case.cfg is not None
-    run = run_of(pipe, case, cfg=cfg, num_inference_steps=3)
-    plain = run()
+    run = run_of(pipe, case, cfg=cfg, num_inference_steps=STEPS)
+    plain = unguided(case, cfg)
     try:
         guidance = guidance_of(method, case, getattr(pipe, case.denoiser))
         with warnings.catch_warnings():
