@@ -33,11 +33,13 @@ class Image:
         grid: `(H, W)` or `(F, H, W)`.
         start: The number of tokens before them, one for each row of the batch if they differ.
         other_keys: Whether the keys are of more tokens than the queries.
+        alone: Whether its queries are not in one attention with those of other tokens.
     """
 
     grid: tuple[int, ...]
     start: int | tuple[int, ...] = 0
     other_keys: bool = False
+    alone: bool = False
 
     def attention(self, sigma, temporal):
         """Attention by its definition, with blurred logits."""
@@ -106,7 +108,8 @@ def explicit_attention(image, sigma, temporal):
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         logits = query.double() @ key.double().mT
         count = query.shape[-2]
-        if image.other_keys or count == key.shape[-2]:
+        is_image = image.other_keys or count == key.shape[-2]
+        if count == math.prod(image.grid) if image.alone else is_image:
             blur = [operator(image, r, count, sigma, temporal) for r in range(len(query))]
             logits = torch.stack(blur)[:, None] @ logits
         logits = logits * scale
@@ -190,7 +193,9 @@ def brute_force(
             branches = found if case.separate else found[0].chunk(2, dim=1)
             c, u = branches if case.separate or case.order == "cu" else reversed(branches)
             g, chosen = case.scale, c if branch == "conditional" else u
-        delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
+        # Beside other tokens the image's may be of other numbers, which `sent` cuts off.
+        text = g * (c[0] - u[0]) if c.shape == u.shape else None
+        delta = combined_with(scale * (chosen[0] - chosen[1]), text)
         c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)
         plain = case.combined(c, u, g)
         expected = case.normalised(plain, c) if cfg else plain

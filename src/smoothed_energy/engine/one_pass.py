@@ -244,7 +244,8 @@ class PerturbedPrediction(NegativeContext):
     def predict(self, call: ModuleCall) -> Tensor:
         self.passes += 1
         # Lists of arguments may be consumed, and there may be another pass.
-        return self._site.family.prediction_of(self._run(call.copied(), self.passes))
+        output = self._run(call.copied(), self.passes)
+        return self._site.family.prediction_in(output, Arguments(call.argument))
 
     @override
     def of_sample(self, sample: Tensor) -> Tensor:

@@ -146,6 +146,8 @@ class DenoiserState(Members):
         if layout.separate:
             expected, self._expected = self._expected, None
             if isinstance(expected, _Replaced):
+                if self.runner.family.is_needed_later(Arguments(call.argument)):
+                    call()
                 return expected.output
             output = self._corrected(call, participants, context, _without_groups)
             self._expected = _Replaced(output)
@@ -158,7 +160,7 @@ class DenoiserState(Members):
             part.show_to_pre_hooks(self.runner.denoiser)
             output = self._corrected(part, participants, context, _without_groups)
         family = self.runner.family
-        alone = family.prediction_of(output)
+        alone = family.prediction_in(output, Arguments(part.argument))
         repeated = alone.repeat(layout.groups, *([1] * (alone.ndim - 1)))
         return family.with_prediction(output, repeated)
 
@@ -196,7 +198,8 @@ class DenoiserState(Members):
         step = self.step(participants, context)
         if not step.acts and not self.observers:
             output = call()
-            self.progress.note("clean", self.runner.family.prediction_of(output))
+            arguments = Arguments(call.argument)
+            self.progress.note("clean", self.runner.family.prediction_in(output, arguments))
             return output
         if layout is None:
             layout = layout_of(len(self.runner.sample(call)))

@@ -42,6 +42,7 @@ from .ovis_image import OvisImage
 from .pixart import PixArt
 from .prx import PRX
 from .qwen_image import QwenImage
+from .qwen_image21 import QwenImage21
 from .registry import families, family_of, family_or_unknown, known_parts, register
 from .sana import Sana
 from .sana_video import SanaVideo
@@ -97,6 +98,7 @@ for _family in (
     ErnieImage,
     HunyuanVideo,
     QwenImage,
+    QwenImage21,
     Wan,
     LTXVideo,
     CogVideoX,

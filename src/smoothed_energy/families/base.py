@@ -245,9 +245,30 @@ class Family(ABC):
         """
         return prediction_of(output)
 
+    def prediction_in(self, output: Any, argument: Arguments) -> Tensor:
+        """The prediction in what a call returned; by default `prediction_of`, for all arguments."""
+        return self.prediction_of(output)
+
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
         """What the denoiser returned, with another prediction, which may have other rows."""
         return with_prediction(output, prediction)
+
+    def isolated(self, call: ModuleCall) -> ModuleCall:
+        """The same call, such that nothing it computes gets into later calls of the pipeline.
+
+        Raises:
+            RuntimeError: If that can't be had.
+        """
+        if call.kwargs.get("kv_cache") is not None:
+            raise RuntimeError(
+                "the denoiser is given a kv_cache, which a perturbed pass would change; "
+                "expected a run without one"
+            )
+        return call
+
+    def is_needed_later(self, argument: Arguments) -> bool:
+        """Whether later calls need what this one computes besides a prediction (a cache)."""
+        return False
 
     def is_of_own_guidance(self, argument: Arguments) -> bool:
         """Whether a call is one more of a step, for guidance of the pipeline's own.

@@ -17,7 +17,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import relates_rows
 from ..denoisers.image_tokens import ImageTokens, rows_in_order
 from ..intercept.attention import Attention, AttentionBackendError, LayerAttention, attend_with
-from ..intercept.attention_slices import of_slices, together
+from ..intercept.attention_slices import of_blocks, of_slices, together
 from ..schedule import StepPosition
 from ..smoothing import Smoothing
 from .perturbation import LayerCall, LayerSite, Perturbation, Probe
@@ -160,9 +160,13 @@ class AttentionPerturbation(Perturbation):
 
     def _in_slices(self, found: LayerAttention, call: LayerCall) -> Any:
         """What the module gives if its queries come in slices: a second call of it, all known."""
-        groups = together(found)
+        groups: list[list[Attention]] = [[one] for one in found.noted]
+        wholes = self._of_blocks(found, call)
+        if wholes is None:
+            groups = together(found)
+            wholes = of_slices(found, groups)
         answers: list[Tensor | None] = []
-        for group, whole in zip(groups, of_slices(found, groups), strict=True):
+        for group, whole in zip(groups, wholes, strict=True):
             if whole is None:
                 answers.extend([None] * len(group))
             else:
@@ -179,6 +183,15 @@ class AttentionPerturbation(Perturbation):
         if len(given) != len(answers):
             raise found.refusal("attends in another way when it is called again")
         return output
+
+    def _of_blocks(self, found: LayerAttention, call: LayerCall) -> list[Attention | None] | None:
+        """Which attention is the image's, where tokens attend block by block; None: they don't."""
+        if found.noted[0].key.shape[-2] == found.noted[-1].key.shape[-2]:
+            return None
+        image = call.image_tokens(call.name, found.image)
+        if not isinstance(image.start, int):
+            return None
+        return of_blocks(found, image.slice, own_keys=self.needs_own_keys)
 
     def _whole(self, whole: Attention, call: LayerCall) -> Tensor:
         """The layer's self-attention, perturbed."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["of_slices", "together"]
+__all__ = ["of_blocks", "of_slices", "together"]
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -45,6 +46,42 @@ def of_slices(
     whole = [_joined(group) for group in groups]
     own = found.check_all(whole)
     return [one if is_own else None for one, is_own in zip(whole, own, strict=True)]
+
+
+def of_blocks(
+    found: LayerAttention, image: slice, *, own_keys: bool
+) -> list[Attention | None] | None:
+    """The image's attention among those of a block-causal sequence, None for the others.
+
+    There every block of tokens attends to itself and to what comes before, one after the other.
+    None altogether if the noted attentions are no such sequence.
+
+    Args:
+        found: What was noted.
+        image: The place of the image's tokens.
+        own_keys: Whether keys must be of the same tokens as the queries.
+
+    Raises:
+        AttentionBackendError: If it is one, but no block is the image, or keys must be its own.
+    """
+    ends = list(itertools.accumulate([one.queries for one in found.noted]))
+    keys = [one.key.shape[-2] for one in found.noted]
+    if len(ends) < 2 or ends != keys or ends[-1] != found.image:
+        return None
+    starts = [0, *ends]
+    if image not in map(slice, starts, ends):
+        raise found.refusal(
+            f"attends block by block, and none is the image's tokens {image.start} to {image.stop}"
+        )
+    if own_keys:
+        raise found.refusal(
+            f"has {image.stop - image.start} queries and {image.stop} keys, which are not of the "
+            "same tokens, as this method needs them to be"
+        )
+    return [
+        one if slice(start, end) == image else None
+        for one, start, end in zip(found.noted, starts, ends, strict=False)
+    ]
 
 
 def _merged(found: LayerAttention) -> bool:
