@@ -7,9 +7,8 @@ import pytest
 import torch
 from comparison import assert_guided_as_by_brute_force, run_of
 from replaced_modules import assert_skipped_as_by_hand
-from tiny_qwen_image21 import CASES, PICTURE
-
 from tiny_pipelines import TOLERANCE, difference
+from tiny_qwen_image21 import CASES, PICTURE
 
 from smoothed_energy import (
     Autoguidance,

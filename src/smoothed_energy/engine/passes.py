@@ -292,9 +292,7 @@ class PassRunner:
             self.family.learned_variance or context.output_kind().learned_variance
         ):
             channels = of_latents
-        latent_layout = functools.partial(
-            self.family.latent_layout, self.model, arguments
-        )
+        latent_layout = functools.partial(self.family.latent_layout, self.model, arguments)
         return Outcome(output, prediction, channels, latent_layout, self.family)
 
     def _stem(self, plan: Plan) -> Stem:

@@ -22,6 +22,7 @@ from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
 from .framepack import Framepack
+from .helios import Helios
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_image import HunyuanImage
@@ -112,6 +113,7 @@ for _family in (
     PRX,
     Krea2,
     NucleusMoE,
+    Helios,
     WanVACE,
     WanAnimate,
     ChronoEdit,
