@@ -6,6 +6,7 @@ from ..denoisers.image_tokens import GridError, ImageTokens
 from ..denoisers.latent_layout import FramesFirst, Packed
 from .allegro import Allegro
 from .animatediff import AnimateDiff
+from .anyflow import AnyFlow
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .bria import Bria
@@ -114,6 +115,7 @@ for _family in (
     Krea2,
     NucleusMoE,
     Helios,
+    AnyFlow,
     WanVACE,
     WanAnimate,
     ChronoEdit,

@@ -7,6 +7,8 @@ __all__ = ["NEVER", "has_other_batches", "why_refused"]
 #: Why guidance of pipelines can't come out right, by parts of the names of their classes. What
 #: stands here is refused when guidance is attached.
 NEVER = {
+    "AnyFlowFAR": "attends through flex_attention alone, with a cache of the chunks before, into "
+    "which nothing can be put (AnyFlowPipeline draws all frames at once, and can be guided)",
     "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
     "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
     "LTX2DFR": "draws keyframes beside a video of fewer frames, in tiles, so its tokens make no "
