@@ -40,6 +40,7 @@ from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
 from .mochi import Mochi
 from .nucleusmoe import NucleusMoE
+from .omnigen import OmniGen
 from .ovis_image import OvisImage
 from .pixart import PixArt
 from .prx import PRX
@@ -116,6 +117,7 @@ for _family in (
     NucleusMoE,
     Helios,
     AnyFlow,
+    OmniGen,
     WanVACE,
     WanAnimate,
     ChronoEdit,
