@@ -64,6 +64,7 @@ class Case:
         normalised: From the combined and the conditional prediction to what is sent, where the
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
+        is_step: Whether a call of the denoiser with these keyword arguments predicts for a step.
         order: Of the rows of a batch under CFG, `"uc"` or `"cu"`.
     """
 
@@ -81,6 +82,7 @@ class Case:
     order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
+    is_step: Callable[[Mapping[str, Any]], bool] = lambda arguments: True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -177,6 +179,8 @@ def brute_force(
 
     def recorded(*args, **kwargs):
         output = forward(*args, **kwargs)
+        if not case.is_step(kwargs):
+            return output
         with _explicitly(denoiser, case.images, sigma, temporal):
             perturbed = forward(*args, **kwargs)
         calls.append((_prediction(output), _prediction(perturbed)))

@@ -23,13 +23,14 @@ from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
 from .framepack import Framepack
+from .glm_image import GlmImage
 from .helios import Helios
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
-from .joyimage import JoyImage
+from .joyimage import JoyImage, JoyImageEditPlus
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .latte import Latte
@@ -118,6 +119,8 @@ for _family in (
     Helios,
     AnyFlow,
     OmniGen,
+    GlmImage,
+    JoyImageEditPlus,
     WanVACE,
     WanAnimate,
     ChronoEdit,

@@ -266,6 +266,10 @@ class Family(ABC):
             )
         return call
 
+    def keeps_keys(self, argument: Arguments) -> bool:
+        """Whether a call attends to keys that the denoiser computed in calls before."""
+        return argument("kv_cache") is not None
+
     def is_needed_later(self, argument: Arguments) -> bool:
         """Whether later calls need what this one computes besides a prediction (a cache)."""
         return False

@@ -39,13 +39,13 @@ class _Weaker:
 
     def __call__(self, second: NegativeContext) -> Tensor:
         weaker, call = self.find(unwrap(second.call.module)), second.call
-        if call.argument("kv_cache") is not None:
+        arguments = Arguments(call.argument)
+        if family_or_unknown(call.module).keeps_keys(arguments):
             raise RuntimeError(
                 "the denoiser is given a kv_cache, whose keys are not the weaker one's; expected a "
                 "run without one"
             )
         output = weaker(*call.args, **call.kwargs)
-        arguments = Arguments(call.argument)
         predicted = family_or_unknown(weaker).prediction_in(output, arguments)
         return predicted[:, : second.clean.shape[1]]
 
