@@ -64,6 +64,7 @@ class Case:
         normalised: From the combined and the conditional prediction to what is sent, where the
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
+        unconditional: The name of the denoiser that is called without the prompt, if it is another.
         is_step: Whether a call of the denoiser with these keyword arguments predicts for a step.
         order: Of the rows of a batch under CFG, `"uc"` or `"cu"`.
     """
@@ -82,6 +83,7 @@ class Case:
     order: str = "uc"
     normalised: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda combined, c: combined
     denoiser: str = "transformer"
+    unconditional: str | None = None
     is_step: Callable[[Mapping[str, Any]], bool] = lambda arguments: True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -186,6 +188,14 @@ def brute_force(
         calls.append((_prediction(output), _prediction(perturbed)))
         return output
 
+    other = None if case.unconditional is None else getattr(pipe, case.unconditional)
+    plain_forward = None if other is None else other.forward
+
+    def recorded_plain(*args, **kwargs):
+        output = plain_forward(*args, **kwargs)
+        calls.append((_prediction(output),) * 2)
+        return output
+
     @functools.wraps(step)  # pipelines look at its parameters
     def combined(model_output, *args, **kwargs):
         found = [torch.stack(call) for call in calls]
@@ -210,7 +220,11 @@ def brute_force(
         return step(guided.to(model_output.dtype), *args, **kwargs)
 
     denoiser.forward, pipe.scheduler.step = recorded, combined
+    if other is not None:
+        other.forward = recorded_plain
     try:
         yield
     finally:
         del denoiser.forward, pipe.scheduler.step
+        if other is not None:
+            del other.forward

@@ -151,7 +151,7 @@ class PassRunner:
 
         Raises:
             AttentionBackendError: If a plan observes what a compiled denoiser does not show.
-            RuntimeError: If the call fills a cache of keys and values.
+            RuntimeError: If the call fills a cache of keys and values, or is of another denoiser.
         """
         # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so what follows
         # needs its own.
@@ -248,6 +248,11 @@ class PassRunner:
     def _check(self, call: ModuleCall, plans: Sequence[Plan], probing: Sequence[Plan]) -> None:
         if plans:
             self.family.isolated(call)
+            if unwrap(call.module) is not self.model:
+                raise RuntimeError(
+                    f"another {type(self.model).__name__} predicts without the prompt, and is not "
+                    'perturbed; expected formulation="conditional"'
+                )
         probed = [module for plan in probing for module in plan.probed]
         if not any(map(self._hides, probed)):
             return

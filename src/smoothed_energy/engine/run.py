@@ -146,9 +146,10 @@ class DenoiserState(Members):
         if layout.separate:
             expected, self._expected = self._expected, None
             if isinstance(expected, _Replaced):
-                if self.runner.family.is_needed_later(Arguments(call.argument)):
+                family, arguments = self.runner.family, Arguments(call.argument)
+                if family.is_needed_later(arguments):
                     call()
-                return expected.output
+                return family.shared(expected.output, arguments)
             output = self._corrected(call, participants, context, _without_groups)
             self._expected = _Replaced(output)
             return output

@@ -30,6 +30,7 @@ from .hunyuan_dit import HunyuanDiT
 from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
+from .ideogram4 import Ideogram4
 from .joyimage import JoyImage, JoyImageEditPlus
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
@@ -120,6 +121,7 @@ for _family in (
     AnyFlow,
     OmniGen,
     GlmImage,
+    Ideogram4,
     JoyImageEditPlus,
     WanVACE,
     WanAnimate,

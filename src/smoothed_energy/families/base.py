@@ -79,6 +79,8 @@ class Family(ABC):
         sample: The name of the argument that holds the noisy latents.
         time: The name of the argument that tells the time.
         parts: The words that select layers, in the order in which they run.
+        unconditional: The name of another denoiser of the pipeline, which makes the calls without
+            the prompt; empty if there is none.
         unbatched: Arguments without a row for each sample (whatever the size of their first
             dimension).
         folded: Arguments with several rows for each sample, one after the other.
@@ -100,6 +102,7 @@ class Family(ABC):
     sample: ClassVar[str] = "hidden_states"
     time: ClassVar[str] = "timestep"
     parts: ClassVar[tuple[str, ...]] = PARTS
+    unconditional: ClassVar[str] = ""
     unbatched: ClassVar[frozenset[str]] = frozenset()
     folded: ClassVar[frozenset[str]] = frozenset()
     listed: ClassVar[frozenset[str]] = frozenset()
@@ -252,6 +255,10 @@ class Family(ABC):
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
         """What the denoiser returned, with another prediction, which may have other rows."""
         return with_prediction(output, prediction)
+
+    def shared(self, output: Any, argument: Arguments) -> Any:
+        """What one call returned, as another call of the same step with these arguments would."""
+        return output
 
     def isolated(self, call: ModuleCall) -> ModuleCall:
         """The same call, such that nothing it computes gets into later calls of the pipeline.

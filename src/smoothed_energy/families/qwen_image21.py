@@ -5,20 +5,19 @@ from __future__ import annotations
 __all__ = ["QwenImage21"]
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..intercept.module_call import ModuleCall
 from .base import Arguments, Setting, Step
-from .transformer import Transformer
+from .last_tokens import LastTokens
 from .true_cfg import true_cfg
 
 
-class QwenImage21(Transformer):
+class QwenImage21(LastTokens):
     """Text and pictures in one sequence, in which nothing sees what follows; the image is last.
 
     Latents come as tokens `(B, T, C)`, those of the pictures that the image is made from first. A
@@ -28,9 +27,7 @@ class QwenImage21(Transformer):
 
     name: ClassVar[str] = "Qwen-Image 2.1"
     denoisers: ClassVar[tuple[str, ...]] = ("QwenImage21Transformer2DModel",)
-    packed: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
-    text: ClassVar[Any] = "before"
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_shapes",)
 
     @override
@@ -38,30 +35,8 @@ class QwenImage21(Transformer):
         return tuple(argument("img_shapes")[0][-1][-2:])
 
     @override
-    def length(self, denoiser: nn.Module, argument: Arguments) -> int:
-        return math.prod(argument.once(self.grid, denoiser))
-
-    @override
-    def latents(self, argument: Arguments) -> Any:
-        return argument(self.sample)[:, -_tokens(argument) :]
-
-    @override
-    def with_latents(self, call: ModuleCall, latents: Tensor) -> ModuleCall:
-        given = call.argument(self.sample)
-        pictures = given[:, : given.shape[1] - latents.shape[1]]
-        return call.replace(self.sample, torch.cat([pictures, latents], dim=1))
-
-    @override
-    def prediction_in(self, output: Any, argument: Arguments) -> Tensor:
-        return self.prediction_of(output)[:, -_tokens(argument) :]
-
-    @override
-    def with_prediction(self, output: Any, prediction: Tensor) -> Any:
-        whole = self.prediction_of(output)
-        before = whole[: len(prediction), : whole.shape[1] - prediction.shape[1]]
-        if len(before) < len(prediction):
-            before = before.repeat(len(prediction) // len(before), 1, 1)
-        return super().with_prediction(output, torch.cat([before, prediction], dim=1))
+    def count(self, argument: Arguments) -> int:
+        return math.prod(argument("img_shapes")[0][-1])
 
     @override
     def isolated(self, call: ModuleCall) -> ModuleCall:
@@ -79,6 +54,3 @@ class QwenImage21(Transformer):
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         return true_cfg(setting, "negative_prompt_embeds")
 
-
-def _tokens(argument: Arguments) -> int:
-    return math.prod(argument("img_shapes")[0][-1])
