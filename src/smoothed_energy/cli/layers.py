@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["command"]
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ from .setting_kinds import check_texts, parse_size
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..families.advice import Advice
 
 
 def command(
@@ -45,6 +48,7 @@ def command(
     pixels = None if size is None else parse_size(size)
 
     from .opening import open_shape
+    from .published import advice_for
 
     denoiser, factor = open_shape(model)
 
@@ -77,16 +81,33 @@ def command(
                 "width": layer.width,
             }
         )
+    advice = advice_for(denoiser)
     if as_json:
         listing = {
             "model": model,
             "denoiser": type(denoiser).__name__,
             "size": list(pixels),
             "layers": rows,
+            "published": {
+                method: {**found.settings, "source": found.source}
+                for method, found in advice.items()
+            },
         }
         typer.echo(json.dumps(listing, indent=2))
     else:
         _print_table(f"{model} at {pixels[0]}x{pixels[1]}", rows)
+        _print_published(advice)
+
+
+def _print_published(advice: Mapping[str, Advice]) -> None:
+    for method, found in advice.items():
+        settings = "; ".join([f"{name}={value}" for name, value in found.settings.items()])
+        typer.echo(f"published for {method}: {settings} ({found.source})")
+    if not advice:
+        typer.echo(
+            "Nothing is published of layers for this model; methods take the middle ones, unless "
+            "told otherwise."
+        )
 
 
 def _own_size(denoiser: nn.Module, factor: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ..denoisers.prediction import prediction_of, with_prediction
 from ..intercept.module_call import ModuleCall, Rows, parameter_names
 from ..schedule import StepPosition
+from .advice import Advice
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
 #: argument of its call.
@@ -95,6 +96,7 @@ class Family(ABC):
         scale_of_call: Whether CFG's scale is that argument, whatever a callback makes of it.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
+        advised: What is published of settings for methods; not that of families derived from it.
     """
 
     name: ClassVar[str]
@@ -113,6 +115,13 @@ class Family(ABC):
     scale_of_call: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
+    advised: ClassVar[tuple[Advice, ...]] = ()
+
+    def advice(self, denoiser: nn.Module) -> dict[str, Advice]:
+        """What is published of settings for a denoiser, by the names of methods."""
+        known: tuple[Advice, ...] = vars(type(self)).get("advised", ())
+        config = getattr(denoiser, "config", None)
+        return {found.method: found for found in known if found.fits(config)}
 
     @abstractmethod
     def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -80,10 +79,11 @@ class _Tokens(LatentLayout):
 
     @override
     def unpack(self, prediction: Tensor) -> Tensor:
-        apart = prediction.unflatten(2, (_PATCH, _PATCH, -1)).unflatten(1, self.grid)
+        apart = prediction.reshape(len(prediction), *self.grid, _PATCH, _PATCH, -1)
         return apart.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
     @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        apart = unpacked.unflatten(3, (-1, _PATCH)).unflatten(2, (-1, _PATCH))
-        return torch.flatten(apart.permute(0, 2, 4, 3, 5, 1), 3).flatten(1, 2)
+        rows, columns = self.grid
+        apart = unpacked.reshape(*unpacked.shape[:2], rows, _PATCH, columns, _PATCH)
+        return apart.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)

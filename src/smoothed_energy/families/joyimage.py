@@ -109,15 +109,15 @@ class _Patches(LatentLayout):
 
     @override
     def unpack(self, prediction: Tensor) -> Tensor:
-        patches = prediction[:, : math.prod(self.grid)].unflatten(1, self.grid)
+        tokens = prediction[:, : math.prod(self.grid)]
+        patches = tokens.reshape(len(tokens), *self.grid, *tokens.shape[2:])
         # (B, F, H, W, C, pt, ph, pw): every axis of the grid before that of its patch.
         return patches.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
 
     @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        apart = unpacked
-        for axis, (count, side) in enumerate(zip(self.grid, like.shape[-3:], strict=True)):
-            apart = apart.unflatten(2 + 2 * axis, (count, side))
+        sides = [side for pair in zip(self.grid, like.shape[-3:], strict=True) for side in pair]
+        apart = unpacked.reshape(*unpacked.shape[:2], *sides)
         patches = apart.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(1, 3)
         packed = torch.zeros_like(like, dtype=unpacked.dtype)
         packed[:, : patches.shape[1]] = patches

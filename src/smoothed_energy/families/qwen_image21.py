@@ -48,9 +48,8 @@ class QwenImage21(LastTokens):
 
     @override
     def is_needed_later(self, argument: Arguments) -> bool:
-        return argument("kv_cache_mode") == "extract"
+        return bool(argument("kv_cache_mode") == "extract")
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
         return true_cfg(setting, "negative_prompt_embeds")
-

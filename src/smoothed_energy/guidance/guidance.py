@@ -15,7 +15,9 @@ from torch import nn
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import RowChoice
+from ..families import family_or_unknown
 from ..families.layer_selection import normalise_selection
+from ..intercept.module_call import unwrap
 from .combine_text import combinations_text
 
 if TYPE_CHECKING:
@@ -109,6 +111,32 @@ class Guidance(ABC):
         from ..integrations.attach import attach  # noqa: PLC0415
 
         return attach(self, target, replay=replay, rows=rows)
+
+    @classmethod
+    def suited_to(cls, target: Any, **settings: Any) -> Self:
+        """This guidance with what is published of layers, scale and steps for a model.
+
+        Where nobody published anything, it is the guidance with its own defaults.
+
+        Args:
+            target: A `diffusers` pipeline, or its denoiser.
+            **settings: Settings of the guidance, which count more.
+
+        Returns:
+            The guidance. It says all of its settings, so it stays the same when it is saved.
+
+        Raises:
+            TypeError: If `target` is neither.
+
+        Example:
+            >>> SkipLayerGuidance.suited_to(pipe)  # Stable Diffusion 3.5 medium
+            SkipLayerGuidance(scale=2.8, layers='b7.*,b8.*,b9.*', steps=Steps(0.01, 0.2), ...)
+        """
+        from ..integrations.attach import denoisers_of  # noqa: PLC0415 - as in attach
+
+        denoiser = unwrap(denoisers_of(target)[0])
+        found = family_or_unknown(denoiser).advice(denoiser).get(cls.method)
+        return cls(**{**({} if found is None else found.settings), **settings})
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, with the method's name under `"method"`.

@@ -6,6 +6,7 @@ __all__ = [
     "Attachment",
     "attach",
     "attachments",
+    "denoisers_of",
     "detach_all",
     "observe",
     "observed_denoisers",
