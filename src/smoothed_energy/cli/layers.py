@@ -14,6 +14,7 @@ import typer
 
 from .generate_settings import DEFAULT_MODEL
 from .setting_kinds import check_texts, parse_size
+from .terminal import note
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +53,7 @@ def command(
 
     denoiser, factor = open_shape(model)
 
-    from ..families import family_of
+    from ..families import family_or_unknown
     from ..families.layer_selection import select_layers
 
     if pixels is None:
@@ -64,7 +65,17 @@ def command(
         latents = (frames, *latents)
 
     rows: list[dict[str, Any]] = []
-    family = family_of(denoiser)
+    family = family_or_unknown(denoiser)
+    if family.is_unknown:
+        from ..families import note_found
+        from .looked_at import found_by_looking
+
+        family = found_by_looking(denoiser, latents)
+        note_found(denoiser, family)
+        note(
+            f"no family knows a {type(denoiser).__name__}; this is what a few calls with random "
+            "weights show, and what attach(..., guide_unknown=True) looks for"
+        )
     for layer in select_layers(denoiser, select):
         grid = family.layer_grid(denoiser, layer, latents)
         if frames is not None and len(grid) == 2:

@@ -48,7 +48,14 @@ from .pixart import PixArt
 from .prx import PRX
 from .qwen_image import QwenImage
 from .qwen_image21 import QwenImage21
-from .registry import families, family_of, family_or_unknown, known_parts, register
+from .registry import (
+    families,
+    family_of,
+    family_or_unknown,
+    known_parts,
+    note_found,
+    register,
+)
 from .sana import Sana
 from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
@@ -79,6 +86,7 @@ __all__ = [
     "family_of",
     "family_or_unknown",
     "known_parts",
+    "note_found",
     "register",
 ]
 

@@ -84,7 +84,14 @@ class Guidance(ABC):
         """Whether what it does to a sample depends on the others that are drawn with it."""
         return self.needs_similarity
 
-    def attach(self, target: Any, *, replay: bool = True, rows: RowChoice = "needed") -> Attachment:
+    def attach(
+        self,
+        target: Any,
+        *,
+        replay: bool = True,
+        rows: RowChoice = "needed",
+        guide_unknown: bool = False,
+    ) -> Attachment:
         """Guide a pipeline, or a bare denoiser, until the attachment is detached.
 
         Args:
@@ -95,6 +102,9 @@ class Guidance(ABC):
                 prediction that is perturbed, or `"all"`, for attention processors that relate rows
                 to each other. Known ones (cross-frame attention of Text2Video-Zero, shared
                 attention of StyleAligned) get all of them without it.
+            guide_unknown: Whether a denoiser that no family knows is guided by what a few calls of
+                it show, with a warning: its first call is made some times more, with latents that
+                are marked in one place. What does not show clearly is left out, or refused.
 
         Returns:
             A context manager that detaches when it closes; or call its `detach()`. If it is lost,
@@ -110,7 +120,7 @@ class Guidance(ABC):
         # The one import from above: integrations know guidance, and users know this method.
         from ..integrations.attach import attach  # noqa: PLC0415
 
-        return attach(self, target, replay=replay, rows=rows)
+        return attach(self, target, replay=replay, rows=rows, guide_unknown=guide_unknown)
 
     @classmethod
     def suited_to(cls, target: Any, **settings: Any) -> Self:
