@@ -33,13 +33,13 @@ class Image:
         grid: `(H, W)` or `(F, H, W)`.
         start: The number of tokens before them, one for each row of the batch if they differ.
         other_keys: Whether the keys are of more tokens than the queries.
-        alone: Whether its queries are not in one attention with those of other tokens.
+        queries: How many queries the attention has that is blurred, if there are several.
     """
 
     grid: tuple[int, ...]
     start: int | tuple[int, ...] = 0
     other_keys: bool = False
-    alone: bool = False
+    queries: int | None = None
 
     def attention(self, sigma, temporal):
         """Attention by its definition, with blurred logits."""
@@ -113,7 +113,7 @@ def explicit_attention(image, sigma, temporal):
         logits = query.double() @ key.double().mT
         count = query.shape[-2]
         is_image = image.other_keys or count == key.shape[-2]
-        if count == math.prod(image.grid) if image.alone else is_image:
+        if is_image if image.queries is None else count == image.queries:
             blur = [operator(image, r, count, sigma, temporal) for r in range(len(query))]
             logits = torch.stack(blur)[:, None] @ logits
         logits = logits * scale

@@ -82,7 +82,7 @@ CASES = [
         qwen_image21,
         {**prompts("", 5, 2), "height": 96, "width": 64},
         # The image's 6 x 4 tokens see those before, which are not among their queries.
-        {f"transformer_blocks.{n}.attn": Image((6, 4), alone=True) for n in (1, 2)},
+        {f"transformer_blocks.{n}.attn": Image((6, 4), queries=24) for n in (1, 2)},
         cfg={**prompts("negative_", 7, 3), "true_cfg_scale": 8.0},
         scale=8.0,
         separate=True,
@@ -99,7 +99,7 @@ PICTURE = Case(
         "image": Picture.new("RGB", (64, 96)),
         "output_resolution": 80,
     },
-    {f"transformer_blocks.{n}.attn": Image((4, 8), alone=True) for n in (1, 2)},
+    {f"transformer_blocks.{n}.attn": Image((4, 8), queries=32) for n in (1, 2)},
     cfg={
         **{name: value[:1] for name, value in prompts("negative_", 12, 3).items()},
         "true_cfg_scale": 8.0,

@@ -185,6 +185,11 @@ class PassSite:
         self.denoiser, self.family, self._layers = denoiser, family, layers
         self.arguments, self.rows, self.context = arguments, rows, context
 
+    @property
+    def attends_in_blocks(self) -> bool:
+        """Whether a layer attends in blocks of queries."""
+        return self.family.attends_in_blocks
+
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's, in the rows of the pass."""
         found = self.family.tokens(self.denoiser, self.arguments, layer, count)

@@ -96,6 +96,8 @@ class Family(ABC):
         scale_of_call: Whether CFG's scale is that argument, whatever a callback makes of it.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
+        attends_in_blocks: Whether a layer may attend in several blocks of queries, of which one
+            sees all tokens, and has the image's.
         is_unknown: Whether it stands for denoisers of which next to nothing is known.
         advised: What is published of settings for methods; not that of families derived from it.
     """
@@ -116,6 +118,7 @@ class Family(ABC):
     scale_of_call: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
+    attends_in_blocks: ClassVar[bool] = False
     is_unknown: ClassVar[bool] = False
     advised: ClassVar[tuple[Advice, ...]] = ()
 

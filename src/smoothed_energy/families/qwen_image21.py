@@ -27,6 +27,7 @@ class QwenImage21(LastTokens):
 
     name: ClassVar[str] = "Qwen-Image 2.1"
     denoisers: ClassVar[tuple[str, ...]] = ("QwenImage21Transformer2DModel",)
+    attends_in_blocks: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_shapes",)
 

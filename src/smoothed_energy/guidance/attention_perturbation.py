@@ -160,8 +160,9 @@ class AttentionPerturbation(Perturbation):
 
     def _in_slices(self, found: LayerAttention, call: LayerCall) -> Any:
         """What the module gives if its queries come in slices: a second call of it, all known."""
-        groups: list[list[Attention]] = [[one] for one in found.noted]
-        wholes = self._of_blocks(found, call)
+        groups, wholes = [[one] for one in found.noted], None
+        if call.site.attends_in_blocks:
+            wholes = of_blocks(found, own_keys=self.needs_own_keys)
         if wholes is None:
             groups = together(found)
             wholes = of_slices(found, groups)
@@ -183,15 +184,6 @@ class AttentionPerturbation(Perturbation):
         if len(given) != len(answers):
             raise found.refusal("attends in another way when it is called again")
         return output
-
-    def _of_blocks(self, found: LayerAttention, call: LayerCall) -> list[Attention | None] | None:
-        """Which attention is the image's, where tokens attend block by block; None: they don't."""
-        if found.noted[0].key.shape[-2] == found.noted[-1].key.shape[-2]:
-            return None
-        image = call.image_tokens(call.name, found.image)
-        if not isinstance(image.start, int):
-            return None
-        return of_blocks(found, image.slice, own_keys=self.needs_own_keys)
 
     def _whole(self, whole: Attention, call: LayerCall) -> Tensor:
         """The layer's self-attention, perturbed."""

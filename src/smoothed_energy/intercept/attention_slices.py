@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["of_blocks", "of_slices", "together"]
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -48,40 +47,30 @@ def of_slices(
     return [one if is_own else None for one, is_own in zip(whole, own, strict=True)]
 
 
-def of_blocks(
-    found: LayerAttention, image: slice, *, own_keys: bool
-) -> list[Attention | None] | None:
-    """The image's attention among those of a block-causal sequence, None for the others.
+def of_blocks(found: LayerAttention, *, own_keys: bool) -> list[Attention | None] | None:
+    """The image's attention among those of a sequence that attends in blocks, None for the others.
 
-    There every block of tokens attends to itself and to what comes before, one after the other.
-    None altogether if the noted attentions are no such sequence.
+    Blocks share the queries among them. One of them sees all tokens, and the image's are in it.
+    None altogether if what was noted are no such blocks.
 
     Args:
         found: What was noted.
-        image: The place of the image's tokens.
         own_keys: Whether keys must be of the same tokens as the queries.
 
     Raises:
-        AttentionBackendError: If it is one, but no block is the image, or keys must be its own.
+        AttentionBackendError: If they are, and keys must be the image's own.
     """
-    ends = list(itertools.accumulate([one.queries for one in found.noted]))
-    keys = [one.key.shape[-2] for one in found.noted]
-    if len(ends) < 2 or ends != keys or ends[-1] != found.image:
+    tokens = sum(one.queries for one in found.noted)
+    seeing_all = [one for one in found.noted if one.key.shape[-2] == tokens]
+    if tokens not in found.wholes or len(seeing_all) != 1:
         return None
-    starts = [0, *ends]
-    if image not in map(slice, starts, ends):
-        raise found.refusal(
-            f"attends block by block, and none is the image's tokens {image.start} to {image.stop}"
-        )
+    (image,) = seeing_all
     if own_keys:
         raise found.refusal(
-            f"has {image.stop - image.start} queries and {image.stop} keys, which are not of the "
-            "same tokens, as this method needs them to be"
+            f"has {image.queries} queries and {tokens} keys, which are not of the same tokens, as "
+            "this method needs them to be"
         )
-    return [
-        one if slice(start, end) == image else None
-        for one, start, end in zip(found.noted, starts, ends, strict=False)
-    ]
+    return [one if one is image else None for one in found.noted]
 
 
 def _merged(found: LayerAttention) -> bool:
