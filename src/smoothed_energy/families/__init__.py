@@ -32,6 +32,7 @@ from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
 from .ideogram4 import Ideogram4
 from .joyimage import JoyImage, JoyImageEditPlus
+from .kandinsky3 import Kandinsky3
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .latte import Latte
@@ -121,6 +122,7 @@ for _family in (
     CogView4,
     DiT,
     LuminaNext,
+    Kandinsky3,
     Kandinsky5,
     PRX,
     Krea2,
