@@ -38,6 +38,10 @@ NO_CASE = {
 }
 NO_ATTENTION = {
     "PriorTransformer": "its prior denoises one embedding, which has no places",
+    "UVit2DModel": "draws tokens of a codebook: what it predicts are their logits",
+    "Transformer2DModel": "draws tokens of a codebook: what it predicts are their logits",
+    "UniDiffuserModel": "denoises a picture and a text in one sequence, with one prediction",
+    "RFD4ProteinaTransformer": "draws proteins, whose tokens are in no grid",
     "KandinskyPrior": "its prior denoises one embedding, which has no places",
 }
 

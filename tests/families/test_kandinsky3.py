@@ -34,7 +34,10 @@ def test_skipped_modules():
 
 def test_maps_are_not_shuffled():
     pipe = CASE.pipeline()
-    with TokenPerturbationGuidance(layers="d1").attach(pipe), pytest.raises(GridError, match="feature map"):
+    with (
+        TokenPerturbationGuidance(layers="d1").attach(pipe),
+        pytest.raises(GridError, match="feature map"),
+    ):
         run_of(pipe, CASE)()
 
 
