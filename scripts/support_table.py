@@ -38,12 +38,12 @@ NO_CASE = {
 }
 NO_ATTENTION = {
     "PriorTransformer": "its prior denoises one embedding, which has no places",
+    "UVit2DModel": "draws tokens of a codebook: what it predicts are their logits",
+    "Transformer2DModel": "draws tokens of a codebook: what it predicts are their logits",
+    "UniDiffuserModel": "denoises a picture and a text in one sequence, with one prediction",
+    "RFD4ProteinaTransformer": "draws proteins, whose tokens are in no grid",
     "KandinskyPrior": "its prior denoises one embedding, which has no places",
-    "UVit2DModel": "predicts the probabilities of codes, of which it keeps some, and no noise",
-    "Transformer2DModel": "predicts the probabilities of codes, of which it draws, and no noise",
     "UNet1DModel": "computes attention by a formula of its own, which nobody can look into",
-    "RFD4ProteinaTransformer": "draws proteins",
-    "UniDiffuserModel": "denoises a picture and a text together, in one sequence",
 }
 
 

@@ -43,7 +43,7 @@ def test_the_page_is_what_the_script_prints(table):
         (FluxPipeline, "guided", "Flux"),
         (StableDiffusionSAGPipeline, "refused", "runs self-attention guidance by itself"),
         (VisualClozePipeline, "refused", "grid of pictures of several sizes"),
-        (diffusers.AmusedPipeline, "refused", "probabilities of codes"),
+        (diffusers.AmusedPipeline, "refused", "draws tokens of a codebook"),
     ],
 )
 def test_results(table, cls, result, remark):

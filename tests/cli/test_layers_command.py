@@ -7,6 +7,8 @@ import json
 import pytest
 from tiny_sd3 import sd3
 
+from smoothed_energy.families.registry import _families
+
 
 def listing(run, *arguments):
     code, out, err = run("layers", *arguments, "--json")
@@ -149,3 +151,25 @@ def test_frames_of_a_model_of_pictures_are_refused(run, transformer_model):
     code, _, err = run("layers", transformer_model, "--frames", "3")
     assert code != 0
     assert "--frames 3" in err
+
+
+def test_a_denoiser_of_no_family_is_looked_at(run, unconditional_model, registries):
+    known = listing(run, unconditional_model)["layers"]
+    _families.clear()
+    code, out, err = run("layers", unconditional_model, "--json")
+    assert code == 0, err
+    assert "no family knows a UNet2DModel" in err
+    found = {row["module"]: row["grid"] for row in json.loads(out)["layers"]}
+    assert found.items() <= {row["module"]: row["grid"] for row in known}.items()
+    assert found
+
+
+def test_what_can_t_be_looked_at_is_refused(run, model, registries, monkeypatch):
+    _families.clear()
+    code, _, err = run("layers", model)
+    assert code != 0
+    assert "it can't be called with sample, timestep, encoder_hidden_states alone" in err
+    monkeypatch.setattr("smoothed_energy.cli.looked_at.MOST_PARAMETERS", 10)
+    code, _, err = run("layers", model)
+    assert code != 0
+    assert "too large to be looked at here" in err

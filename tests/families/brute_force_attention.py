@@ -33,11 +33,13 @@ class Image:
         grid: `(H, W)` or `(F, H, W)`.
         start: The number of tokens before them, one for each row of the batch if they differ.
         other_keys: Whether the keys are of more tokens than the queries.
+        queries: How many queries the attention has that is blurred, if there are several.
     """
 
     grid: tuple[int, ...]
     start: int | tuple[int, ...] = 0
     other_keys: bool = False
+    queries: int | None = None
 
     def attention(self, sigma, temporal):
         """Attention by its definition, with blurred logits."""
@@ -62,6 +64,8 @@ class Case:
         normalised: From the combined and the conditional prediction to what is sent, where the
             pipeline rescales under CFG.
         denoiser: The name of the denoiser.
+        unconditional: The name of the denoiser that is called without the prompt, if it is another.
+        is_step: Whether a call of the denoiser with these keyword arguments predicts for a step.
         order: Of the rows of a batch under CFG, `"uc"` or `"cu"`.
         variance: Whether the scheduler gets a learned variance, the second half of the channels:
             that of c.
@@ -84,6 +88,8 @@ class Case:
     denoiser: str = "transformer"
     variance: bool = False
     scheduler: str = "scheduler"
+    unconditional: str | None = None
+    is_step: Callable[[Mapping[str, Any]], bool] = lambda arguments: True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -114,7 +120,8 @@ def explicit_attention(image, sigma, temporal):
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         logits = query.double() @ key.double().mT
         count = query.shape[-2]
-        if image.other_keys or count == key.shape[-2]:
+        is_image = image.other_keys or count == key.shape[-2]
+        if is_image if image.queries is None else count == image.queries:
             blur = [operator(image, r, count, sigma, temporal) for r in range(len(query))]
             logits = torch.stack(blur)[:, None] @ logits
         logits = logits * scale
@@ -185,9 +192,19 @@ def brute_force(
 
     def recorded(*args, **kwargs):
         output = forward(*args, **kwargs)
+        if not case.is_step(kwargs):
+            return output
         with _explicitly(denoiser, case.images, sigma, temporal):
             perturbed = forward(*args, **kwargs)
         calls.append((_prediction(output), _prediction(perturbed)))
+        return output
+
+    other = None if case.unconditional is None else getattr(pipe, case.unconditional)
+    plain_forward = None if other is None else other.forward
+
+    def recorded_plain(*args, **kwargs):
+        output = plain_forward(*args, **kwargs)
+        calls.append((_prediction(output),) * 2)
         return output
 
     @functools.wraps(step)  # pipelines look at its parameters
@@ -201,7 +218,9 @@ def brute_force(
             branches = found if case.separate else found[0].chunk(2, dim=1)
             c, u = branches if case.separate or case.order == "cu" else reversed(branches)
             g, chosen = case.scale, c if branch == "conditional" else u
-        delta = combined_with(scale * (chosen[0] - chosen[1]), g * (c[0] - u[0]))
+        # Beside other tokens the image's may be of other numbers, which `sent` cuts off.
+        text = g * (c[0] - u[0]) if c.shape == u.shape else None
+        delta = combined_with(scale * (chosen[0] - chosen[1]), text)
         c, u, delta = case.sent(c[0]), case.sent(u[0]), case.sent(delta)
         plain = case.combined(c, u, g)
         if case.variance:
@@ -216,7 +235,11 @@ def brute_force(
         return step(guided.to(model_output.dtype), *args, **kwargs)
 
     denoiser.forward, scheduler.step = recorded, combined
+    if other is not None:
+        other.forward = recorded_plain
     try:
         yield
     finally:
         del denoiser.forward, scheduler.step
+        if other is not None:
+            del other.forward

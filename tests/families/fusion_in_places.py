@@ -51,7 +51,7 @@ def numbered(*shape):
 
 def in_places(function, pipe, case):
     """A function of two predictions `(B, C, *sizes)`, for two as the pipeline lays them out."""
-    if type(pipe).__name__.startswith(("CogVideoX", "ConsisID", "VideoOfEmbedding")):
+    if type(pipe).__name__.startswith(("AnyFlow", "CogVideoX", "ConsisID", "VideoOfEmbedding")):
         return lambda *both: function(*(one.transpose(1, 2) for one in both)).transpose(1, 2)
     if type(pipe).__name__.startswith("JoyImage"):
         # The image is the last of the pictures; the pipeline sets the others back.

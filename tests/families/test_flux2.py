@@ -1,14 +1,17 @@
 """Guidance of Flux 2."""
 
+import dataclasses
 import math
 
 import pytest
+from brute_force_attention import Image
 from comparison import assert_guided_as_by_brute_force, run_of
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
 from tiny_flux2 import CASES, LAYERS, MORE, REFERENCE, WITHOUT_CFG
 
-from smoothed_energy import SmoothedEnergyGuidance
+from smoothed_energy import PerturbedAttentionGuidance
 from smoothed_energy.families import family_of
+from smoothed_energy.intercept.attention import AttentionBackendError
 
 BOTH = ("hidden_states", "encoder_hidden_states")
 DOUBLE, SINGLE = LAYERS
@@ -50,14 +53,26 @@ def test_shuffled_tokens():
     assert_shuffled_as_by_hand(MORE[0], DOUBLE)
 
 
-def test_references_whose_keys_are_kept():
-    cached = WITHOUT_CFG[-1]
-    pipe = cached.pipeline()
+CACHED = dataclasses.replace(
+    WITHOUT_CFG[-1], arguments={**WITHOUT_CFG[-1].arguments, "image": [REFERENCE]}
+)
+
+
+@pytest.mark.parametrize("sigma", [1.0, math.inf])
+def test_references_whose_keys_are_kept(sigma):
+    """They come before the image at the first step, and their keys alone at the others."""
+    images = {layer: Image((6, 4), 5, queries=5 + 24) for layer in LAYERS}
+    case = dataclasses.replace(CACHED, images=images)
+    assert_guided_as_by_brute_force(case, sigma=sigma)
+
+
+def test_what_needs_keys_of_the_same_tokens_is_refused_beside_kept_ones():
+    pipe = CACHED.pipeline()
     with (
-        SmoothedEnergyGuidance(layers="b1").attach(pipe),
-        pytest.raises(RuntimeError, match="use Flux2KleinPipeline"),
+        PerturbedAttentionGuidance(layers="b1").attach(pipe),
+        pytest.raises(AttentionBackendError, match="of the same tokens"),
     ):
-        run_of(pipe, cached, image=[REFERENCE])()
+        run_of(pipe, CACHED)()
 
 
 def test_layers():

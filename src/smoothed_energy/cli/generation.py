@@ -20,6 +20,7 @@ from .output import OutputPaths, drawn_already, make_folder, output_paths, write
 from .pipeline_call import call_arguments, draw_batch
 from .progress import ImageProgress
 from .prompt_length import what_is_cut
+from .published import with_published
 from .resolve import read_options, resolve_settings
 from .stored import read_image, read_stored, remembered
 from .trust import check_trusted
@@ -49,6 +50,7 @@ def prepare(options: Mapping[str, Any]) -> Drawing:
     given = read_options(options)
     settings = resolve_settings(given, stored)
     check_trusted(settings, given, stored)
+    settings = with_published(settings, given, stored)
     paths = output_paths(settings)
     guidances = guidances_of(settings)
     check_comparable(settings, guidances)

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["command"]
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +14,12 @@ import typer
 
 from .generate_settings import DEFAULT_MODEL
 from .setting_kinds import check_texts, parse_size
+from .terminal import note
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..families.advice import Advice
 
 
 def command(
@@ -45,10 +49,11 @@ def command(
     pixels = None if size is None else parse_size(size)
 
     from .opening import open_shape
+    from .published import advice_for
 
     denoiser, factor = open_shape(model)
 
-    from ..families import family_of
+    from ..families import family_or_unknown
     from ..families.layer_selection import select_layers
 
     if pixels is None:
@@ -60,7 +65,17 @@ def command(
         latents = (frames, *latents)
 
     rows: list[dict[str, Any]] = []
-    family = family_of(denoiser)
+    family = family_or_unknown(denoiser)
+    if family.is_unknown:
+        from ..families import note_found
+        from .looked_at import found_by_looking
+
+        family = found_by_looking(denoiser, latents)
+        note_found(denoiser, family)
+        note(
+            f"no family knows a {type(denoiser).__name__}; this is what a few calls with random "
+            "weights show, and what attach(..., guide_unknown=True) looks for"
+        )
     for layer in select_layers(denoiser, select):
         grid = family.layer_grid(denoiser, layer, latents)
         if frames is not None and len(grid) == 2:
@@ -77,16 +92,33 @@ def command(
                 "width": layer.width,
             }
         )
+    advice = advice_for(denoiser)
     if as_json:
         listing = {
             "model": model,
             "denoiser": type(denoiser).__name__,
             "size": list(pixels),
             "layers": rows,
+            "published": {
+                method: {**found.settings, "source": found.source}
+                for method, found in advice.items()
+            },
         }
         typer.echo(json.dumps(listing, indent=2))
     else:
         _print_table(f"{model} at {pixels[0]}x{pixels[1]}", rows)
+        _print_published(advice)
+
+
+def _print_published(advice: Mapping[str, Advice]) -> None:
+    for method, found in advice.items():
+        settings = "; ".join([f"{name}={value}" for name, value in found.settings.items()])
+        typer.echo(f"published for {method}: {settings} ({found.source})")
+    if not advice:
+        typer.echo(
+            "Nothing is published of layers for this model; methods take the middle ones, unless "
+            "told otherwise."
+        )
 
 
 def _own_size(denoiser: nn.Module, factor: int) -> tuple[int, int]:

@@ -185,6 +185,11 @@ class PassSite:
         self.denoiser, self.family, self._layers = denoiser, family, layers
         self.arguments, self.rows, self.context = arguments, rows, context
 
+    @property
+    def attends_in_blocks(self) -> bool:
+        """Whether a layer attends in blocks of queries."""
+        return self.family.attends_in_blocks
+
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's, in the rows of the pass."""
         found = self.family.tokens(self.denoiser, self.arguments, layer, count)
@@ -244,7 +249,8 @@ class PerturbedPrediction(NegativeContext):
     def predict(self, call: ModuleCall) -> Tensor:
         self.passes += 1
         # Lists of arguments may be consumed, and there may be another pass.
-        return self._site.family.prediction_of(self._run(call.copied(), self.passes))
+        output = self._run(call.copied(), self.passes)
+        return self._site.family.prediction_in(output, Arguments(call.argument))
 
     @override
     def of_sample(self, sample: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from ..denoisers.cfg_batch import RowChoice
+from ..families import family_or_unknown
 from ..guidance.cfg_rules.rule import CFGRule
 from ..guidance.combine import Combination
 from ..guidance.guidance import Guidance
@@ -34,17 +35,25 @@ class Participant:
         guidance: The guidance.
         replay: Whether its perturbed passes take over what they can from the clean one.
         rows: Which rows of the batch its passes have.
+        guide_unknown: Whether a denoiser that no family knows is looked at when it is first called.
 
     Raises:
         ValueError: If `rows` is not known.
     """
 
-    def __init__(self, guidance: Guidance, replay: bool = True, rows: RowChoice = "needed") -> None:
+    def __init__(
+        self,
+        guidance: Guidance,
+        replay: bool = True,
+        rows: RowChoice = "needed",
+        guide_unknown: bool = False,
+    ) -> None:
         if rows not in get_args(RowChoice):
             raise ValueError(f"rows={rows!r}: expected {' or '.join(get_args(RowChoice))}")
         self.guidance = guidance
         self.replay = replay
         self.rows = rows
+        self.guide_unknown = guide_unknown
         # Each plan with the modules in the denoiser for which it was made.
         self._plans = _Plans()
 
@@ -57,7 +66,7 @@ class Participant:
 
     def anew(self) -> Participant:
         """One with the same settings, and nothing of what this one found out."""
-        return Participant(self.guidance, self.replay, self.rows)
+        return Participant(self.guidance, self.replay, self.rows, self.guide_unknown)
 
     def check(self, denoiser: nn.Module) -> None:
         """Check that the guidance can act in a denoiser.
@@ -65,6 +74,8 @@ class Participant:
         Raises:
             LayerError: If the denoiser has no such layers.
         """
+        if self.guide_unknown and family_or_unknown(denoiser).is_unknown:
+            return  # its first call tells
         if isinstance(self.guidance, NegativeGuidance):
             self.plan_for(denoiser)
 

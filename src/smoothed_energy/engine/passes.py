@@ -151,7 +151,7 @@ class PassRunner:
 
         Raises:
             AttentionBackendError: If a plan observes what a compiled denoiser does not show.
-            RuntimeError: If the call fills a cache of keys and values.
+            RuntimeError: If the call fills a cache of keys and values, or is of another denoiser.
         """
         # Some U-Nets consume the lists they are given (T2I-Adapter's residuals), so what follows
         # needs its own.
@@ -225,7 +225,7 @@ class PassRunner:
             seen = {*plan.edits, *self._entered(plan)}
             decide = self.regions.router(seen, _PASS, decide, has_all_rows=rows.is_all)
         run = functools.partial(self._perturbed, plan, decide)
-        call = self.take_rows(clean.call, rows)
+        call = self.family.isolated(self.take_rows(clean.call, rows))
         if self.model is not self.denoiser:
             call = call.with_forward(self.model)
         negative = PerturbedPrediction(plan, call, site, run)
@@ -246,11 +246,13 @@ class PassRunner:
         outcome.runs[plan] = max(1, negative.passes) * (clean.layout.groups if whole else 1)
 
     def _check(self, call: ModuleCall, plans: Sequence[Plan], probing: Sequence[Plan]) -> None:
-        if plans and call.kwargs.get("kv_cache") is not None:
-            raise RuntimeError(
-                "the denoiser is given a kv_cache, which a perturbed pass would change; "
-                "expected a run without one"
-            )
+        if plans:
+            self.family.isolated(call)
+            if unwrap(call.module) is not self.model:
+                raise RuntimeError(
+                    f"another {type(self.model).__name__} predicts without the prompt, and is not "
+                    'perturbed; expected formulation="conditional"'
+                )
         probed = [module for plan in probing for module in plan.probed]
         if not any(map(self._hides, probed)):
             return
@@ -287,14 +289,13 @@ class PassRunner:
             )
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
-        prediction = self.family.prediction_of(output)
+        arguments = Arguments(call.argument)
+        prediction = self.family.prediction_in(output, arguments)
         channels, of_latents = prediction.shape[1], self.sample(call).shape[1]
         # Without as many channels, there is no question of a variance.
         learned = channels == 2 * of_latents and context.output_kind().learned_variance
         channels = self.family.channels(self.model, of_latents, channels, learned)
-        latent_layout = functools.partial(
-            self.family.latent_layout, self.model, Arguments(call.argument)
-        )
+        latent_layout = functools.partial(self.family.latent_layout, self.model, arguments)
         return Outcome(output, prediction, channels, latent_layout, self.family)
 
     def _stem(self, plan: Plan) -> Stem:

@@ -110,6 +110,10 @@ class DenoiserState(Members):
         if self.runner.family.is_of_own_guidance(Arguments(call.argument)):
             return call()
         self.calls += 1
+        if self.runner.family.is_unknown and any(one.guide_unknown for one in participants):
+            from .last_chance import look_at_call  # noqa: PLC0415 - few runs need it
+
+            look_at_call(self.runner, call)
         time = call.argument(self.runner.family.time)
         self.progress.note("latents", self.runner.sample(call), time)
         rules = []
@@ -146,7 +150,10 @@ class DenoiserState(Members):
         if layout.separate:
             expected, self._expected = self._expected, None
             if isinstance(expected, _Replaced):
-                return expected.output
+                family, arguments = self.runner.family, Arguments(call.argument)
+                if family.is_needed_later(arguments):
+                    call()
+                return family.shared(expected.output, arguments)
             output = self._corrected(call, participants, context, _without_groups)
             self._expected = _Replaced(output)
             return output
@@ -158,7 +165,7 @@ class DenoiserState(Members):
             part.show_to_pre_hooks(self.runner.denoiser)
             output = self._corrected(part, participants, context, _without_groups)
         family = self.runner.family
-        alone = family.prediction_of(output)
+        alone = family.prediction_in(output, Arguments(part.argument))
         repeated = alone.repeat(layout.groups, *([1] * (alone.ndim - 1)))
         return family.with_prediction(output, repeated)
 
@@ -196,7 +203,8 @@ class DenoiserState(Members):
         step = self.step(participants, context)
         if not step.acts and not self.observers:
             output = call()
-            self.progress.note("clean", self.runner.family.prediction_of(output))
+            arguments = Arguments(call.argument)
+            self.progress.note("clean", self.runner.family.prediction_in(output, arguments))
             return output
         if layout is None:
             layout = layout_of(len(self.runner.sample(call)))

@@ -7,6 +7,7 @@ from ..denoisers.latent_layout import FramesFirst, Packed
 from .ace_step import AceStep
 from .allegro import Allegro
 from .animatediff import AnimateDiff
+from .anyflow import AnyFlow
 from .auraflow import AuraFlow
 from .base import Arguments, Family, Setting, Step
 from .bria import Bria
@@ -26,12 +27,15 @@ from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
 from .framepack import Framepack
+from .glm_image import GlmImage
+from .helios import Helios
 from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .hunyuan_video15 import HunyuanVideo15
-from .joyimage import JoyImage
+from .ideogram4 import Ideogram4
+from .joyimage import JoyImage, JoyImageEditPlus
 from .kandinsky3 import Kandinsky3
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
@@ -45,11 +49,20 @@ from .lumina_next import LuminaNext
 from .mochi import Mochi
 from .motif_video import MotifVideo
 from .nucleusmoe import NucleusMoE
+from .omnigen import OmniGen
 from .ovis_image import OvisImage
 from .pixart import PixArt
 from .prx import PRX
 from .qwen_image import QwenImage
-from .registry import families, family_of, family_or_unknown, known_parts, register
+from .qwen_image21 import QwenImage21
+from .registry import (
+    families,
+    family_of,
+    family_or_unknown,
+    known_parts,
+    note_found,
+    register,
+)
 from .sana import Sana
 from .sana_video import SanaVideo
 from .sd3 import StableDiffusion3
@@ -83,6 +96,7 @@ __all__ = [
     "family_of",
     "family_or_unknown",
     "known_parts",
+    "note_found",
     "register",
 ]
 
@@ -107,6 +121,7 @@ for _family in (
     ErnieImage,
     HunyuanVideo,
     QwenImage,
+    QwenImage21,
     Wan,
     LTXVideo,
     CogVideoX,
@@ -116,10 +131,17 @@ for _family in (
     CogView4,
     DiT,
     LuminaNext,
+    Kandinsky3,
     Kandinsky5,
     PRX,
     Krea2,
     NucleusMoE,
+    Helios,
+    AnyFlow,
+    OmniGen,
+    GlmImage,
+    Ideogram4,
+    JoyImageEditPlus,
     WanVACE,
     WanAnimate,
     ChronoEdit,
@@ -141,7 +163,6 @@ for _family in (
     MotifVideo,
     StableCascade,
     Wuerstchen,
-    Kandinsky3,
     StableAudio,
     StableAudio3,
     LongCatAudio,

@@ -23,6 +23,7 @@ from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ..denoisers.prediction import prediction_of, with_prediction
 from ..intercept.module_call import ModuleCall, Rows, parameter_names
 from ..schedule import StepPosition
+from .advice import Advice
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
 #: argument of its call.
@@ -79,6 +80,8 @@ class Family(ABC):
         sample: The name of the argument that holds the noisy latents.
         time: The name of the argument that tells the time.
         parts: The words that select layers, in the order in which they run.
+        unconditional: The name of another denoiser of the pipeline, which makes the calls without
+            the prompt; empty if there is none.
         unbatched: Arguments without a row for each sample (whatever the size of their first
             dimension).
         folded: Arguments with several rows for each sample, one after the other.
@@ -93,6 +96,10 @@ class Family(ABC):
         scale_of_call: Whether CFG's scale is that argument, whatever a callback makes of it.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
+        attends_in_blocks: Whether a layer may attend in several blocks of queries, of which one
+            sees all tokens, and has the image's.
+        is_unknown: Whether it stands for denoisers of which next to nothing is known.
+        advised: What is published of settings for methods; not that of families derived from it.
     """
 
     name: ClassVar[str]
@@ -100,6 +107,7 @@ class Family(ABC):
     sample: ClassVar[str] = "hidden_states"
     time: ClassVar[str] = "timestep"
     parts: ClassVar[tuple[str, ...]] = PARTS
+    unconditional: ClassVar[str] = ""
     unbatched: ClassVar[frozenset[str]] = frozenset()
     folded: ClassVar[frozenset[str]] = frozenset()
     listed: ClassVar[frozenset[str]] = frozenset()
@@ -110,6 +118,15 @@ class Family(ABC):
     scale_of_call: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
+    attends_in_blocks: ClassVar[bool] = False
+    is_unknown: ClassVar[bool] = False
+    advised: ClassVar[tuple[Advice, ...]] = ()
+
+    def advice(self, denoiser: nn.Module) -> dict[str, Advice]:
+        """What is published of settings for a denoiser, by the names of methods."""
+        known: tuple[Advice, ...] = vars(type(self)).get("advised", ())
+        config = getattr(denoiser, "config", None)
+        return {found.method: found for found in known if found.fits(config)}
 
     @abstractmethod
     def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:
@@ -245,6 +262,10 @@ class Family(ABC):
         """
         return prediction_of(output)
 
+    def prediction_in(self, output: Any, argument: Arguments) -> Tensor:
+        """The prediction in what a call returned; by default `prediction_of`, for all arguments."""
+        return self.prediction_of(output)
+
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
         """What the denoiser returned, with another prediction, which may have other rows."""
         return with_prediction(output, prediction)
@@ -260,6 +281,31 @@ class Family(ABC):
         """
         has_variance = predicted == 2 * latents and (self.learned_variance or learned)
         return latents if has_variance else predicted
+
+    def shared(self, output: Any, argument: Arguments) -> Any:
+        """What one call returned, as another call of the same step with these arguments would."""
+        return output
+
+    def isolated(self, call: ModuleCall) -> ModuleCall:
+        """The same call, such that nothing it computes gets into later calls of the pipeline.
+
+        Raises:
+            RuntimeError: If that can't be had.
+        """
+        if call.kwargs.get("kv_cache") is not None:
+            raise RuntimeError(
+                "the denoiser is given a kv_cache, which a perturbed pass would change; "
+                "expected a run without one"
+            )
+        return call
+
+    def keeps_keys(self, argument: Arguments) -> bool:
+        """Whether a call attends to keys that the denoiser computed in calls before."""
+        return argument("kv_cache") is not None
+
+    def is_needed_later(self, argument: Arguments) -> bool:
+        """Whether later calls need what this one computes besides a prediction (a cache)."""
+        return False
 
     def is_of_own_guidance(self, argument: Arguments) -> bool:
         """Whether a call is one more of a step, for guidance of the pipeline's own.

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.latent_layout import FramesFirst, LatentLayout
+from .advice import Advice
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
@@ -22,6 +23,16 @@ class CogVideoX(Transformer):
 
     name: ClassVar[str] = "CogVideoX"
     denoisers: ClassVar[tuple[str, ...]] = ("CogVideoXTransformer3DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "slg",
+            "b11",
+            "Hyung et al. 2025 (STG), in the community pipelines of diffusers",
+            scale=1.0,
+            model="5B",
+            fits=lambda config: config.num_layers == 42,
+        ),
+    )
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "before"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {

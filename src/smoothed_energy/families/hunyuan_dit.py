@@ -7,6 +7,7 @@ __all__ = ["HunyuanDiT"]
 from collections.abc import Mapping
 from typing import ClassVar
 
+from .advice import Advice
 from .transformer import Transformer
 
 
@@ -18,6 +19,16 @@ class HunyuanDiT(Transformer):
 
     name: ClassVar[str] = "HunyuanDiT"
     denoisers: ClassVar[tuple[str, ...]] = ("HunyuanDiT2DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "pag",
+            "b14",
+            "diffusers' HunyuanDiTPAGPipeline, its example",
+            scale=3.0,
+            model="40 blocks",
+            fits=lambda config: config.num_layers == 40,
+        ),
+    )
     learned_variance: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)

@@ -11,6 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
+from .advice import Advice
 from .base import Setting, Step
 from .transformer import Transformer
 from .true_cfg import true_cfg
@@ -23,6 +24,16 @@ class HunyuanVideo(Transformer):
 
     name: ClassVar[str] = "HunyuanVideo"
     denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideoTransformer3DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "slg",
+            "b2",
+            "Hyung et al. 2025 (STG), in the community pipelines of diffusers",
+            scale=1.0,
+            model="20 double blocks",
+            fits=lambda config: config.num_layers == 20,
+        ),
+    )
     stacks: ClassVar[Mapping[str, str]] = {
         "b": "transformer_blocks",
         "s": "single_transformer_blocks",

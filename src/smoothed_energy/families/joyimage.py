@@ -1,9 +1,10 @@
-"""The family of JoyImage-Edit, whose latents are several pictures, the image last."""
+"""The families of JoyImage-Edit and Edit Plus, whose latents are several pictures."""
 
 from __future__ import annotations
 
-__all__ = ["JoyImage"]
+__all__ = ["JoyImage", "JoyImageEditPlus"]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -67,4 +68,57 @@ class _Pictures(LatentLayout):
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
         packed = torch.zeros_like(like, dtype=unpacked.dtype)
         packed[:, -1] = unpacked
+        return packed
+
+
+class JoyImageEditPlus(JoyImage):
+    """Latents are patches `(B, N, C, pt, ph, pw)`: those of the image, its sources', and padding.
+
+    Sources may be of any sizes.
+    """
+
+    name: ClassVar[str] = "JoyImage-Edit Plus"
+    denoisers: ClassVar[tuple[str, ...]] = ("JoyImageEditPlusTransformer3DModel",)
+    listed: ClassVar[frozenset[str]] = frozenset({"shape_list"})
+    tied_to_size: ClassVar[tuple[str, ...]] = ("shape_list",)
+
+    @override
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        return tuple(argument("shape_list")[0][0])
+
+    @override
+    def length(self, denoiser: nn.Module, argument: Arguments) -> int:
+        return int(argument(self.sample).shape[1])
+
+    @override
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        return _Patches(argument.once(self.grid, denoiser))
+
+    @override
+    def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
+        """One batch `[u, c]`, whose sum is as long as c."""
+        found = Transformer.layout(self, denoiser, setting, step)
+        return replace(found, normalises=True, rescale_scale=found.cfg_scale)
+
+
+@dataclass(frozen=True)
+class _Patches(LatentLayout):
+    """`(B, N, C, pt, ph, pw)`: the image's patches are first, row by row."""
+
+    grid: tuple[int, ...]
+
+    @override
+    def unpack(self, prediction: Tensor) -> Tensor:
+        tokens = prediction[:, : math.prod(self.grid)]
+        patches = tokens.reshape(len(tokens), *self.grid, *tokens.shape[2:])
+        # (B, F, H, W, C, pt, ph, pw): every axis of the grid before that of its patch.
+        return patches.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
+
+    @override
+    def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
+        sides = [side for pair in zip(self.grid, like.shape[-3:], strict=True) for side in pair]
+        apart = unpacked.reshape(*unpacked.shape[:2], *sides)
+        patches = apart.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(1, 3)
+        packed = torch.zeros_like(like, dtype=unpacked.dtype)
+        packed[:, : patches.shape[1]] = patches
         return packed

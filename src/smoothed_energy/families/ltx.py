@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.image_tokens import GridError
+from .advice import Advice
 from .base import Arguments
 from .transformer import Transformer
 
@@ -23,6 +24,16 @@ class LTXVideo(Transformer):
 
     name: ClassVar[str] = "LTX-Video"
     denoisers: ClassVar[tuple[str, ...]] = ("LTXVideoTransformer3DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "slg",
+            "b19",
+            "Hyung et al. 2025 (STG), in the community pipelines of diffusers",
+            scale=1.0,
+            model="2B",
+            fits=lambda config: config.num_layers == 28,
+        ),
+    )
     packed: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError
+from .advice import Advice
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
@@ -25,6 +26,24 @@ class LTX2(Transformer):
 
     name: ClassVar[str] = "LTX-2"
     denoisers: ClassVar[tuple[str, ...]] = ("LTX2VideoTransformer3DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "pag",
+            "b28",
+            "Lightricks (STG), in diffusers' LTX2Pipeline",
+            scale=1.0,
+            model="2.3",
+            fits=lambda config: config.num_layers == 48 and bool(config.perturbed_attn),
+        ),
+        Advice(
+            "pag",
+            "b29",
+            "Lightricks (STG), in diffusers' LTX2Pipeline",
+            scale=1.0,
+            model="2.0",
+            fits=lambda config: config.num_layers == 48 and not config.perturbed_attn,
+        ),
+    )
     packed: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {

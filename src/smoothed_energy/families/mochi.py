@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import override
 
+from .advice import Advice
 from .transformer import Transformer
 
 
@@ -21,6 +22,16 @@ class Mochi(Transformer):
 
     name: ClassVar[str] = "Mochi"
     denoisers: ClassVar[tuple[str, ...]] = ("MochiTransformer3DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "slg",
+            "b34",
+            "Hyung et al. 2025 (STG), in the community pipelines of diffusers",
+            scale=1.0,
+            model="1",
+            fits=lambda config: config.num_layers == 48,
+        ),
+    )
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "after"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {

@@ -6,6 +6,7 @@ __all__ = ["PixArt"]
 
 from typing import ClassVar
 
+from .advice import Advice
 from .transformer import Transformer
 
 
@@ -14,5 +15,15 @@ class PixArt(Transformer):
 
     name: ClassVar[str] = "PixArt"
     denoisers: ClassVar[tuple[str, ...]] = ("PixArtTransformer2DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "pag",
+            "b14",
+            "diffusers' PixArtSigmaPAGPipeline, its example",
+            scale=4.0,
+            model="28 blocks",
+            fits=lambda config: config.num_layers == 28,
+        ),
+    )
     learned_variance: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["families", "family_of", "family_or_unknown", "known_parts", "register"]
+__all__ = [
+    "families",
+    "family_of",
+    "family_or_unknown",
+    "known_parts",
+    "note_found",
+    "register",
+]
+
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -12,6 +21,8 @@ from .base import Family
 from .unknown import UnknownDenoiser
 
 _families: dict[str, Family] = {}
+#: What was found by looking at denoisers of no known class.
+_found: WeakKeyDictionary[nn.Module, Family] = WeakKeyDictionary()
 
 
 def register(family: Family) -> Family:
@@ -32,6 +43,11 @@ def register(family: Family) -> Family:
     _families.pop(family.name, None)
     _families[family.name] = family
     return family
+
+
+def note_found(denoiser: nn.Module, family: Family) -> None:
+    """Make known what looking at one denoiser, which no registered family knows, has found."""
+    _found[denoiser] = family
 
 
 def families() -> tuple[Family, ...]:
@@ -57,11 +73,14 @@ def family_of(denoiser: nn.Module) -> Family:
         for family in reversed(_families.values()):
             if base.__name__ in family.denoisers:
                 return family
+    if denoiser in _found:
+        return _found[denoiser]
     known = ", ".join(name for family in families() for name in family.denoisers)
     raise LayerError(
         f"no self-attention layers are known for a {type(denoiser).__name__}; supported denoisers: "
         f"{known}; others can be registered, see docs/families.md; a guidance interval, sliding "
-        "windows and autoguidance need no layers"
+        "windows and autoguidance need no layers, and attach(..., guide_unknown=True) looks for "
+        "some"
     )
 
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
+from .advice import Advice
 from .base import Setting, Step
 from .transformer import Transformer
 
@@ -26,6 +27,16 @@ class Sana(Transformer):
 
     name: ClassVar[str] = "Sana"
     denoisers: ClassVar[tuple[str, ...]] = ("SanaTransformer2DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "pag",
+            "b8",
+            "diffusers' SanaPAGPipeline, its example",
+            scale=3.0,
+            model="1.6B",
+            fits=lambda config: config.num_layers == 20,
+        ),
+    )
     learned_variance: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)

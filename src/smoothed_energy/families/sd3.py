@@ -7,6 +7,7 @@ __all__ = ["StableDiffusion3"]
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from .advice import Advice
 from .transformer import Transformer
 
 
@@ -18,6 +19,25 @@ class StableDiffusion3(Transformer):
 
     name: ClassVar[str] = "Stable Diffusion 3"
     denoisers: ClassVar[tuple[str, ...]] = ("SD3Transformer2DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "slg",
+            "b7.*,b8.*,b9.*",
+            "Stability AI, in diffusers' StableDiffusion3Pipeline",
+            scale=2.8,
+            steps="0.01:0.2",
+            model="3.5 medium",
+            fits=lambda config: bool(config.dual_attention_layers) and config.num_layers == 24,
+        ),
+        Advice(
+            "pag",
+            "b13",
+            "diffusers' StableDiffusion3PAGPipeline, its example",
+            scale=0.7,
+            model="3 medium",
+            fits=lambda config: not config.dual_attention_layers and config.num_layers == 24,
+        ),
+    )
     attention: ClassVar[tuple[str, ...]] = ("attn", "attn2")
     text: ClassVar[Any] = "after"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {

@@ -17,10 +17,17 @@ from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens, unknown_grid
 from ..intercept.module_call import unwrap
+from .advice import Advice
 from .base import Arguments, Family, Setting, Step
 from .unet_grid import layer_grid, token_grid, token_grids
 
 _PART_OF_NAME = {"down_blocks": "down", "mid_block": "mid", "up_blocks": "up"}
+
+
+def _is_sdxl(config: Any) -> bool:
+    layers = getattr(config, "transformer_layers_per_block", None)
+    is_sdxl = isinstance(layers, (list, tuple)) and tuple(layers) == (1, 2, 10)
+    return is_sdxl and getattr(config, "encoder_hid_dim_type", None) is None  # Kolors has one
 
 
 class UNet(Family):
@@ -31,6 +38,19 @@ class UNet(Family):
         "UNet2DConditionModel",
         "UNet2DModel",
         "AudioLDM2UNet2DConditionModel",
+    )
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice("seg", "mid", "Hong 2024, arXiv 2408.00760, of SDXL", scale=3.0),
+        Advice("pag", "mid", "Ahn et al. 2024, arXiv 2403.17377", scale=3.0),
+        Advice("sag", "m0", "diffusers' StableDiffusionSAGPipeline", scale=0.75),
+        Advice(
+            "tpg",
+            "d6-d23",
+            "Rajabi et al. 2025, arXiv 2506.10036, released code",
+            scale=3.0,
+            model="SDXL",
+            fits=_is_sdxl,
+        ),
     )
     sample: ClassVar[str] = "sample"
     # Residuals of ControlNet and T2I-Adapter.

@@ -33,6 +33,7 @@ class UnknownDenoiser(Family):
 
     name: ClassVar[str] = "unknown"
     denoisers: ClassVar[tuple[str, ...]] = ()
+    is_unknown: ClassVar[bool] = True
     # Nobody else's output has twice the channels of the latents.
     learned_variance: ClassVar[bool] = True
 

@@ -11,6 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
+from .advice import Advice
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
 
@@ -20,6 +21,16 @@ class Wan(Transformer):
 
     name: ClassVar[str] = "Wan"
     denoisers: ClassVar[tuple[str, ...]] = ("WanTransformer3DModel",)
+    advised: ClassVar[tuple[Advice, ...]] = (
+        Advice(
+            "slg",
+            "b8",
+            "Hyung et al. 2025 (STG), in the community pipelines of diffusers",
+            scale=1.0,
+            model="1.3B, 14B",
+            fits=lambda config: config.num_layers in (30, 40),
+        ),
+    )
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
 

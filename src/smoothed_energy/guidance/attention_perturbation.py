@@ -17,7 +17,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import relates_rows
 from ..denoisers.image_tokens import ImageTokens, rows_in_order
 from ..intercept.attention import Attention, AttentionBackendError, LayerAttention, attend_with
-from ..intercept.attention_slices import of_slices, together
+from ..intercept.attention_slices import of_blocks, of_slices, together
 from ..schedule import StepPosition
 from ..smoothing import Smoothing
 from .perturbation import LayerCall, LayerSite, Perturbation, Probe
@@ -160,9 +160,14 @@ class AttentionPerturbation(Perturbation):
 
     def _in_slices(self, found: LayerAttention, call: LayerCall) -> Any:
         """What the module gives if its queries come in slices: a second call of it, all known."""
-        groups = together(found)
+        groups, wholes = [[one] for one in found.noted], None
+        if call.site.attends_in_blocks:
+            wholes = of_blocks(found, own_keys=self.needs_own_keys)
+        if wholes is None:
+            groups = together(found)
+            wholes = of_slices(found, groups)
         answers: list[Tensor | None] = []
-        for group, whole in zip(groups, of_slices(found, groups), strict=True):
+        for group, whole in zip(groups, wholes, strict=True):
             if whole is None:
                 answers.extend([None] * len(group))
             else:

@@ -15,7 +15,9 @@ from torch import nn
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import RowChoice
+from ..families import family_or_unknown
 from ..families.layer_selection import normalise_selection
+from ..intercept.module_call import unwrap
 from .combine_text import combinations_text
 
 if TYPE_CHECKING:
@@ -82,7 +84,14 @@ class Guidance(ABC):
         """Whether what it does to a sample depends on the others that are drawn with it."""
         return self.needs_similarity
 
-    def attach(self, target: Any, *, replay: bool = True, rows: RowChoice = "needed") -> Attachment:
+    def attach(
+        self,
+        target: Any,
+        *,
+        replay: bool = True,
+        rows: RowChoice = "needed",
+        guide_unknown: bool = False,
+    ) -> Attachment:
         """Guide a pipeline, or a bare denoiser, until the attachment is detached.
 
         Args:
@@ -93,6 +102,9 @@ class Guidance(ABC):
                 prediction that is perturbed, or `"all"`, for attention processors that relate rows
                 to each other. Known ones (cross-frame attention of Text2Video-Zero, shared
                 attention of StyleAligned) get all of them without it.
+            guide_unknown: Whether a denoiser that no family knows is guided by what a few calls of
+                it show, with a warning: its first call is made some times more, with latents that
+                are marked in one place. What does not show clearly is left out, or refused.
 
         Returns:
             A context manager that detaches when it closes; or call its `detach()`. If it is lost,
@@ -108,7 +120,33 @@ class Guidance(ABC):
         # The one import from above: integrations know guidance, and users know this method.
         from ..integrations.attach import attach  # noqa: PLC0415
 
-        return attach(self, target, replay=replay, rows=rows)
+        return attach(self, target, replay=replay, rows=rows, guide_unknown=guide_unknown)
+
+    @classmethod
+    def suited_to(cls, target: Any, **settings: Any) -> Self:
+        """This guidance with what is published of layers, scale and steps for a model.
+
+        Where nobody published anything, it is the guidance with its own defaults.
+
+        Args:
+            target: A `diffusers` pipeline, or its denoiser.
+            **settings: Settings of the guidance, which count more.
+
+        Returns:
+            The guidance. It says all of its settings, so it stays the same when it is saved.
+
+        Raises:
+            TypeError: If `target` is neither.
+
+        Example:
+            >>> SkipLayerGuidance.suited_to(pipe)  # Stable Diffusion 3.5 medium
+            SkipLayerGuidance(scale=2.8, layers='b7.*,b8.*,b9.*', steps=Steps(0.01, 0.2), ...)
+        """
+        from ..integrations.attach import denoisers_of  # noqa: PLC0415 - as in attach
+
+        denoiser = unwrap(denoisers_of(target)[0])
+        found = family_or_unknown(denoiser).advice(denoiser).get(cls.method)
+        return cls(**{**({} if found is None else found.settings), **settings})
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON values, with the method's name under `"method"`.

@@ -29,6 +29,11 @@ from .softmax import require_softmax
 class LayerSite(Protocol):
     """What an edited layer may ask of the pass that it runs in."""
 
+    @property
+    def attends_in_blocks(self) -> bool:
+        """Whether a layer attends in blocks of queries; see `Family.attends_in_blocks`."""
+        ...
+
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's."""
         ...

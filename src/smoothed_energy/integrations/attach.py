@@ -6,6 +6,7 @@ __all__ = [
     "Attachment",
     "attach",
     "attachments",
+    "denoisers_of",
     "detach_all",
     "observe",
     "observed_denoisers",
@@ -30,12 +31,17 @@ from .pipeline import existing_pipeline_session, find_denoisers, pipeline_sessio
 
 
 def attach(
-    guidance: Guidance, target: Any, *, replay: bool = True, rows: RowChoice = "needed"
+    guidance: Guidance,
+    target: Any,
+    *,
+    replay: bool = True,
+    rows: RowChoice = "needed",
+    guide_unknown: bool = False,
 ) -> Attachment:
     """Attach a guidance to a pipeline or a denoiser; see `Guidance.attach`."""
     warn_if_it_changes_nothing(guidance)
     denoisers_of(target)
-    return Attachment(Participant(guidance, replay, rows), _session_of(target))
+    return Attachment(Participant(guidance, replay, rows, guide_unknown), _session_of(target))
 
 
 def attachments(target: Any) -> tuple[Attachment, ...]:

@@ -30,7 +30,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
-from ..engine.run import GuidedRun
+from ..engine.run import DenoiserState, GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..families.guider_cfg import check_guider
@@ -199,8 +199,10 @@ class _PipelineSession(Session):
             for observer in self.observers:
                 observer.begin()
 
+            others = _unconditional_denoisers(self.pipeline, run)
+
             def route(call: ModuleCall) -> Any:
-                state = run.states.get(call.module)
+                state = run.states.get(call.module) or others.get(call.module)
                 if state is None:
                     return route_elsewhere(call)
                 if call.module in DENOISER.own:  # a callback has attached to it
@@ -209,7 +211,7 @@ class _PipelineSession(Session):
                 return state.call(call, self.participants, context)
 
             self._run = run
-            with patched(denoisers, DENOISER), holding(DENOISER.current, route):
+            with patched((*denoisers, *others), DENOISER), holding(DENOISER.current, route):
                 result = generate()
         finally:
             self._run = None
@@ -239,6 +241,17 @@ class _PipelineSession(Session):
             )
         for attachment in attachments:
             warn_if_idle(attachment.guidance, attachment.last_run)
+
+
+def _unconditional_denoisers(pipeline: Any, run: GuidedRun) -> dict[nn.Module, DenoiserState]:
+    """The denoisers that make the calls without the prompt of others, and what those know."""
+    found: dict[nn.Module, DenoiserState] = {}
+    for denoiser, state in run.states.items():
+        name = state.runner.family.unconditional
+        other = getattr(pipeline, name, None) if name else None
+        if isinstance(other, nn.Module) and other is not denoiser:
+            found[other] = state
+    return found
 
 
 # The older one is in the signature of few pipelines, and a keyword argument of many.

@@ -163,12 +163,6 @@ def refuse_own_guidance(pipeline: Any, arguments: Mapping[str, Any]) -> None:
             f"leave it out, and attach SkipLayerGuidance(layers={layers!r}) as well, at the scale "
             "and the steps that it would have had"
         )
-    if _is_kind_of(pipeline, "Flux2KleinKV") and arguments.get("image") is not None:
-        raise RuntimeError(
-            f"{name} keeps the keys of the references from its first step for the others, in which "
-            "second passes would be of other tokens; use Flux2KleinPipeline, which takes the same "
-            "references at every step"
-        )
     if _is_kind_of(pipeline, "AceStep"):
         if (arguments.get("guidance_scale") or 0) > 1 and not pipeline.is_turbo:
             raise RuntimeError(

@@ -7,6 +7,10 @@ __all__ = ["NEVER", "has_other_batches", "why_refused"]
 #: Why guidance of pipelines can't come out right, by parts of the names of their classes. What
 #: stands here is refused when guidance is attached.
 NEVER = {
+    "DreamLite": "draws the left half of a picture of twice the width, whose right half is its "
+    "source, so the image's tokens are no grid of their own in the sequence",
+    "AnyFlowFAR": "attends through flex_attention alone, with a cache of the chunks before, into "
+    "which nothing can be put (AnyFlowPipeline draws all frames at once, and can be guided)",
     "VisualCloze": "draws into a grid of pictures of several sizes, in one sequence whose tokens "
     "make no grid (what its upsampling_pipe draws can be guided: attach to that)",
     "VersatileDiffusionDualGuided": "mixes what two transformers make of every map, one of them "
@@ -25,7 +29,6 @@ NEVER = {
 _OTHER_BATCHES = (
     "AttendAndExcite",
     "CycleDiffusion",
-    "DreamLite",
     "GLIGENTextImage",
     "LEditsPP",
     "Panorama",

@@ -14,6 +14,7 @@ __all__ = [
     "AttentionBackendError",
     "LayerAttention",
     "attend_with",
+    "seeing",
     "watch_attention",
 ]
 
@@ -240,6 +241,20 @@ class _Interception(TorchFunctionMode):
         options = dict(zip(_SDPA_PARAMETERS, args, strict=False)) | dict(kwargs or {})
         query, key, value = options.pop("query"), options.pop("key"), options.pop("value")
         return self.replacement(Attention(query, key, value, options, func))
+
+
+def seeing(see: Callable[[Attention], None]) -> TorchFunctionMode:
+    """A block in which somebody sees every scaled dot-product attention, which stays as it is.
+
+    Args:
+        see: Called with what enters `scaled_dot_product_attention`.
+    """
+
+    def attend(attention: Attention) -> Tensor:
+        see(attention)
+        return attention()
+
+    return _Interception(attend)
 
 
 def attend_with(replacement: Callable[[Attention], Tensor], call: ModuleCall, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["of_slices", "together"]
+__all__ = ["of_blocks", "of_slices", "together"]
 
 from collections.abc import Sequence
 
@@ -45,6 +45,32 @@ def of_slices(
     whole = [_joined(group) for group in groups]
     own = found.check_all(whole)
     return [one if is_own else None for one, is_own in zip(whole, own, strict=True)]
+
+
+def of_blocks(found: LayerAttention, *, own_keys: bool) -> list[Attention | None] | None:
+    """The image's attention among those of a sequence that attends in blocks, None for the others.
+
+    Blocks share the queries among them. One of them sees all tokens, and the image's are in it.
+    None altogether if what was noted are no such blocks.
+
+    Args:
+        found: What was noted.
+        own_keys: Whether keys must be of the same tokens as the queries.
+
+    Raises:
+        AttentionBackendError: If they are, and keys must be the image's own.
+    """
+    tokens = sum(one.queries for one in found.noted)
+    seeing_all = [one for one in found.noted if one.key.shape[-2] == tokens]
+    if tokens not in found.wholes or len(seeing_all) != 1:
+        return None
+    (image,) = seeing_all
+    if own_keys:
+        raise found.refusal(
+            f"has {image.queries} queries and {tokens} keys, which are not of the same tokens, as "
+            "this method needs them to be"
+        )
+    return [one if one is image else None for one in found.noted]
 
 
 def _merged(found: LayerAttention) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
-from ..families import family_or_unknown
+from ..families import Arguments, family_or_unknown
 from ..guidance.guidance import About
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import NegativeContext, Plan
@@ -38,9 +38,16 @@ class _Weaker:
     find: Callable[[nn.Module], nn.Module]
 
     def __call__(self, second: NegativeContext) -> Tensor:
-        weaker = self.find(unwrap(second.call.module))
-        output = weaker(*second.call.args, **second.call.kwargs)
-        return family_or_unknown(weaker).prediction_of(output)[:, : second.clean.shape[1]]
+        weaker, call = self.find(unwrap(second.call.module)), second.call
+        arguments = Arguments(call.argument)
+        if family_or_unknown(call.module).keeps_keys(arguments):
+            raise RuntimeError(
+                "the denoiser is given a kv_cache, whose keys are not the weaker one's; expected a "
+                "run without one"
+            )
+        output = weaker(*call.args, **call.kwargs)
+        predicted = family_or_unknown(weaker).prediction_in(output, arguments)
+        return predicted[:, : second.clean.shape[1]]
 
 
 @dataclass(frozen=True)
