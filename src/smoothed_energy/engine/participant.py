@@ -17,6 +17,7 @@ from ..guidance.cfg_rules.rule import CFGRule
 from ..guidance.combine import Combination
 from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
+from ..guidance.pass_guidance import PassGuidance
 from ..guidance.plan import Memory, Plan
 from ..guidance.result_guidance import ResultGuidance
 from ..intercept.module_call import modules_of
@@ -45,6 +46,8 @@ class Participant:
         self.guidance = guidance
         self.replay = replay
         self.rows = rows
+        #: What the denoiser is given for its own prompt, by the names of arguments, in this run.
+        self.text: dict[str, Any] | None = None
         # Each plan with the modules in the denoiser for which it was made.
         self._plans = _Plans()
 
@@ -65,7 +68,7 @@ class Participant:
         Raises:
             LayerError: If the denoiser has no such layers.
         """
-        if isinstance(self.guidance, NegativeGuidance):
+        if isinstance(self.guidance, (NegativeGuidance, PassGuidance)):
             self.plan_for(denoiser)
 
     def plan_for(self, denoiser: nn.Module) -> Plan:
@@ -77,7 +80,7 @@ class Participant:
         modules = modules_of(denoiser)[1:]
         plan, made_for = self._plans.get(denoiser, (None, []))
         if plan is None or modules != made_for:
-            guidance = cast(NegativeGuidance, self.guidance)
+            guidance = cast("NegativeGuidance | PassGuidance", self.guidance)
             plan = guidance.plan(denoiser, replay=self.replay)
             self._plans[denoiser] = plan, modules
         return plan
@@ -232,7 +235,8 @@ class ParticipantState:
     Attributes:
         rule: Its rule for where CFG acts, if it has one.
         result: It, if it says what a step comes to; without either it makes a correction.
-        memory: What it keeps from step to step, if it says what a step comes to.
+        within: It, if it changes what the denoiser computes.
+        memory: What it keeps from step to step, if it makes no correction.
         history: What it remembers of earlier steps, if it makes a correction.
         formulation: Which prediction it perturbs.
         combinations: What changes its correction before it is added.
@@ -252,6 +256,7 @@ class ParticipantState:
         self.rule = guidance if isinstance(guidance, CFGRule) else None
         self.result = guidance if isinstance(guidance, ResultGuidance) else None
         self.memory: Memory = {}
+        self.within = guidance if isinstance(guidance, PassGuidance) else None
         if isinstance(guidance, NegativeGuidance):
             self.history = History(guidance)
             self.formulation = guidance.formulation
@@ -261,6 +266,11 @@ class ParticipantState:
         self.plan = Plan()
         self.planned_for: PassRunner | None = None
         self._names: dict[str, nn.Module] = {}
+
+    @property
+    def makes_correction(self) -> bool:
+        """Whether it has a negative."""
+        return self.rule is None and self.result is None and self.within is None
 
     def plan_in(self, runner: PassRunner) -> Plan:
         """Plan what the guidance does in a denoiser.
@@ -284,7 +294,7 @@ class ParticipantState:
     def forget(self) -> None:
         """Forget what earlier steps were like: other images begin."""
         self.memory.clear()
-        if self.rule is None and self.result is None:
+        if self.makes_correction:
             self.history.forget()
 
     def find_layers_again(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PixArt"]
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from .transformer import Transformer
@@ -16,3 +17,6 @@ class PixArt(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("PixArtTransformer2DModel",)
     learned_variance: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}

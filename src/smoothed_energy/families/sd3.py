@@ -20,6 +20,7 @@ class StableDiffusion3(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("SD3Transformer2DModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn", "attn2")
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "pooled_projections")
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }

@@ -82,6 +82,11 @@ class Guidance(ABC):
         """Whether what it does to a sample depends on the others that are drawn with it."""
         return self.needs_similarity
 
+    @property
+    def prompt_to_encode(self) -> str | None:
+        """A prompt of its own that a pipeline has to encode for each run; None: there is none."""
+        return None
+
     def attach(self, target: Any, *, replay: bool = True, rows: RowChoice = "needed") -> Attachment:
         """Guide a pipeline, or a bare denoiser, until the attachment is detached.
 

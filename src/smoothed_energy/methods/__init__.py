@@ -6,6 +6,7 @@ from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
 from .higs import HistoryGuidedSampling
 from .momentum import MomentumGuidance
+from .nag import NormalizedAttentionGuidance
 from .pag import PerturbedAttentionGuidance
 from .registry import (
     METHODS,
@@ -28,6 +29,7 @@ __all__ = [
     "EntropyRectifyingGuidance",
     "HistoryGuidedSampling",
     "MomentumGuidance",
+    "NormalizedAttentionGuidance",
     "PerturbedAttentionGuidance",
     "SelfAttentionGuidance",
     "SkipLayerGuidance",

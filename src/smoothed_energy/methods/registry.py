@@ -36,6 +36,7 @@ from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
 from .higs import HistoryGuidedSampling
 from .momentum import MomentumGuidance
+from .nag import NormalizedAttentionGuidance
 from .pag import PerturbedAttentionGuidance
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
@@ -131,6 +132,7 @@ for _cls in (
     TokenPerturbationGuidance,
     SlidingWindowGuidance,
     Autoguidance,
+    NormalizedAttentionGuidance,
     MomentumGuidance,
     HistoryGuidedSampling,
     TangentialAmplifyingGuidance,
