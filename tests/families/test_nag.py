@@ -69,13 +69,16 @@ def test_cross_attention_is_that_by_hand(name, cfg):
     run = run_of(pipe, case, cfg=cfg)
     plain, calls = run(), []
     hook = denoiser.register_forward_pre_hook(lambda *_: calls.append(None))
-    with torch.no_grad(), cross(
-        denoiser,
-        processed(case, text),
-        SETTINGS,
-        conditional=last_half if cfg and not case.separate else lambda rows: slice(None),
-        # Of two calls the first has the prompt.
-        acts=lambda: not (cfg and case.separate) or len(calls) % 2 == 1,
+    with (
+        torch.no_grad(),
+        cross(
+            denoiser,
+            processed(case, text),
+            SETTINGS,
+            conditional=last_half if cfg and not case.separate else lambda rows: slice(None),
+            # Of two calls the first has the prompt.
+            acts=lambda: not (cfg and case.separate) or len(calls) % 2 == 1,
+        ),
     ):
         expected = run()
     calls.clear()
@@ -149,7 +152,7 @@ def test_the_second_pass_of_another_guidance_has_it_too():
 
 @pytest.mark.parametrize("formulation", ["conditional", "unconditional"])
 def test_under_cfg_it_is_in_the_second_pass_of_the_rows_with_the_prompt(formulation):
-    case, processed, width = CROSS["SDXL"]
+    case, _, width = CROSS["SDXL"]
     pipe, text = case.pipeline(), noise(1, LONG, width, seed=9)
     run = run_of(pipe, case, cfg=True)
     guidance = SmoothedEnergyGuidance(layers="mid", formulation=formulation)
@@ -267,17 +270,18 @@ def test_what_cant_be_is_refused():
     pipe = case.pipeline()
     with pytest.raises(RuntimeError, match="no text encoders"):
         nag(negative_prompt="blurry").attach(pipe)
-    with nag(negative_embeds={TEXT: text[TEXT]}).attach(pipe), pytest.raises(
-        ValueError, match="expected encoder_hidden_states, pooled_projections"
+    with (
+        nag(negative_embeds={TEXT: text[TEXT]}).attach(pipe),
+        pytest.raises(ValueError, match="expected encoder_hidden_states, pooled_projections"),
     ):
         run_of(pipe, case)()
     many = {name: value.repeat(2, *[1] * (value.ndim - 1)) for name, value in text.items()}
     with nag(negative_embeds=many).attach(pipe), pytest.raises(ValueError, match="4 rows for 2"):
         run_of(pipe, case)()
     other = dict(text)
-    with nag(negative_embeds=text).attach(pipe), nag(negative_embeds=other).attach(pipe):
-        with pytest.raises(RuntimeError, match="added to a batch once"):
-            run_of(pipe, case)()
+    two = nag(negative_embeds=text).attach(pipe), nag(negative_embeds=other).attach(pipe)
+    with two[0], two[1], pytest.raises(RuntimeError, match="added to a batch once"):
+        run_of(pipe, case)()
     with pytest.raises(LayerError, match="attends to its text"):
         nag(negative_embeds=text).attach(tiny_unet.CASES[2].pipeline())
 
@@ -285,9 +289,9 @@ def test_what_cant_be_is_refused():
 def test_it_says_that_it_changed_nothing():
     case, text, _ = JOINT["Flux"]
     pipe = case.pipeline()
-    with nag(negative_embeds=text, steps="sigma:100:200").attach(pipe):
-        with pytest.warns(GuidanceWarning, match="was changed"):
-            run_of(pipe, case)()
+    late = nag(negative_embeds=text, steps="sigma:100:200")
+    with late.attach(pipe), pytest.warns(GuidanceWarning, match="was changed"):
+        run_of(pipe, case)()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with nag(negative_embeds=text).attach(pipe):

@@ -12,7 +12,7 @@ from tiny_pipelines import difference, new_pixel_unet, picture
 from smoothed_energy import NormalizedAttentionGuidance
 
 sys.path.append(str(Path(__file__).parents[1] / "cli"))
-from tiny_model import text_to_image  # noqa: E402
+from tiny_model import text_to_image
 
 NEGATIVE = "blurry"
 nag = functools.partial(NormalizedAttentionGuidance, alpha=0.5)

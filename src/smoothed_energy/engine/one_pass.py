@@ -268,6 +268,12 @@ class PerturbedPrediction(NegativeContext):
         return self.predict(self._site.family.with_latents(self.call, sample))
 
     @override
+    def told_later(self, by: float) -> ModuleCall:
+        family = self._site.family
+        time = family.later(self._site.denoiser, self.call.argument(family.time), by)
+        return self.call.replace(family.time, time)
+
+    @override
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         return self._site.image_tokens(layer, count)
 

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from ..denoisers.cfg_batch import RowChoice
+from ..denoisers.cfg_batch import Formulation, RowChoice
 from ..guidance.cfg_rules.rule import CFGRule
 from ..guidance.combine import Combination
 from ..guidance.guidance import Guidance
@@ -235,7 +235,7 @@ class ParticipantState:
     Attributes:
         rule: Its rule for where CFG acts, if it has one.
         result: It, if it says what a step comes to; without either it makes a correction.
-        within: It, if it changes what the denoiser computes.
+        alters: Whether it changes passes that are made anyway.
         memory: What it keeps from step to step, if it makes no correction.
         history: What it remembers of earlier steps, if it makes a correction.
         formulation: Which prediction it perturbs.
@@ -256,10 +256,11 @@ class ParticipantState:
         self.rule = guidance if isinstance(guidance, CFGRule) else None
         self.result = guidance if isinstance(guidance, ResultGuidance) else None
         self.memory: Memory = {}
-        self.within = guidance if isinstance(guidance, PassGuidance) else None
+        self.alters = isinstance(guidance, PassGuidance)
         if isinstance(guidance, NegativeGuidance):
+            self.alters = guidance.is_within
             self.history = History(guidance)
-            self.formulation = guidance.formulation
+            self.formulation = cast(Formulation, guidance.formulation)
             self.combinations = cast("tuple[Combination, ...]", guidance.combine)
         self.calls = self.guided_calls = self.reused_calls = self.calls_without_cfg = 0
         self.layers: set[str] = set()
@@ -270,7 +271,18 @@ class ParticipantState:
     @property
     def makes_correction(self) -> bool:
         """Whether it has a negative."""
-        return self.rule is None and self.result is None and self.within is None
+        return self.rule is None and self.result is None and not self.alters
+
+    def acts_at(self, position: Callable[[], StepPosition]) -> bool:
+        """Whether it changes the passes of a step.
+
+        Args:
+            position: Where the step is in its schedule; asked only if it matters.
+        """
+        guidance = self.participant.guidance
+        if isinstance(guidance, PassGuidance):
+            return guidance.acts_at(position)
+        return self.history.scale(position) != 0
 
     def plan_in(self, runner: PassRunner) -> Plan:
         """Plan what the guidance does in a denoiser.

@@ -356,8 +356,8 @@ class Members:
                 if state.result.acts_at(position):
                     results.append(state)
                 continue
-            if state.within is not None:
-                if state.within.acts_at(position):
+            if state.alters:
+                if state.acts_at(position):
                     altering.append(state)
                 continue
             scale = state.history.scale(position)

@@ -59,7 +59,13 @@ def warn_if_idle(guidance: Guidance, done: RunSummary | None) -> None:
     if not isinstance(guidance, NegativeGuidance):
         _warn_if_unused(guidance, done)
         return
-    if not done.guided_calls:
+    if not done.guided_calls and guidance.is_within:
+        warn_caller(
+            f"none of the {done.calls} calls of the denoiser had unconditional rows to perturb for "
+            f"{guidance!r}; expected a prompt, CFG's scale above 1, and steps of the run",
+            GuidanceWarning,
+        )
+    elif not done.guided_calls:
         where = f"steps={str(guidance.steps)!r}"
         if not isinstance(guidance.scale, float):
             where += f" with a scale other than 0 (scale={str(guidance.scale)!r})"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 __all__ = ["Arguments", "Family", "Setting", "Step"]
 
+import functools
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -24,12 +26,23 @@ from ..denoisers.prediction import prediction_of, with_prediction
 from ..denoisers.text_rows import pad_texts
 from ..intercept.module_call import ModuleCall, Rows, parameter_names
 from ..schedule import StepPosition
+from .later_time import later_time
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
 #: argument of its call.
 Setting: TypeAlias = Callable[[str, Any], Any]
 #: The position of a step, found when it is asked for.
 Step: TypeAlias = Callable[[], StepPosition]
+
+# Names of modules that embed the time, as they are used.
+_EMBEDDINGS = (
+    "time_embedding",
+    "timestep_embedder",
+    "time_embedder",
+    "t_embedder",
+    "time_step_proj",
+    "time_embed",
+)
 
 _Answer = TypeVar("_Answer")
 
@@ -222,6 +235,35 @@ class Family(ABC):
     ) -> Tensor | float:
         """The scheduler's timestep for the one that the denoiser gets."""
         return value * self.time_factor
+
+    def later(self, denoiser: nn.Module, time: Any, by: float) -> Any:
+        """What the denoiser is told at a time of more noise.
+
+        Args:
+            denoiser: The denoiser.
+            time: What it is told.
+            by: How many timesteps later, of a schedule that counts to 1000; at most its last.
+
+        Raises:
+            ValueError: If that is not known, or every token has a time of its own.
+        """
+        told = later_time(functools.partial(self.timestep, denoiser), time, by)
+        if told is None:
+            raise ValueError(
+                f"how a {type(denoiser).__name__} is told a later time is not known: expected one "
+                "that is told one timestep of each sample, or a part of 1"
+            )
+        return told
+
+    def time_embeddings(self, denoiser: nn.Module) -> dict[str, nn.Module]:
+        """The modules that give the embedding of the time, `(B, C)`, by name: none, if unknown."""
+        return {
+            name: module
+            for name, module in denoiser.named_modules()
+            if name.rpartition(".")[2] in _EMBEDDINGS
+            and re.fullmatch(r"\w*TimestepEmbed(ding|der)", type(module).__name__)
+            and not any(part in name for part in ("audio", "av_cross", "prompt", "context_"))
+        }
 
     def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
         """Some rows of the named arguments of a call; see `denoisers.cfg_batch.take_rows`."""

@@ -61,6 +61,14 @@ class NegativeContext(ABC):
         """The denoiser's prediction for other latents."""
 
     @abstractmethod
+    def told_later(self, by: float) -> ModuleCall:
+        """The same call with a time of more noise, by so many of 1000 timesteps, at most the last.
+
+        Raises:
+            ValueError: If it is not known how the denoiser is told the time.
+        """
+
+    @abstractmethod
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's."""
 

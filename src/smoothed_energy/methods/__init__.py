@@ -8,6 +8,7 @@ from .higs import HistoryGuidedSampling
 from .momentum import MomentumGuidance
 from .nag import NormalizedAttentionGuidance
 from .pag import PerturbedAttentionGuidance
+from .pladis import SparseTextAttention
 from .registry import (
     METHODS,
     as_guidances,
@@ -16,12 +17,15 @@ from .registry import (
     guidance_to_text,
     register,
 )
+from .s2 import StochasticSelfGuidance
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
+from .self_guidance import SelfGuidance
 from .slg import SkipLayerGuidance
 from .swg import SlidingWindowGuidance
 from .tag import TangentialAmplifyingGuidance
 from .tpg import TokenPerturbationGuidance
+from .tsg import TimeStepGuidance
 
 __all__ = [
     "METHODS",
@@ -32,10 +36,14 @@ __all__ = [
     "NormalizedAttentionGuidance",
     "PerturbedAttentionGuidance",
     "SelfAttentionGuidance",
+    "SelfGuidance",
     "SkipLayerGuidance",
     "SlidingWindowGuidance",
     "SmoothedEnergyGuidance",
+    "SparseTextAttention",
+    "StochasticSelfGuidance",
     "TangentialAmplifyingGuidance",
+    "TimeStepGuidance",
     "TokenPerturbationGuidance",
     "as_guidances",
     "guidance_from_dict",
