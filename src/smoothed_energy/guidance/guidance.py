@@ -59,6 +59,9 @@ class Guidance(ABC):
     #: Whether the layers that it uses must compute softmax(QK^T)V.
     needs_softmax: ClassVar[bool] = True
 
+    #: Whether it may have a prompt of its own; see `prompt_to_encode`.
+    has_prompt: ClassVar[bool] = False
+
     @abstractmethod
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """The layers of `denoiser` that it uses, in the order in which they run.

@@ -105,7 +105,7 @@ class NegativeGuidance(Guidance):
                 f"every={self.every} and refresh={str(self.refresh)!r} both say which guided steps "
                 "have a second pass; expected one of them"
             )
-        if self.is_within:
+        if self.formulation == "within":
             self._check_within()
 
     def _check_within(self) -> None:
@@ -222,7 +222,7 @@ class LayerGuidance(NegativeGuidance):
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         _, perturbation, modules = self._found(denoiser)
-        if self.is_within:
+        if self.formulation == "within":
             return Plan(alteration=PerturbedWithin(perturbation), edits=modules)
         return self._plan(perturbation=perturbation, edits=modules, replay=replay)
 

@@ -23,7 +23,6 @@ from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
 from .dispatch import DENOISER
 from .loop_step import LoopStep
-from .negative_text import refuse_prompt
 
 # A loop that says nothing of its steps never ends; now and then it has to wait for the check.
 _MOST_SEEN = 1000
@@ -70,11 +69,6 @@ class DenoiserSession(Session):
     @override
     def renewed(self) -> Session:
         return denoiser_session(self.denoiser)
-
-    @override
-    def add(self, attachment: Attachment) -> None:
-        refuse_prompt(attachment.guidance)
-        super().add(attachment)
 
     @override
     def _open(self) -> None:

@@ -34,6 +34,7 @@ from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family
 from ..families.guider_cfg import check_guider
+from ..guidance.guidance import Guidance
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
 from ..schedule import StepPosition, following_noise
@@ -158,9 +159,8 @@ class _PipelineSession(Session):
         super().remove(attachment)
 
     @override
-    def add(self, attachment: Attachment) -> None:
-        refuse_prompt(attachment.guidance, self.pipeline)
-        super().add(attachment)
+    def check_prompt(self, guidance: Guidance) -> None:
+        refuse_prompt(guidance, self.pipeline)
 
     @override
     def _open(self) -> None:

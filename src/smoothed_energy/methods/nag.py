@@ -226,6 +226,8 @@ class NormalizedAttentionGuidance(PassGuidance):
         "needs a negative prompt; made for models without CFG",
     )
 
+    has_prompt: ClassVar[bool] = True
+
     _: KW_ONLY
     scale: float = 4.0
     tau: float = 2.5
