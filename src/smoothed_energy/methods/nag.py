@@ -27,7 +27,14 @@ from ..guidance.perturbation import LayerCall
 from ..guidance.plan import Plan
 from ..intercept.attention import Attention, AttentionBackendError, attend_with
 from ..intercept.module_call import Rows, unwrap
-from ..settings.checks import check_number, check_positive, check_text, check_unit, refusal
+from ..settings.checks import (
+    SettingTypeError,
+    check_number,
+    check_positive,
+    check_text,
+    check_unit,
+    refusal,
+)
 from ..settings.conversion import set_field
 
 
@@ -221,7 +228,7 @@ class NormalizedAttentionGuidance(PassGuidance):
     about: ClassVar[About] = About(
         "Normalized attention guidance",
         "nothing; attention turns away from a negative prompt",
-        "no pass; attention to two texts, and a row for the negative one in joint attention",
+        "no pass; attention to two texts",
         "Chen et al. 2025, arXiv 2505.21179",
         "needs a negative prompt; made for models without CFG",
     )
@@ -243,8 +250,11 @@ class NormalizedAttentionGuidance(PassGuidance):
         set_field(self, "scale", scale)
         set_field(self, "tau", check_positive("tau", self.tau))
         set_field(self, "alpha", check_unit("alpha", self.alpha))
-        # A prompt that looks like a number is one in a text.
-        set_field(self, "negative_prompt", str(self.negative_prompt))
+        if not isinstance(self.negative_prompt, str):
+            raise SettingTypeError(
+                f"negative_prompt={self.negative_prompt!r}: expected text, in a guidance's text "
+                "within double quotes"
+            )
         check_text("negative_prompt", self.negative_prompt)
         if self.negative_embeds is None:
             return

@@ -132,7 +132,7 @@ class SparseTextAttention(PassGuidance):
     about: ClassVar[About] = About(
         "Sparse attention to the text",
         "nothing; cross attention is extrapolated towards sparse attention",
-        "no pass; a sort of every weight of cross attention",
+        "no pass; weights are sorted",
         "Kim and Sim 2025, arXiv 2503.07677",
         "needs attention to the text alone: not for Flux, SD 3 and the like",
     )
