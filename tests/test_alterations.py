@@ -1,4 +1,4 @@
-"""What changes passes that are made anyway: in every protocol, beside traces, caches and compilers."""
+"""What changes passes that are made anyway: in every protocol, and beside other things."""
 
 import pytest
 import torch

@@ -23,7 +23,7 @@ from comparison import run_of  # noqa: E402
 from tiny_pipelines import difference  # noqa: E402
 
 from smoothed_energy import Autoguidance, GuidanceWarning  # noqa: E402
-from smoothed_energy.families import family_of
+from smoothed_energy.families import family_of  # noqa: E402
 from smoothed_energy.guidance import LayerGuidance  # noqa: E402
 from smoothed_energy.methods import METHODS, SelfAttentionGuidance  # noqa: E402
 
@@ -53,11 +53,11 @@ def other_text(case, denoiser):
 
     def note(module, args, kwargs):
         names = inspect.signature(type(module).forward).parameters
-        given.update(zip(list(names)[1:], args), **kwargs)
+        given.update(zip(list(names)[1:], args, strict=False), **kwargs)
 
     handle = denoiser.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        run_of(case.pipeline(), case, num_inference_steps=1)()
+        run_of(case.pipeline(), case)()
     finally:
         handle.remove()
 
@@ -83,6 +83,8 @@ def guidance_of(method, case, denoiser):
         return cls(weak=weaker(denoiser))
     if method == "nag":
         return cls(negative_embeds=other_text(case, denoiser), tau=9.0, alpha=0.5)
+    if method == "sg":
+        return cls(shift=200)
     if method == "interval":
         return cls(steps="0.4:1")
     return cls()

@@ -6,6 +6,7 @@ $r = |\tilde Z|_1 / |Z^+|_1$ and $\tilde Z = Z^+ + s\,(Z^+ - Z^-)$, the norms ov
 Nothing of `smoothed_energy` is used here.
 """
 
+import inspect
 import math
 from contextlib import contextmanager
 
@@ -87,7 +88,9 @@ def cross(denoiser, texts, settings, *, conditional=lambda rows: slice(None), ac
 
 
 @contextmanager
-def beside(denoiser, text, settings, length, *, start, cfg_rows=0, separate=False, seg=None):
+def beside(
+    denoiser, text, settings, length, *, start, prompt=slice(None), separate=False, seg=None
+):
     """Joint attention with the rows of the prompt once more, with the negative text.
 
     Args:
@@ -96,7 +99,7 @@ def beside(denoiser, text, settings, length, *, start, cfg_rows=0, separate=Fals
         settings: scale, tau, alpha.
         length: How many tokens are not of the text.
         start: How many tokens of text come before them.
-        cfg_rows: How many rows of the batch come before those with the prompt.
+        prompt: The rows of the batch that have the prompt.
         separate: Whether every second call is without the prompt.
         seg: Calls of attention with blurred queries in a second run, the image and the scale.
     """
@@ -109,18 +112,18 @@ def beside(denoiser, text, settings, length, *, start, cfg_rows=0, separate=Fals
         def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
             nonlocal count
             count += 1
-            if query.shape[-2] == length:  # the image alone
+            if query.shape[-2] == length:  # the image alone, or the text
                 return softmax_attention(query, key, value, attn_mask).to(value.dtype)
             query, key, value = query.clone(), key.clone(), value.clone()
             for tensor in (query, key, value):
-                tensor[rows:, :, image] = tensor[cfg_rows:rows, :, image]
+                tensor[rows:, :, image] = tensor[:rows][prompt, :, image]
             if count - 1 in blurred:
                 full = operator(seg[1], 0, query.shape[-2], 1.0, 0.0)
                 query = (full @ query.double()).to(query.dtype)
             output = softmax_attention(query, key, value, attn_mask)
             both = merged(output)
-            positive, negative = both[cfg_rows:rows, image], both[rows:, image]
-            both[cfg_rows:rows, image] = blended(positive, negative, *settings)
+            positive, negative = both[:rows][prompt, image], both[rows:, image]
+            both[:rows][prompt, image] = blended(positive, negative, *settings)
             return both.unflatten(2, (query.shape[1], -1)).transpose(1, 2).to(value.dtype)
 
         F.scaled_dot_product_attention = attend
@@ -129,21 +132,30 @@ def beside(denoiser, text, settings, length, *, start, cfg_rows=0, separate=Fals
         finally:
             F.scaled_dot_product_attention = native
 
-    def call(**named):
+    names = list(inspect.signature(forward).parameters)
+
+    def call(*args, **named):
+        named = dict(zip(names, args, strict=False)) | named
         calls.append(None)
         if separate and len(calls) % 2 == 0:
             return forward(**named)
-        rows = len(named["hidden_states"])
+        rows = len(named.get("hidden_states", named.get("x")))
 
         def more(name, value):
+            other = text.get(name)
+            if isinstance(value, list) and name != "img_shapes":
+                return [*value, *(value[prompt] if other is None else other)]
             if not isinstance(value, torch.Tensor) or name.endswith("_ids"):
                 return value
             if value.ndim == 0 or len(value) != rows:
                 return value
-            return torch.cat([value, text.get(name, value[cfg_rows:]).to(value.dtype)])
+            other = value[prompt] if other is None else other
+            return torch.cat([value, other.to(value.dtype)])
 
         named = {name: more(name, value) for name, value in named.items()} | {"return_dict": False}
         found = run(rows, (), named)
+        if isinstance(found, list):
+            return (found,)
         if seg is not None:
             weaker = run(rows, seg[0], named)
             found = found + seg[2] * (found - weaker)

@@ -2,11 +2,15 @@
 
 import functools
 import warnings
+from dataclasses import replace
 
 import pytest
 import tiny_flux
+import tiny_flux2
+import tiny_ltx
 import tiny_pixart
 import tiny_qwen_image
+import tiny_sana
 import tiny_sd3
 import tiny_unet
 import tiny_wan
@@ -48,6 +52,15 @@ def pixart_text(case, text):
     return tiny_pixart.transformer().caption_projection(text)
 
 
+def ltx_text(case, text):
+    return tiny_ltx.transformer().caption_projection(text)
+
+
+def sana_text(case, text):
+    denoiser = case.pipeline().transformer
+    return denoiser.caption_norm(denoiser.caption_projection(text))
+
+
 def wan_text(case, text):
     return tiny_wan.transformer().condition_embedder.text_embedder(text)
 
@@ -56,6 +69,8 @@ def wan_text(case, text):
 CROSS = {
     "SDXL": (tiny_unet.CASES[1], unet_text, TEXT_WIDTH),
     "PixArt": (tiny_pixart.CASES[0], pixart_text, tiny_pixart.WIDTH),
+    "LTX-Video": (tiny_ltx.CASES[0], ltx_text, tiny_ltx.WIDTH),
+    "Sana": (tiny_sana.CASES[0], sana_text, tiny_sana.WIDTH),
     "Wan": (tiny_wan.CASES[0], wan_text, tiny_wan.WIDTH),
 }
 
@@ -93,6 +108,11 @@ def test_cross_attention_is_that_by_hand(name, cfg):
     assert torch.equal(run(), plain)
 
 
+SHORT = {
+    **tiny_z_image.ARGUMENTS,
+    "prompt_embeds": tiny_z_image.texts(5, 20),
+    "negative_prompt_embeds": tiny_z_image.texts(3, 7, seed=5),
+}
 JOINT = {
     "Flux": (
         tiny_flux.CASES[0],
@@ -103,6 +123,13 @@ JOINT = {
         tiny_sd3.CASES[1],
         {TEXT: noise(2, 5, 16, seed=9), "pooled_projections": noise(2, 24, seed=10)},
         {"start": 0, "length": 24},
+    ),
+    "Flux 2": (tiny_flux2.CASES[0], {TEXT: noise(2, 5, 16, seed=9)}, {"start": 5, "length": 24}),
+    # Texts of other lengths, which are padded to 32 tokens as the image is.
+    "Z-Image": (
+        replace(tiny_z_image.CASES[0], arguments=SHORT),
+        {"cap_feats": [noise(9, 16, seed=9), noise(4, 16, seed=10)]},
+        {"start": 0, "length": 32},
     ),
     "Qwen-Image": (
         tiny_qwen_image.CASES[0],
@@ -123,9 +150,10 @@ def test_joint_attention_is_that_by_hand(name, cfg):
     denoiser = getattr(pipe, case.denoiser)
     run = run_of(pipe, case, cfg=cfg)
     plain = run()
-    rows = 2 if cfg and not case.separate else 0
+    in_batch = cfg and not case.separate
+    prompt = (slice(2) if case.order == "cu" else slice(2, 4)) if in_batch else slice(None)
     separate = cfg and case.separate
-    with beside(denoiser, text, SETTINGS, **place, cfg_rows=rows, separate=separate):
+    with beside(denoiser, text, SETTINGS, **place, prompt=prompt, separate=separate):
         expected = run()
     with nag(negative_embeds=text).attach(pipe):
         found = run()
