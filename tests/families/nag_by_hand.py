@@ -112,7 +112,7 @@ def beside(
         def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
             nonlocal count
             count += 1
-            if query.shape[-2] == length:  # the image alone, or the text
+            if query.shape[-2] <= length:  # the image alone, or the text
                 return softmax_attention(query, key, value, attn_mask).to(value.dtype)
             query, key, value = query.clone(), key.clone(), value.clone()
             for tensor in (query, key, value):

@@ -5,8 +5,12 @@ import warnings
 from dataclasses import replace
 
 import pytest
+import tiny_allegro
+import tiny_auraflow
+import tiny_cogvideox
 import tiny_flux
 import tiny_flux2
+import tiny_hunyuan_video
 import tiny_ltx
 import tiny_pixart
 import tiny_qwen_image
@@ -52,6 +56,10 @@ def pixart_text(case, text):
     return tiny_pixart.transformer().caption_projection(text)
 
 
+def allegro_text(case, text):
+    return case.pipeline().transformer.caption_projection(text)
+
+
 def ltx_text(case, text):
     return tiny_ltx.transformer().caption_projection(text)
 
@@ -69,6 +77,7 @@ def wan_text(case, text):
 CROSS = {
     "SDXL": (tiny_unet.CASES[1], unet_text, TEXT_WIDTH),
     "PixArt": (tiny_pixart.CASES[0], pixart_text, tiny_pixart.WIDTH),
+    "Allegro": (tiny_allegro.CASES[0], allegro_text, tiny_allegro.WIDTH),
     "LTX-Video": (tiny_ltx.CASES[0], ltx_text, tiny_ltx.WIDTH),
     "Sana": (tiny_sana.CASES[0], sana_text, tiny_sana.WIDTH),
     "Wan": (tiny_wan.CASES[0], wan_text, tiny_wan.WIDTH),
@@ -125,6 +134,26 @@ JOINT = {
         {"start": 0, "length": 24},
     ),
     "Flux 2": (tiny_flux2.CASES[0], {TEXT: noise(2, 5, 16, seed=9)}, {"start": 5, "length": 24}),
+    "CogVideoX": (
+        tiny_cogvideox.CASES[0],
+        {TEXT: noise(2, 5, 16, seed=9)},
+        {"start": 5, "length": 72},
+    ),
+    # After eight registers, which are of the text's stream.
+    "AuraFlow": (
+        tiny_auraflow.CASES[0],
+        {TEXT: 3 * noise(2, 5, 16, seed=9)},
+        {"start": 13, "length": 24},
+    ),
+    "HunyuanVideo": (
+        tiny_hunyuan_video.CASES[0],
+        {
+            TEXT: 9 * noise(2, 5, 16, seed=9),
+            "encoder_attention_mask": torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]),
+            "pooled_projections": noise(2, 24, seed=10),
+        },
+        {"start": 0, "length": 72},
+    ),
     # Texts of other lengths, which are padded to 32 tokens as the image is.
     "Z-Image": (
         replace(tiny_z_image.CASES[0], arguments=SHORT),
