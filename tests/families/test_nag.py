@@ -148,7 +148,7 @@ JOINT = {
     "HunyuanVideo": (
         tiny_hunyuan_video.CASES[0],
         {
-            TEXT: 9 * noise(2, 5, 16, seed=9),
+            TEXT: 30 * noise(2, 5, 16, seed=9),
             "encoder_attention_mask": torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]),
             "pooled_projections": noise(2, 24, seed=10),
         },
