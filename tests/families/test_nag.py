@@ -150,7 +150,7 @@ JOINT = {
         {
             TEXT: 30 * noise(2, 5, 16, seed=9),
             "encoder_attention_mask": torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]),
-            "pooled_projections": noise(2, 24, seed=10),
+            "pooled_projections": 9 * noise(2, 24, seed=10),
         },
         {"start": 0, "length": 72},
     ),
