@@ -200,7 +200,8 @@ class NormalizedAttentionGuidance(PassGuidance):
     There is no second pass and no correction. Where the text has attention of its own (SD 1.5,
     SDXL, PixArt, Wan), the same queries attend once more. Where text and image attend together
     (Flux, SD 3, Qwen-Image), the negative text runs along in a row of its own, which sees the
-    image of the first. Under CFG only the rows with the prompt are changed.
+    image of the first: a step then costs what CFG does. Under CFG only the rows with the prompt
+    are changed.
 
     Args:
         scale: $s \ge 0$ as in the paper; 0 is no guidance. Released code and ComfyUI call $s + 1$
@@ -228,7 +229,7 @@ class NormalizedAttentionGuidance(PassGuidance):
     about: ClassVar[About] = About(
         "Normalized attention guidance",
         "nothing; attention turns away from a negative prompt",
-        "no pass; attention to two texts",
+        "no pass; one more row in joint attention",
         "Chen et al. 2025, arXiv 2505.21179",
         "needs a negative prompt; made for models without CFG",
     )
