@@ -14,6 +14,7 @@ from smoothed_energy import (
     guidance_from_dict,
     guidance_from_text,
 )
+from smoothed_energy.guidance import LayerGuidance, PassGuidance
 from smoothed_energy.guidance.combinations import Projection, Rescale
 from smoothed_energy.guidance.result_guidance import ResultGuidance
 from smoothed_energy.guidance.saliency_fusion import SaliencyFusion
@@ -79,6 +80,13 @@ SETTINGS = {
     "of": ["prediction", "picture"],
     "least": [0, 0.1 + 0.2],
     "most": [0.5, 0.9],
+    "share": [0, 0.1 + 0.2, 1],
+    "noise": [2, 1e-7, 1e20],
+    "power": [0, 0.1 + 0.2, 2],
+    "shift": [2, 1e-7, 1e20],
+    "tau": [2, 1e-7, 1e20],
+    "negative_prompt": ["2024", "a;b", "True", ' "x"; y=2 ', "\N{SNOWMAN}", "blurry, low quality"],
+    "negative_embeds": [None],
     "weak": [
         *("owner/model", "/a=b", "2024", "1e5", "inf", "nan", "True", "false", "1_000", "a;b"),
         *(' "x"; y=2 ', '"', "\\", "\\;", "a\n;b", "\N{SNOWMAN}", " "),
@@ -90,12 +98,16 @@ STEPS_OF_CORRECTIONS = [Adaptive(0.999), AllOf(Steps(0, 0.7), AnyOf(Adaptive(0.9
 def variants(cls):
     """Guidances with every value of every setting, and with the last one of all."""
     values = {field.name: SETTINGS[field.name] for field in fields(cls)}
-    if cls.method in ("cfgpp", "higs"):
+    if cls.method in ("nag", "pladis"):
+        values["scale"] = [0, 2, 0.1 + 0.2, 1e-7, 1e20, Fraction(1, 3)]
+    elif cls.method in ("cfgpp", "higs"):
         values["scale"] = [2, 0.1 + 0.2, 1e-7, 1e20, Fraction(1, 3)]
-    if not (cls.limits_cfg or issubclass(cls, ResultGuidance)):
+    if not (cls.limits_cfg or issubclass(cls, (ResultGuidance, PassGuidance))):
         values["steps"] = [*values["steps"], *STEPS_OF_CORRECTIONS]
     for name, found in values.items():
         yield from (cls(**{name: value}) for value in found)
+    if issubclass(cls, LayerGuidance):
+        yield cls(formulation="within")
     yield cls(**{name: found[-1] for name, found in values.items()})
 
 

@@ -8,6 +8,7 @@ without it; it is *refused* if there is an error, and *warns* if the run was not
 
 import copy
 import importlib
+import inspect
 import re
 import sys
 import warnings
@@ -22,6 +23,7 @@ from comparison import run_of  # noqa: E402
 from tiny_pipelines import difference  # noqa: E402
 
 from smoothed_energy import Autoguidance, GuidanceWarning  # noqa: E402
+from smoothed_energy.families import family_of  # noqa: E402
 from smoothed_energy.guidance import LayerGuidance  # noqa: E402
 from smoothed_energy.methods import METHODS, SelfAttentionGuidance  # noqa: E402
 
@@ -47,6 +49,30 @@ def weaker(denoiser):
     return other
 
 
+def other_text(case, denoiser):
+    """What the denoiser is given for a prompt in a run, and noise in its place."""
+    given = {}
+
+    def note(module, args, kwargs):
+        names = inspect.signature(type(module).forward).parameters
+        given.update(zip(list(names)[1:], args, strict=False), **kwargs)
+
+    handle = denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        run_of(case.pipeline(), case)()
+    finally:
+        handle.remove()
+
+    def noisy(value):
+        if isinstance(value, list):
+            return list(map(noisy, value))
+        return value + torch.randn(value.shape, generator=torch.Generator().manual_seed(3))
+
+    names = family_of(denoiser).text_arguments
+    found = {name: given[name] for name in names if given.get(name) is not None}
+    return {name: value if "mask" in name else noisy(value) for name, value in found.items()}
+
+
 def guidance_of(method, case, denoiser):
     """A guidance of the method for the case: its layers, and all it needs."""
     cls = METHODS[method]
@@ -57,6 +83,10 @@ def guidance_of(method, case, denoiser):
         return cls(layers=list(case.images)[:1], steps="0.1:1")
     if cls is Autoguidance:
         return cls(weak=weaker(denoiser))
+    if method == "nag":
+        return cls(negative_embeds=other_text(case, denoiser), tau=9.0, alpha=0.5)
+    if method == "sg":
+        return cls(shift=200)
     if method == "interval":
         return cls(steps="0.4:1")
     return cls()

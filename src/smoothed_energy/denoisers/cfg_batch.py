@@ -25,9 +25,11 @@ __all__ = [
     "pair_layout",
     "related_rows",
     "relates_rows",
+    "repeat_rows",
     "take_rows",
 ]
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -225,3 +227,43 @@ def _take_folded(value: Any, rows: Rows) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)([_take_folded(item, rows) for item in value])
     return value
+
+
+def repeat_rows(
+    value: Mapping[str, Any],
+    rows: Rows,
+    unbatched: frozenset[str] = frozenset(),
+    folded: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """Everything batched inside nested arguments, with some rows once more after themselves.
+
+    Args:
+        value: The arguments by name, as for `take_rows`.
+        rows: The rows that come twice.
+        unbatched: As for `take_rows`.
+        folded: As for `take_rows`.
+
+    Returns:
+        The same nesting; containers are new.
+    """
+
+    def repeated(item: Any, fits: Callable[[Tensor], bool]) -> Any:
+        if isinstance(item, Tensor):
+            return rows.repeated(item) if fits(item) else item
+        if isinstance(item, dict):
+            return {name: repeated(inner, fits) for name, inner in item.items()}
+        if isinstance(item, tuple) and hasattr(item, "_fields"):
+            return type(item)(*[repeated(inner, fits) for inner in item])
+        if isinstance(item, (list, tuple)):
+            return type(item)([repeated(inner, fits) for inner in item])
+        return item
+
+    def has_a_row_each(item: Tensor) -> bool:
+        return item.ndim > 0 and item.shape[0] == rows.batch
+
+    return {
+        name: item
+        if name in unbatched
+        else repeated(item, rows.fit if name in folded else has_a_row_each)
+        for name, item in value.items()
+    }

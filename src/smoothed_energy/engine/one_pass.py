@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FeatureMaps", "Outcome", "Pass", "PassSite", "PerturbedPrediction"]
+__all__ = ["CleanPass", "FeatureMaps", "Outcome", "Pass", "PassSite", "PerturbedPrediction"]
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
+from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import LatentLayout
 from ..denoisers.prediction import PredictionKind
@@ -22,7 +23,9 @@ from ..guidance.perturbation import LayerCall, LayerSite
 from ..guidance.plan import Memory, NegativeContext, Plan
 from ..intercept.module_call import ModuleCall, Rows
 from ..intercept.patching import Router
+from ..intercept.replay import Recorder, Stem
 from ..schedule import StepPosition
+from .altered import Acting, AlteredPass
 from .context import StepContext
 
 
@@ -67,6 +70,7 @@ class Pass:
         edited: The plan whose modules are edited; None in the clean pass.
         watched: Plans whose probes observe.
         otherwise: What is done with calls that are not edited: they are recorded, or replayed.
+        altered: What changes calls before anything else is done with them.
 
     Attributes:
         reached: The names of the layers that were edited.
@@ -82,6 +86,7 @@ class Pass:
         edited: Plan | None = None,
         watched: Sequence[Plan] = (),
         otherwise: Router = ModuleCall.__call__,
+        altered: AlteredPass | None = None,
     ) -> None:
         self.site, self._features = site, features
         self.reached: set[str] = set()
@@ -91,11 +96,14 @@ class Pass:
         self._perturbation = None if edited is None else edited.perturbation
         self._watched = watched
         self._otherwise = otherwise
+        self._altered = altered
 
     def handle(self, call: ModuleCall) -> Any:
         """One call of a module of the denoiser; see `intercept.patching.Router`."""
         self.called.add(call.module)
         self._features.note(call)
+        if self._altered is not None:
+            call = self._altered.altered(call, self.site)
         layer = self._edits.get(call.module)
         if layer is not None and self._perturbation is not None:
             self.reached.add(layer)
@@ -117,6 +125,8 @@ class Pass:
         layer, probe = plans[0].probed[call.module], plans[0].probe
         assert probe is not None
         output, kept = probe.run(LayerCall(layer, call, self.site))
+        if self._altered is not None:
+            kept = self._altered.without_added(kept)
         for plan in plans:
             self.observed[plan][layer] = kept
         return output
@@ -197,6 +207,13 @@ class PassSite:
             return found
         return replace(found, start=found.start[self.rows.start : self.rows.stop])
 
+    def beside_text(self, layer: str, count: int) -> tuple[tuple[int, ...], int]:
+        """Where the tokens begin that are not of the text, in each row, and how many there are."""
+        start, length = self.family.beside_text(self.denoiser, self.arguments, layer, count)
+        if isinstance(start, int):
+            return (start,) * (self.rows.stop - self.rows.start), length
+        return start[self.rows.start : self.rows.stop], length
+
     def position(self) -> StepPosition:
         """Where the step is in its schedule."""
         return self.context.position()
@@ -257,6 +274,12 @@ class PerturbedPrediction(NegativeContext):
         return self.predict(self._site.family.with_latents(self.call, sample))
 
     @override
+    def told_later(self, by: float) -> ModuleCall:
+        family = self._site.family
+        time = family.later(self._site.denoiser, self.call.argument(family.time), by)
+        return self.call.replace(family.time, time)
+
+    @override
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         return self._site.image_tokens(layer, count)
 
@@ -273,3 +296,28 @@ class PerturbedPrediction(NegativeContext):
     @override
     def multiple(self) -> int:
         return self._site.family.multiple(self._site.denoiser)
+
+
+@dataclass(frozen=True, eq=False)
+class CleanPass:
+    """The clean pass of a step, and what its perturbed passes take from it.
+
+    Args:
+        call: The call of the denoiser, as it was before it was made.
+        layout: The meaning of its rows.
+        site: The pass.
+        called: The modules that were called in it.
+        outcome: What it gave.
+        recorder: What is replayed, if anything.
+        stems: The stem of each plan that replays.
+        acting: The alterations of all passes.
+    """
+
+    call: ModuleCall
+    layout: BatchLayout
+    site: PassSite
+    called: set[nn.Module]
+    outcome: Outcome
+    recorder: Recorder | None
+    stems: Mapping[Plan, Stem]
+    acting: Sequence[Acting]

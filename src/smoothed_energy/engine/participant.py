@@ -12,12 +12,13 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from ..denoisers.cfg_batch import RowChoice
+from ..denoisers.cfg_batch import Formulation, RowChoice
 from ..families import family_or_unknown
 from ..guidance.cfg_rules.rule import CFGRule
 from ..guidance.combine import Combination
 from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
+from ..guidance.pass_guidance import PassGuidance
 from ..guidance.plan import Memory, Plan
 from ..guidance.result_guidance import ResultGuidance
 from ..intercept.module_call import modules_of
@@ -54,6 +55,8 @@ class Participant:
         self.replay = replay
         self.rows = rows
         self.guide_unknown = guide_unknown
+        #: What the denoiser is given for its own prompt, by the names of arguments, in this run.
+        self.text: dict[str, Any] | None = None
         # Each plan with the modules in the denoiser for which it was made.
         self._plans = _Plans()
 
@@ -76,7 +79,7 @@ class Participant:
         """
         if self.guide_unknown and family_or_unknown(denoiser).is_unknown:
             return  # its first call tells
-        if isinstance(self.guidance, NegativeGuidance):
+        if isinstance(self.guidance, (NegativeGuidance, PassGuidance)):
             self.plan_for(denoiser)
 
     def plan_for(self, denoiser: nn.Module) -> Plan:
@@ -88,7 +91,7 @@ class Participant:
         modules = modules_of(denoiser)[1:]
         plan, made_for = self._plans.get(denoiser, (None, []))
         if plan is None or modules != made_for:
-            guidance = cast(NegativeGuidance, self.guidance)
+            guidance = cast("NegativeGuidance | PassGuidance", self.guidance)
             plan = guidance.plan(denoiser, replay=self.replay)
             self._plans[denoiser] = plan, modules
         return plan
@@ -243,7 +246,8 @@ class ParticipantState:
     Attributes:
         rule: Its rule for where CFG acts, if it has one.
         result: It, if it says what a step comes to; without either it makes a correction.
-        memory: What it keeps from step to step, if it says what a step comes to.
+        alters: Whether it changes passes that are made anyway.
+        memory: What it keeps from step to step, if it makes no correction.
         history: What it remembers of earlier steps, if it makes a correction.
         formulation: Which prediction it perturbs.
         combinations: What changes its correction before it is added.
@@ -263,15 +267,33 @@ class ParticipantState:
         self.rule = guidance if isinstance(guidance, CFGRule) else None
         self.result = guidance if isinstance(guidance, ResultGuidance) else None
         self.memory: Memory = {}
+        self.alters = isinstance(guidance, PassGuidance)
         if isinstance(guidance, NegativeGuidance):
+            self.alters = guidance.is_within
             self.history = History(guidance)
-            self.formulation = guidance.formulation
+            self.formulation = cast(Formulation, guidance.formulation)
             self.combinations = cast("tuple[Combination, ...]", guidance.combine)
         self.calls = self.guided_calls = self.reused_calls = self.calls_without_cfg = 0
         self.layers: set[str] = set()
         self.plan = Plan()
         self.planned_for: PassRunner | None = None
         self._names: dict[str, nn.Module] = {}
+
+    @property
+    def makes_correction(self) -> bool:
+        """Whether it has a negative."""
+        return self.rule is None and self.result is None and not self.alters
+
+    def acts_at(self, position: Callable[[], StepPosition]) -> bool:
+        """Whether it changes the passes of a step.
+
+        Args:
+            position: Where the step is in its schedule; asked only if it matters.
+        """
+        guidance = self.participant.guidance
+        if isinstance(guidance, PassGuidance):
+            return guidance.acts_at(position)
+        return self.history.scale(position) != 0
 
     def plan_in(self, runner: PassRunner) -> Plan:
         """Plan what the guidance does in a denoiser.
@@ -295,7 +317,7 @@ class ParticipantState:
     def forget(self) -> None:
         """Forget what earlier steps were like: other images begin."""
         self.memory.clear()
-        if self.rule is None and self.result is None:
+        if self.makes_correction:
             self.history.forget()
 
     def find_layers_again(self) -> None:

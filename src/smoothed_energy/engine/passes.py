@@ -10,9 +10,8 @@ from __future__ import annotations
 __all__ = ["PassRunner"]
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,9 +27,10 @@ from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
 from ..intercept.regions import Regions
 from ..intercept.replay import Recorder, Stem
+from .altered import Acting, AlteredPass, check_altered, told
 from .caches import CacheStates
 from .context import StepContext
-from .one_pass import FeatureMaps, Outcome, Pass, PassSite, PerturbedPrediction
+from .one_pass import CleanPass, FeatureMaps, Outcome, Pass, PassSite, PerturbedPrediction
 from .other_caches import OtherCaches
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
@@ -129,7 +129,7 @@ class PassRunner:
         self._entered_by.pop(plan, None)
         vars(self).pop("layers", None)
 
-    def run(
+    def run(  # noqa: PLR0913 - what a step may ask of a call
         self,
         call: ModuleCall,
         plans: Sequence[Plan],
@@ -137,6 +137,8 @@ class PassRunner:
         context: StepContext,
         watching: Sequence[Plan] = (),
         needs: Callable[[Plan, Tensor], bool] | None = None,
+        *,
+        acting: Sequence[Acting] = (),
     ) -> Outcome:
         """One call of the denoiser, and the negative predictions of some plans for it.
 
@@ -148,6 +150,7 @@ class PassRunner:
             watching: Plans of observers, who probe the clean pass alone.
             needs: Whether the negative prediction of a plan is needed after all, once the clean
                 one is known; by default all are.
+            acting: Alterations of all passes.
 
         Raises:
             AttentionBackendError: If a plan observes what a compiled denoiser does not show.
@@ -158,26 +161,37 @@ class PassRunner:
         kept = call.copied()
         # Probes of observers see a module itself, below what other probes make of its call.
         probing = [plan for plan in (*watching, *plans) if plan.probed]
-        if not plans and not probing:
+        if not plans and not probing and not acting:
             outcome = self._outcome(kept, call(), context)
             outcome.observed.update({plan: {} for plan in watching})
             return outcome
         self._check(call, plans, probing)
+        if acting:
+            self._prepare(kept, acting)
         regions = self.regions
         replays = not self.sealed and (regions is None or not regions.overwrites)
         stems = {plan: self._stem(plan) for plan in plans if plan.replay and replays}
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
+        whole = seen = Rows(0, batch, batch)
         arguments = Arguments(kept.argument)
+        altered = None
+        if acting:
+            altered = AlteredPass(self.family, acting, whole)
+            arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
+            call = call.with_forward(functools.partial(_made, altered, call))
         features = FeatureMaps(*map(self._entered, [*watching, *plans]))
-        everything = self._site(arguments.in_pass(features.sizes), Rows(0, batch, batch), context)
+        everything = self._site(arguments.in_pass(features.sizes), seen, context)
         clean_pass = Pass(
             everything,
             features,
             watched=probing,
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
+            altered=altered,
         )
-        patches = () if self.sealed else self._patched_by([*watching, *plans], stems.values())
+        altering = [one.plan for one in acting]
+        patched_for = [*watching, *plans, *altering]
+        patches = () if self.sealed else self._patched_by(patched_for, stems.values())
         with patched(patches, _PASS):
             with holding(_PASS.current, clean_pass.handle):
                 output = call()
@@ -187,7 +201,11 @@ class PassRunner:
             outcome = self._outcome(kept, output, context)
             for plan in (*watching, *plans):
                 outcome.observed[plan] = clean_pass.observed.get(plan, {})
-            clean = _Clean(kept, layout, everything, clean_pass.called, outcome, recorder, stems)
+            clean = CleanPass(
+                kept, layout, everything, clean_pass.called, outcome, recorder, stems, acting
+            )
+            if altered is not None:
+                outcome.reached.update(altered.reached)
             for plan in plans:
                 needed = layout.rows(plan.formulation, batch)
                 predicted = needed.of(outcome.prediction)[:, : outcome.channels]
@@ -200,7 +218,7 @@ class PassRunner:
     def _site(self, arguments: Arguments, rows: Rows, context: StepContext) -> PassSite:
         return PassSite(self.model, self.family, lambda: self.layers, arguments, rows, context)
 
-    def _perturb(self, plan: Plan, needed: Rows, clean: _Clean, *, is_last: bool) -> None:
+    def _perturb(self, plan: Plan, needed: Rows, clean: CleanPass, *, is_last: bool) -> None:
         """Make the negative prediction of a plan, and note it in the outcome.
 
         Args:
@@ -211,20 +229,24 @@ class PassRunner:
         """
         outcome, before = clean.outcome, clean.site
         whole = plan.rows == "all" or bool(self.related_rows)
-        rows = before.rows if whole else needed
+        rows = Rows(0, needed.batch, needed.batch) if whole else needed
+        altered, seen = None, rows
+        if clean.acting:
+            altered = AlteredPass(self.family, clean.acting, rows)
+            seen = altered.rows
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
         features = FeatureMaps(self._entered(plan))
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
-        site = self._site(before.arguments.in_pass(features.sizes), rows, before.context)
+        site = self._site(before.arguments.in_pass(features.sizes), seen, before.context)
         otherwise: Router = ModuleCall.__call__
         if clean.recorder is not None and plan in clean.stems:
-            otherwise = clean.recorder.replay(clean.stems[plan], rows, is_last=is_last).run
-        perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise)
+            otherwise = clean.recorder.replay(clean.stems[plan], seen, is_last=is_last).run
+        perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise, altered=altered)
         decide: Router = perturbed_pass.handle
         if self.regions is not None:
-            seen = {*plan.edits, *self._entered(plan)}
-            decide = self.regions.router(seen, _PASS, decide, has_all_rows=rows.is_all)
-        run = functools.partial(self._perturbed, plan, decide)
+            inside = {*plan.edits, *self._entered(plan)}
+            decide = self.regions.router(inside, _PASS, decide, has_all_rows=rows.is_all)
+        run = functools.partial(self._perturbed, plan, decide, altered)
         call = self.family.isolated(self.take_rows(clean.call, rows))
         if self.model is not self.denoiser:
             call = call.with_forward(self.model)
@@ -265,6 +287,15 @@ class PassRunner:
             "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
             "or look at no layers"
         )
+
+    def _prepare(self, call: ModuleCall, acting: Sequence[Acting]) -> None:
+        """Check that a call may be altered, and find out what alterations ask for."""
+        hidden = any(self._hides(module) for one in acting for module in one.plan.edits)
+        adding = [one for one in acting if one.alteration.adds_rows]
+        relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
+        check_altered(hidden=hidden, cached=self.caches is not None, relates=relates)
+        for one in acting:
+            told(self.family, one, call, _PASS)
 
     def _hides(self, module: nn.Module) -> bool:
         """Whether what a module computes in the clean pass is inside of compiled code."""
@@ -329,12 +360,20 @@ class PassRunner:
             modules |= stem.modules
         return modules
 
-    def _perturbed(self, plan: Plan, decide: Router, call: ModuleCall, number: int) -> Any:
+    def _perturbed(
+        self,
+        plan: Plan,
+        decide: Router,
+        altered: AlteredPass | None,
+        call: ModuleCall,
+        number: int,
+    ) -> Any:
         """One call of the denoiser with the modules of a plan edited.
 
         Args:
             plan: The plan.
             decide: What is done with the calls of its modules.
+            altered: What else is changed in the pass.
             call: The call.
             number: Which of the plan's calls at this step it is.
         """
@@ -345,27 +384,9 @@ class PassRunner:
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
         with patches, eager, states, holding(_PASS.current, decide):
             call.show_to_pre_hooks(self.denoiser)
-            return call()
+            return call() if altered is None else altered.made(call)
 
 
-@dataclass(frozen=True, eq=False)
-class _Clean:
-    """The clean pass of a step, and what its perturbed passes take from it.
-
-    Args:
-        call: The call of the denoiser, as it was before it was made.
-        layout: The meaning of its rows.
-        site: The pass.
-        called: The modules that were called in it.
-        outcome: What it gave.
-        recorder: What is replayed, if anything.
-        stems: The stem of each plan that replays.
-    """
-
-    call: ModuleCall
-    layout: BatchLayout
-    site: PassSite
-    called: set[nn.Module]
-    outcome: Outcome
-    recorder: Recorder | None
-    stems: Mapping[Plan, Stem]
+def _made(altered: AlteredPass, call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
+    """What a denoiser gives with the rows that alterations add."""
+    return altered.made(ModuleCall(call.module, call.forward, args, kwargs))

@@ -84,7 +84,7 @@ class DenoiserState(Members):
         """Expect no call without the prompt that nobody needs: the owner left it out."""
         expected = self._expected
         if isinstance(expected, _Corrected):
-            if expected.step.acts:
+            if expected.step.corrects:
                 return
             self._show_alone(expected)
         self._expected = None
@@ -240,7 +240,7 @@ class DenoiserState(Members):
             RuntimeError: If the step was to be corrected in that call.
         """
         step = expected.step
-        if step.acts:
+        if step.corrects:
             raise RuntimeError(
                 f"the {type(self.runner.denoiser).__name__} was called with a prompt, and the call "
                 "without one, which was to be guided with it, did not come"

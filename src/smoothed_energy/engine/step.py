@@ -21,8 +21,9 @@ from ..denoisers.latent_layout import LatentLayout
 from ..denoisers.prediction import Predictions
 from ..guidance.combine import Correction, total
 from ..guidance.plan import Plan
-from ..intercept.module_call import ModuleCall
+from ..intercept.module_call import ModuleCall, Rows
 from ..schedule import StepPosition
+from .altered import Acting
 from .context import StepContext
 from .finite import Seeable, Seen
 from .observer import Observer, SeenGuidance, SeenStep
@@ -44,6 +45,7 @@ class GuidedStep:
         observers: Who looks at the step; there may be some where no guidance acts.
         progress: The run that it is a step of.
         results: Who says what it comes to.
+        altering: Who changes what the denoiser computes.
 
     Attributes:
         results: Those who say what it comes to.
@@ -57,9 +59,11 @@ class GuidedStep:
         observers: Sequence[Observer] = (),
         progress: Progress | None = None,
         results: Sequence[ParticipantState] = (),
+        altering: Sequence[ParticipantState] = (),
     ) -> None:
         self.scales = scales
         self.results = Results(results) if results else None
+        self.altering = altering
         self.progress = Progress() if progress is None else progress
         self._watch = Watch(observers) if observers else None
         self.differences: dict[ParticipantState, Tensor] = {}
@@ -68,6 +72,11 @@ class GuidedStep:
     @property
     def acts(self) -> bool:
         """Whether somebody may change what it comes to."""
+        return bool(self.scales or self.results or self.altering)
+
+    @property
+    def corrects(self) -> bool:
+        """Whether somebody changes what it comes to once it is predicted."""
         return bool(self.scales or self.results)
 
     def predict(
@@ -87,7 +96,7 @@ class GuidedStep:
             context: The step.
             branches: The predictions that are perturbed in this call.
         """
-        if self.scales:
+        if self.scales or self.altering:
             runner.check_caches()
         if self.results and "conditional" in branches:
             self.results.note(runner.sample(call), layout, context)
@@ -106,7 +115,11 @@ class GuidedStep:
             member = plans[plan]
             return not member.history.holds(asked[member], context.position, clean)
 
-        outcome = runner.run(call, list(plans), layout, context, watching, needs)
+        acting = self._acting(runner, call, layout, branches) if self.altering else {}
+        altering = tuple(acting.values())
+        outcome = runner.run(call, list(plans), layout, context, watching, needs, acting=altering)
+        for member, one in acting.items():
+            member.layers |= outcome.reached[one.plan]
         self.progress.note("clean", outcome.prediction)
         for plan, member in plans.items():
             if plan not in outcome.differences:
@@ -127,6 +140,37 @@ class GuidedStep:
             predicted = BRANCHES if layout.groups > 1 else branches
             watch.note(runner, call, outcome, layout, predicted if layout.has_cfg else BRANCHES[:1])
         return outcome
+
+    def _acting(
+        self,
+        runner: PassRunner,
+        call: ModuleCall,
+        layout: BatchLayout,
+        branches: Sequence[Formulation],
+    ) -> dict[ParticipantState, Acting]:
+        """What changes this call, and in which rows.
+
+        Raises:
+            RuntimeError: If a text is needed, and nothing gives it.
+        """
+        batch = len(runner.sample(call))
+        found: dict[ParticipantState, Acting] = {}
+        for member in self.altering:
+            plan = member.plan if member.planned_for is runner else member.plan_in(runner)
+            alteration = plan.alteration
+            assert alteration is not None
+            rows = _rows_of_branch(alteration.branch, layout, branches, batch)
+            if rows is None:
+                continue
+            text = alteration.text or member.participant.text
+            if text is None and (alteration.reads_text or alteration.adds_rows):
+                raise RuntimeError(
+                    f"nothing encodes the negative prompt of {member.participant.guidance!r} here; "
+                    "expected negative_embeds="
+                )
+            member.guided_calls += 1
+            found[member] = Acting(plan, rows, text, member.memory)
+        return found
 
     def _asked(
         self,
@@ -234,6 +278,19 @@ class GuidedStep:
             )
 
 
+def _rows_of_branch(
+    branch: Formulation | None, layout: BatchLayout, branches: Sequence[Formulation], batch: int
+) -> Rows | None:
+    """The rows of a call that hold a prediction, all if None is asked for; None: it has none."""
+    if branch is None:
+        return Rows(0, batch, batch)
+    if not layout.has_cfg:
+        return Rows(0, batch, batch) if branch == "conditional" else None
+    if layout.groups > 1:
+        return layout.rows(branch, batch)
+    return Rows(0, batch, batch) if branch in branches else None
+
+
 class Progress:
     """How far a run is in its schedule, and how large became what it computes.
 
@@ -289,7 +346,7 @@ class Members:
     def step(self, participants: Sequence[Participant], context: StepContext) -> GuidedStep:
         """A step, with those participants that correct it."""
         scales: dict[ParticipantState, float] = {}
-        results = []
+        results, altering = [], []
         position = functools.partial(self._position, context)
         for participant in participants:
             state = self.of(participant)
@@ -299,10 +356,14 @@ class Members:
                 if state.result.acts_at(position):
                     results.append(state)
                 continue
+            if state.alters:
+                if state.acts_at(position):
+                    altering.append(state)
+                continue
             scale = state.history.scale(position)
             if scale:
                 scales[state] = scale
-        return GuidedStep(scales, self.observers, self.progress, results)
+        return GuidedStep(scales, self.observers, self.progress, results, altering)
 
     def _position(self, context: StepContext) -> StepPosition:
         here = context.position()

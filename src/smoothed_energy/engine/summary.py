@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
+from ..guidance.pass_guidance import PassGuidance
 from ..guidance.result_guidance import ResultGuidance
 from ..settings.warning_place import warn_caller
 
@@ -18,8 +19,9 @@ class RunSummary:
 
     Args:
         calls: How often the denoiser was called while the guidance was attached.
-        guided_calls: How many of these calls had a second pass of this guidance.
-        layers: The names of the layers that were perturbed.
+        guided_calls: How many of these calls had a second pass of this guidance, or were changed
+            by it.
+        layers: The names of the layers that were perturbed or changed.
         reused_calls: How many of these calls used the difference of predictions of an earlier one.
         calls_without_cfg: In how many of these calls it took classifier-free guidance away.
     """
@@ -54,25 +56,16 @@ def warn_if_idle(guidance: Guidance, done: RunSummary | None) -> None:
     """
     if done is None or not done.calls or guidance.is_off:
         return
-    if isinstance(guidance, ResultGuidance):
-        if not done.guided_calls:
-            cfg = " with classifier-free guidance" if guidance.needs_cfg else ""
-            expected = "; expected a prompt, and CFG's scale above 1" if cfg else ""
-            warn_caller(
-                f"none of the {done.calls} calls of the denoiser was a step{cfg} in "
-                f"steps={str(guidance.steps)!r} for {guidance!r} to act at{expected}",
-                GuidanceWarning,
-            )
-        return
     if not isinstance(guidance, NegativeGuidance):
-        if done.guided_calls < done.calls and not done.calls_without_cfg:
-            warn_caller(
-                f"there was no classifier-free guidance for {guidance!r} to limit; expected a "
-                "prompt, and CFG's scale above 1",
-                GuidanceWarning,
-            )
+        _warn_if_unused(guidance, done)
         return
-    if not done.guided_calls:
+    if not done.guided_calls and guidance.is_within:
+        warn_caller(
+            f"none of the {done.calls} calls of the denoiser had unconditional rows to perturb for "
+            f"{guidance!r}; expected a prompt, CFG's scale above 1, and steps of the run",
+            GuidanceWarning,
+        )
+    elif not done.guided_calls:
         where = f"steps={str(guidance.steps)!r}"
         if not isinstance(guidance.scale, float):
             where += f" with a scale other than 0 (scale={str(guidance.scale)!r})"
@@ -85,5 +78,33 @@ def warn_if_idle(guidance: Guidance, done: RunSummary | None) -> None:
         warn_caller(
             f"no layer of layers={guidance.layers!r} was reached in {done.guided_calls} guided "
             "steps, so the result is unguided",
+            GuidanceWarning,
+        )
+
+
+def _warn_if_unused(guidance: Guidance, done: RunSummary) -> None:
+    """Warn of a run in which a guidance that makes no correction did nothing."""
+    if isinstance(guidance, ResultGuidance):
+        if not done.guided_calls:
+            cfg = " with classifier-free guidance" if guidance.needs_cfg else ""
+            expected = "; expected a prompt, and CFG's scale above 1" if cfg else ""
+            warn_caller(
+                f"none of the {done.calls} calls of the denoiser was a step{cfg} in "
+                f"steps={str(guidance.steps)!r} for {guidance!r} to act at{expected}",
+                GuidanceWarning,
+            )
+        return
+    if isinstance(guidance, PassGuidance):
+        if not done.layers:
+            warn_caller(
+                f"none of the {done.calls} calls of the denoiser was changed by {guidance!r}: it "
+                "was none of the steps, or no such layer was reached",
+                GuidanceWarning,
+            )
+        return
+    if done.guided_calls < done.calls and not done.calls_without_cfg:
+        warn_caller(
+            f"there was no classifier-free guidance for {guidance!r} to limit; expected a "
+            "prompt, and CFG's scale above 1",
             GuidanceWarning,
         )

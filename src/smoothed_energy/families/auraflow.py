@@ -24,6 +24,7 @@ class AuraFlow(Transformer):
         "s": "single_transformer_blocks",
     }
     text: ClassVar[Any] = "before"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }

@@ -20,6 +20,7 @@ class BriaFibo(Flux):
 
     name: ClassVar[str] = "Bria Fibo"
     denoisers: ClassVar[tuple[str, ...]] = ("BriaFiboTransformer2DModel",)
+    text_arguments: ClassVar[tuple[str, ...]] = ()
     cfg_of_call: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1.0
 

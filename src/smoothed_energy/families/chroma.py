@@ -20,6 +20,7 @@ class Chroma(Flux):
 
     name: ClassVar[str] = "Chroma"
     denoisers: ClassVar[tuple[str, ...]] = ("ChromaTransformer2DModel",)
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "attention_mask")
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

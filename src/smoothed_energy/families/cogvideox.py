@@ -35,6 +35,7 @@ class CogVideoX(Transformer):
     )
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "before"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "encoder_hidden_states")
     }

@@ -20,6 +20,8 @@ class Cosmos(Transformer):
     name: ClassVar[str] = "Cosmos"
     denoisers: ClassVar[tuple[str, ...]] = ("CosmosTransformer3DModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     unbatched: ClassVar[frozenset[str]] = frozenset({"padding_mask"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("condition_mask", "block_controlnet_hidden_states")
 

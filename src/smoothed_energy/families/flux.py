@@ -39,6 +39,7 @@ class Flux(Transformer):
         "s": "single_transformer_blocks",
     }
     text: ClassVar[Any] = "before"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "pooled_projections")
     picture: ClassVar[int] = 0
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
     unbatched: ClassVar[frozenset[str]] = frozenset({"img_ids", "txt_ids"})

@@ -27,6 +27,7 @@ class Framepack(HunyuanVideo):
 
     name: ClassVar[str] = "HunyuanVideo Framepack"
     denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideoFramepackTransformer3DModel",)
+    text_arguments: ClassVar[tuple[str, ...]] = ()
     # Places of frames in the video, the same in all rows.
     unbatched: ClassVar[frozenset[str]] = frozenset(
         ["indices_latents", *[f"indices_{name}" for name in _HISTORY]]

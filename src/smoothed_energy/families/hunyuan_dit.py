@@ -32,6 +32,13 @@ class HunyuanDiT(Transformer):
     learned_variance: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "text_embedding_mask",
+        "encoder_hidden_states_t5",
+        "text_embedding_mask_t5",
+    )
     # A row for each token, and there may be as many of them as samples.
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb", "controlnet_block_samples")

@@ -39,6 +39,12 @@ class HunyuanVideo(Transformer):
         "s": "single_transformer_blocks",
     }
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "pooled_projections",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
 
     @override

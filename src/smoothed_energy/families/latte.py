@@ -35,6 +35,9 @@ class Latte(Transformer):
         "t": "temporal_transformer_blocks",
     }
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
 
     @override
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ class LongCatImage(Flux):
 
     name: ClassVar[str] = "LongCat-Image"
     denoisers: ClassVar[tuple[str, ...]] = ("LongCatImageTransformer2DModel",)
+    text_arguments: ClassVar[tuple[str, ...]] = ()
     picture: ClassVar[int] = 1
 
     @override

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["LTXVideo"]
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,9 @@ class LTXVideo(Transformer):
     )
     packed: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     tied_to_size: ClassVar[tuple[str, ...]] = ("num_frames", "height", "width", "video_coords")
 
     @override

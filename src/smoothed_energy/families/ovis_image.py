@@ -20,6 +20,7 @@ class OvisImage(Flux):
 
     name: ClassVar[str] = "Ovis-Image"
     denoisers: ClassVar[tuple[str, ...]] = ("OvisImageTransformer2DModel",)
+    text_arguments: ClassVar[tuple[str, ...]] = ()
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

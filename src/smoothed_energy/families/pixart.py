@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["PixArt"]
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from .advice import Advice
@@ -27,3 +28,6 @@ class PixArt(Transformer):
     )
     learned_variance: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}

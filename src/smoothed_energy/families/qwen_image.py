@@ -29,6 +29,13 @@ class QwenImage(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("QwenImageTransformer2DModel",)
     time_factor: ClassVar[float] = 1000.0
     text: ClassVar[Any] = "before"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_hidden_states_mask",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_hidden_states_mask"
+    }
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }

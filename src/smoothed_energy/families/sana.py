@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Sana"]
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -39,6 +40,9 @@ class Sana(Transformer):
     )
     learned_variance: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     tied_to_size: ClassVar[tuple[str, ...]] = ("controlnet_block_samples",)
 
     @override

@@ -40,6 +40,7 @@ class StableDiffusion3(Transformer):
     )
     attention: ClassVar[tuple[str, ...]] = ("attn", "attn2")
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "pooled_projections")
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }

@@ -28,6 +28,7 @@ class Transformer(Family):
         attention: The self-attention modules of a block, as paths from it (`"attn"`,
             `"block.attn1"`); blocks need not have all.
         text: Where attention has the text's tokens beside the image's; None if it has none.
+        cross: The attention of a block to the text alone, as a path from it; None: it is not known.
         packed: Whether latents come as tokens, `(B, T, C)`, those of the grid first.
         returns: For each stack, the inputs that a block returns, in this order.
     """
@@ -35,6 +36,7 @@ class Transformer(Family):
     stacks: ClassVar[Mapping[str, str]] = {"b": "transformer_blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn",)
     text: ClassVar[Literal["before", "after"] | None] = None
+    cross: ClassVar[str | None] = None
     packed: ClassVar[bool] = False
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -117,6 +119,24 @@ class Transformer(Family):
         return ImageTokens(grid, text if self.text == "before" else 0)
 
     @override
+    def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
+        if self.cross is None:
+            return None
+        return submodule(denoiser.get_submodule(_block_of(layer)), self.cross)
+
+    @override
+    def attends_beside_text(self, denoiser: nn.Module) -> bool:
+        return self.text is not None
+
+    @override
+    def beside_text(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> tuple[int | tuple[int, ...], int]:
+        """Those made of the latents, with pictures that follow the image."""
+        start = self.tokens(denoiser, argument, layer, count).start
+        return start, self.length(denoiser, argument)
+
+    @override
     def layer_grid(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
@@ -144,6 +164,11 @@ class Transformer(Family):
         if module is layer.module and self.text is not None:
             return ("hidden_states", "encoder_hidden_states")
         return super().outputs(denoiser, layer, module)
+
+
+def _block_of(layer: SelfAttentionLayer) -> str:
+    """The name of the block that a layer is in: stacks are lists of blocks."""
+    return ".".join(layer.name.split(".")[:2])
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -6,7 +6,7 @@ __all__ = ["UNet"]
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -53,6 +53,8 @@ class UNet(Family):
         ),
     )
     sample: ClassVar[str] = "sample"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     # Residuals of ControlNet and T2I-Adapter.
     tied_to_size: ClassVar[tuple[str, ...]] = (
         "down_block_additional_residuals",
@@ -127,6 +129,11 @@ class UNet(Family):
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
         return layer_grid(denoiser, layer, (1, 1, *latents))
+
+    @override
+    def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
+        found = getattr(denoiser.get_submodule(layer.name.rpartition(".")[0]), "attn2", None)
+        return found if getattr(found, "is_cross_attention", False) else None
 
     @override
     def multiple(self, denoiser: nn.Module) -> int:

@@ -33,6 +33,8 @@ class Wan(Transformer):
     )
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
 
     @override
     def tied(self, argument: Arguments) -> tuple[str, ...]:

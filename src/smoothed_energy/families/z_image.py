@@ -36,6 +36,7 @@ class ZImage(Transformer):
     stacks: ClassVar[Mapping[str, str]] = {"n": "noise_refiner", "b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("attention",)
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = ("cap_feats",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"n": ("x",), "b": ("x",)}
     listed: ClassVar[frozenset[str]] = frozenset(
         {"x", "cap_feats", "siglip_feats", "image_noise_mask"}
@@ -100,6 +101,18 @@ class ZImage(Transformer):
                 before.extend(map(len, texts))
             starts.append(sum(map(_padded, before)))
         return ImageTokens(found.grid, tuple(starts))
+
+    @override
+    def beside_text(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> tuple[int | tuple[int, ...], int]:
+        """The image's tokens and their padding, which attends as well."""
+        if isinstance(argument(self.sample)[0], list):
+            raise GridError(
+                "the texts of Z-Image Omni lie between its pictures, so which tokens are not of a "
+                "text is not known; expected a pipeline with one picture"
+            )
+        return 0, _padded(self.length(denoiser, argument))
 
     @override
     def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:

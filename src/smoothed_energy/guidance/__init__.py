@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .alteration import Alteration, AlteredRows
 from .attention_perturbation import AttentionCall, AttentionPerturbation
 from .cfg_rules.apg import AdaptiveProjectedGuidance
 from .cfg_rules.frequency import FrequencyDecoupledGuidance
@@ -13,6 +14,7 @@ from .cfg_rules.tangential import TangentialDampingGuidance
 from .cfg_rules.zero_star import ZeroStarGuidance
 from .guidance import About, Guidance
 from .negative_guidance import LayerGuidance, NegativeGuidance
+from .pass_guidance import PassGuidance
 from .perturbation import LayerCall, Perturbation, Probe
 from .plan import NegativeContext, Plan
 from .result_guidance import ResultGuidance, ResultStep
@@ -20,6 +22,8 @@ from .result_guidance import ResultGuidance, ResultStep
 __all__ = [
     "About",
     "AdaptiveProjectedGuidance",
+    "Alteration",
+    "AlteredRows",
     "AttentionCall",
     "AttentionPerturbation",
     "FrequencyDecoupledGuidance",
@@ -30,6 +34,7 @@ __all__ = [
     "MagnitudeAwareGuidance",
     "NegativeContext",
     "NegativeGuidance",
+    "PassGuidance",
     "Perturbation",
     "Plan",
     "PlusPlusGuidance",

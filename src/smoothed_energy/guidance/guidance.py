@@ -61,6 +61,9 @@ class Guidance(ABC):
     #: Whether the layers that it uses must compute softmax(QK^T)V.
     needs_softmax: ClassVar[bool] = True
 
+    #: Whether it may have a prompt of its own; see `prompt_to_encode`.
+    has_prompt: ClassVar[bool] = False
+
     @abstractmethod
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         """The layers of `denoiser` that it uses, in the order in which they run.
@@ -83,6 +86,11 @@ class Guidance(ABC):
     def depends_on_batch(self) -> bool:
         """Whether what it does to a sample depends on the others that are drawn with it."""
         return self.needs_similarity
+
+    @property
+    def prompt_to_encode(self) -> str | None:
+        """A prompt of its own that a pipeline has to encode for each run; None: there is none."""
+        return None
 
     def attach(
         self,

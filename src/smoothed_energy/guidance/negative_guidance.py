@@ -20,7 +20,7 @@ __all__ = ["LayerGuidance", "NegativeGuidance"]
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from torch import nn
 from typing_extensions import override
@@ -48,6 +48,10 @@ from .combine_text import as_combinations
 from .guidance import Guidance
 from .perturbation import Perturbation
 from .plan import Plan
+from .within import PerturbedWithin
+
+#: Which prediction is perturbed, and whether by a pass of its own; see `NegativeGuidance`.
+Place: TypeAlias = "Formulation | Literal['within']"
 
 _ALL_STEPS = Steps()
 
@@ -64,7 +68,10 @@ class NegativeGuidance(Guidance):
         steps: The denoising steps that are guided; see `smoothed_energy.schedule.steps`.
         formulation: `"conditional"` perturbs the prediction with the prompt, as the released code
             does; `"unconditional"` the one without, as equation 10 of the paper does. Without CFG
-            there is one prediction and no difference.
+            there is one prediction and no difference. Guidances of layers have `"within"`, too: the
+            unconditional rows are perturbed in the pass that CFG makes anyway. That is what
+            `"unconditional"` gives at a scale of $g - 1$, $g$ being CFG's: `scale` then only says
+            whether a step is guided.
         combine: How the correction is combined with the prediction; see
             `smoothed_energy.guidance.combine_text`. By default it is added.
         refresh: The guided steps that have a second pass; in between, earlier differences of
@@ -75,10 +82,13 @@ class NegativeGuidance(Guidance):
         ValueError: If a value is outside its set.
     """
 
+    #: The formulations that it has.
+    formulations: ClassVar[tuple[str, ...]] = ("conditional", "unconditional")
+
     _: KW_ONLY
     scale: float | ScaleSchedule | str = 3.0
     steps: StepSelection | str | Sequence[str] = "all"
-    formulation: Formulation = "conditional"
+    formulation: Place = "conditional"
     combine: Combination | str | Sequence[Combination | str] = ()
     every: int = 1
     refresh: Refresh | str | int = 1
@@ -86,7 +96,7 @@ class NegativeGuidance(Guidance):
     def __post_init__(self) -> None:
         set_field(self, "scale", as_scale(self.scale))
         set_field(self, "steps", as_steps(self.steps))
-        check_choice("formulation", self.formulation, get_args(Formulation))
+        check_choice("formulation", self.formulation, self.formulations)
         set_field(self, "combine", as_combinations(self.combine))
         set_field(self, "every", check_count("every", self.every))
         set_field(self, "refresh", as_refresh(self.refresh))
@@ -95,6 +105,30 @@ class NegativeGuidance(Guidance):
                 f"every={self.every} and refresh={str(self.refresh)!r} both say which guided steps "
                 "have a second pass; expected one of them"
             )
+        if self.formulation == "within":
+            self._check_within()
+
+    def _check_within(self) -> None:
+        """Check that nothing is asked of a second pass or a correction where there is none.
+
+        Raises:
+            ValueError: If something is.
+        """
+        for name, is_asked in {
+            "combine": bool(self.combine),
+            "refresh": self.second_passes != ALL_STEPS_ANEW,
+            "steps": self.needs_similarity,
+        }.items():
+            if is_asked:
+                raise ValueError(
+                    f"{name}={str(getattr(self, name))!r} with formulation='within': there is no "
+                    "second pass and no correction; expected formulation='unconditional'"
+                )
+
+    @property
+    def is_within(self) -> bool:
+        """Whether it perturbs a pass that is made anyway, and has none of its own."""
+        return self.formulation == "within"
 
     @property
     @override
@@ -148,7 +182,7 @@ class NegativeGuidance(Guidance):
 
     def _plan(self, **parts: Any) -> Plan:
         """A plan with what these methods share, and the method's own parts."""
-        return Plan(formulation=self.formulation, **parts)
+        return Plan(formulation=cast(Formulation, self.formulation), **parts)
 
 
 @dataclass(frozen=True)
@@ -159,6 +193,8 @@ class LayerGuidance(NegativeGuidance):
         layers: The self-attention layers that are perturbed; see
             `smoothed_energy.families.layer_selection`.
     """
+
+    formulations: ClassVar[tuple[str, ...]] = ("conditional", "unconditional", "within")
 
     _: KW_ONLY
     layers: LayerSelection = "mid"
@@ -186,6 +222,8 @@ class LayerGuidance(NegativeGuidance):
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         _, perturbation, modules = self._found(denoiser)
+        if self.formulation == "within":
+            return Plan(alteration=PerturbedWithin(perturbation), edits=modules)
         return self._plan(perturbation=perturbation, edits=modules, replay=replay)
 
     def _found(

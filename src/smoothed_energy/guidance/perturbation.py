@@ -38,6 +38,10 @@ class LayerSite(Protocol):
         """Which of the `count` tokens of a layer are the image's."""
         ...
 
+    def beside_text(self, layer: str, count: int) -> tuple[tuple[int, ...], int]:
+        """Where the tokens begin that are not of the text, in each row, and how many there are."""
+        ...
+
     def position(self) -> StepPosition:
         """Where the step is in its schedule."""
         ...

@@ -16,6 +16,7 @@ from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.prediction import PredictionKind
 from ..intercept.module_call import ModuleCall
 from ..schedule import StepPosition
+from .alteration import Alteration
 from .perturbation import Perturbation, Probe
 
 #: What a plan keeps from step to step of a run, by names of its own; empty when other images begin.
@@ -60,6 +61,14 @@ class NegativeContext(ABC):
         """The denoiser's prediction for other latents."""
 
     @abstractmethod
+    def told_later(self, by: float) -> ModuleCall:
+        """The same call with a time of more noise, by so many of 1000 timesteps, at most the last.
+
+        Raises:
+            ValueError: If it is not known how the denoiser is told the time.
+        """
+
+    @abstractmethod
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's."""
 
@@ -98,6 +107,7 @@ class Plan:
         remembers: Whether `negative` keeps something from step to step.
         memory: What it keeps; a run gives each of its plans that remember one of its own.
         rows: Which rows of the batch its passes have.
+        alteration: What changes the edited modules in all passes; then it has no pass of its own.
     """
 
     formulation: Formulation = "conditional"
@@ -110,3 +120,4 @@ class Plan:
     remembers: bool = False
     memory: Memory | None = None
     rows: RowChoice = "needed"
+    alteration: Alteration | None = None

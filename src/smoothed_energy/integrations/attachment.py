@@ -20,6 +20,7 @@ from ..guidance.cfg_rules.rule import check_one_sum
 from ..guidance.guidance import Guidance
 from ..schedule import StepPosition
 from .loop_step import LoopStep
+from .negative_text import refuse_prompt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -50,6 +51,8 @@ class Session(ABC):
             LayerError: If the target has no layers for it.
             RuntimeError: If an equal guidance acts already, or the target can't be guided.
         """
+        if attachment.participant.guidance.has_prompt:
+            self.check_prompt(attachment.guidance)
         for denoiser in self.denoisers:
             attachment.participant.check(denoiser)
         for other in self.attachments:
@@ -64,6 +67,14 @@ class Session(ABC):
         self._open_first()
         self.attachments.append(attachment)
         self._list_participants()
+
+    def check_prompt(self, guidance: Guidance) -> None:
+        """Check that a prompt that a guidance has of its own can be encoded.
+
+        Raises:
+            RuntimeError: If nothing can encode it.
+        """
+        refuse_prompt(guidance)
 
     def remove(self, attachment: Attachment) -> None:
         """End what `attachment` does."""

@@ -137,7 +137,7 @@ class DenoiserSession(Session):
             )
         if branch == "conditional" or waiting:
             return
-        if self.observers or self._state.step(self.participants, step).acts:
+        if self.observers or self._state.step(self.participants, step).corrects:
             raise RuntimeError(
                 "the denoiser is called without the prompt; expected the call with the prompt "
                 'before it, after step(..., branch="conditional")'

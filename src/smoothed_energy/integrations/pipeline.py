@@ -34,12 +34,14 @@ from ..engine.run import DenoiserState, GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..families.guider_cfg import check_guider
+from ..guidance.guidance import Guidance
 from ..intercept.module_call import ModuleCall
 from ..intercept.patching import holding, patched
 from ..schedule import StepPosition, following_noise
 from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Session
 from .dispatch import DENOISER, has_own_guidance, route_elsewhere
+from .negative_text import encode_prompts, refuse_prompt
 from .pipeline_facts import (
     batch_layout,
     has_learned_variance,
@@ -167,6 +169,10 @@ class _PipelineSession(Session):
         super().remove(attachment)
 
     @override
+    def check_prompt(self, guidance: Guidance) -> None:
+        refuse_prompt(guidance, self.pipeline)
+
+    @override
     def _open(self) -> None:
         _refuse_pipeline(self.pipeline)
         _refuse_in_mid_run(self.pipeline)
@@ -183,8 +189,19 @@ class _PipelineSession(Session):
     def __deepcopy__(self, memo: dict[int, Any]) -> None:
         """Whoever copies the attributes of the pipeline one by one copies no guidance."""
 
-    def run(self, arguments: Mapping[str, Any], generate: Callable[[], Any]) -> Any:
-        """One call of the pipeline, with these arguments, which `generate` makes."""
+    def run(
+        self,
+        arguments: Mapping[str, Any],
+        generate: Callable[[], Any],
+        again: Callable[[Mapping[str, Any]], Any],
+    ) -> Any:
+        """One call of the pipeline.
+
+        Args:
+            arguments: The arguments of the call.
+            generate: Makes it.
+            again: Makes another one, with these arguments.
+        """
         refuse_own_guidance(self.pipeline, arguments)
         if not self._running.acquire(blocking=False):
             raise RuntimeError(
@@ -195,6 +212,7 @@ class _PipelineSession(Session):
             denoisers = self.denoisers
             for denoiser in denoisers:
                 self._refuse_both(denoiser)
+            encode_prompts(self.pipeline, denoisers, self.participants, arguments, again)
             run = GuidedRun(*denoisers, observers=self.observers)
             for observer in self.observers:
                 observer.begin()
@@ -347,7 +365,8 @@ def _marking_runs(cls: type, original: Callable[..., Any]) -> type:
             if name in _CALLBACKS and place < len(given):
                 given[place] = _outside_of_run(given[place])
         kwargs |= {name: _outside_of_run(kwargs[name]) for name in _CALLBACKS if name in kwargs}
-        return session.run(bound.arguments, functools.partial(original, *given, **kwargs))
+        generate = functools.partial(original, *given, **kwargs)
+        return session.run(bound.arguments, generate, lambda changed: _called(original, changed))
 
     def reduce(self: Any, protocol: Any) -> Any:
         """What copies and pickles are made from: that of a pipeline that nothing is attached to."""
@@ -367,6 +386,13 @@ def _marking_runs(cls: type, original: Callable[..., Any]) -> type:
     same = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
     own = {"__call__": call, "__reduce_ex__": reduce, "__new__": new, _ORIGINAL: cls}
     return type(cls.__name__, (cls,), own | same)
+
+
+def _called(original: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """A call of a function with all its arguments by name, as they are bound."""
+    bound = inspect.signature(original).bind_partial()
+    bound.arguments.update(arguments)
+    return original(*bound.args, **bound.kwargs)
 
 
 def _outside_of_run(callback: Any) -> Any:

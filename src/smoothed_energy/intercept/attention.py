@@ -13,7 +13,9 @@ __all__ = [
     "Attention",
     "AttentionBackendError",
     "LayerAttention",
+    "NativeForward",
     "attend_with",
+    "natively",
     "seeing",
     "watch_attention",
 ]
@@ -219,6 +221,34 @@ class LayerAttention:
             self._problem = f"attends in {rows} of the {self.rows} rows of its batch only"
 
 
+class NativeForward:
+    """A forward function of a module in which attention is the native function's.
+
+    Args:
+        forward: The function.
+    """
+
+    def __init__(self, forward: Callable[..., Any]) -> None:
+        self._forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self._forward(*args, **kwargs)
+
+
+def natively(call: ModuleCall) -> ModuleCall:
+    """The same call, by a twin of the module's processor that uses the native function, if any."""
+    twin = None if isinstance(call.forward, NativeForward) else _native_twin(call.module)
+    if twin is None:
+        return call
+    module, processor = call.module, twin
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return processor(module, *args, **_accepted(processor, kwargs))
+
+    return call.with_forward(NativeForward(forward))
+
+
 class _Interception(TorchFunctionMode):
     """Hands every scaled dot-product attention in the block to `replacement`."""
 
@@ -274,15 +304,12 @@ def attend_with(replacement: Callable[[Attention], Tensor], call: ModuleCall, na
         AttentionBackendError: If the module never called `scaled_dot_product_attention`.
     """
     module = call.module
-    twin = _native_twin(module)
     if vars(module).get("_compiled_call_impl") is not None:
         # Nothing can be replaced inside of compiled code.
         call = call.with_forward(module.forward)
+    call = natively(call)
     with _Interception(replacement) as interception:
-        if twin is None:
-            output = call.forward(*call.args, **call.kwargs)
-        else:
-            output = twin(module, *call.args, **_accepted(twin, call.kwargs))
+        output = call.forward(*call.args, **call.kwargs)
     if interception.calls == 0:
         raise not_native(module, name, "perturbed")
     return output

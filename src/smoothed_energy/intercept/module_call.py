@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -175,3 +176,20 @@ class Rows:
         """
         fold = value.shape[0] // self.batch
         return value[self.start * fold : self.stop * fold]
+
+    def repeated(self, value: Tensor) -> Tensor:
+        """A tensor `(batch n, *)` in which these rows come once more after themselves."""
+        end = self.stop * (value.shape[0] // self.batch)
+        return torch.cat([value[:end], self.of(value), value[end:]])
+
+    def left_out(self, value: Tensor) -> Tensor:
+        """A tensor `(batch n, *)` without these rows."""
+        fold = value.shape[0] // self.batch
+        return torch.cat([value[: self.start * fold], value[self.stop * fold :]])
+
+    def put(self, value: Tensor, part: Tensor) -> Tensor:
+        """A tensor `(batch n, *)` with other values `((stop - start) n, *)` in these rows."""
+        if self.is_all:
+            return part
+        fold = value.shape[0] // self.batch
+        return torch.cat([value[: self.start * fold], part, value[self.stop * fold :]])

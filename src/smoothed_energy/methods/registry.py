@@ -36,13 +36,18 @@ from .autoguidance import Autoguidance
 from .erg import EntropyRectifyingGuidance
 from .higs import HistoryGuidedSampling
 from .momentum import MomentumGuidance
+from .nag import NormalizedAttentionGuidance
 from .pag import PerturbedAttentionGuidance
+from .pladis import SparseTextAttention
+from .s2 import StochasticSelfGuidance
 from .sag import SelfAttentionGuidance
 from .seg import SmoothedEnergyGuidance
+from .self_guidance import SelfGuidance
 from .slg import SkipLayerGuidance
 from .swg import SlidingWindowGuidance
 from .tag import TangentialAmplifyingGuidance
 from .tpg import TokenPerturbationGuidance
+from .tsg import TimeStepGuidance
 
 _AnyGuidance = TypeVar("_AnyGuidance", bound=Guidance)
 
@@ -128,9 +133,14 @@ for _cls in (
     SelfAttentionGuidance,
     EntropyRectifyingGuidance,
     SkipLayerGuidance,
+    StochasticSelfGuidance,
     TokenPerturbationGuidance,
     SlidingWindowGuidance,
+    TimeStepGuidance,
+    SelfGuidance,
     Autoguidance,
+    NormalizedAttentionGuidance,
+    SparseTextAttention,
     MomentumGuidance,
     HistoryGuidedSampling,
     TangentialAmplifyingGuidance,

@@ -23,6 +23,7 @@ from typing_extensions import override
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from ..attach import warn_if_it_changes_nothing
+from ..negative_text import refuse_prompt
 from .guider_session import GuiderSession
 from .guider_step import GuiderStep
 from .preparation import Preparation
@@ -88,6 +89,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         texts = list(map(guidance_to_text, self.guidances))
         for item in self.guidances:
             warn_if_it_changes_nothing(item)
+            refuse_prompt(item)
         # `new` forgets what is listed as a default, and positional arguments are.
         self.register_to_config(
             guidance=texts[0] if len(texts) == 1 else texts, _use_default_values=[]

@@ -114,7 +114,8 @@ class StepBatches:
     def needs(self, batch: Batch) -> bool:
         """Whether somebody perturbs what a clean batch predicts, or looks at it."""
         acting = self._step.results and batch.branch == "conditional"
-        return bool(self._perturbing(batch) or acting or self._members.observers)
+        altering = bool(self._step.altering)
+        return bool(self._perturbing(batch) or acting or altering or self._members.observers)
 
     def _perturbing(self, batch: Batch) -> list[ParticipantState]:
         """The guidances that perturb what a clean batch predicts."""

@@ -1,0 +1,241 @@
+"""Alterations in the passes of a step: their rows in each pass, and those that they add."""
+
+from __future__ import annotations
+
+__all__ = ["Acting", "AlteredPass", "check_altered", "told"]
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..denoisers.text_rows import fit_texts
+from ..families import Family
+from ..guidance.alteration import Alteration, AlteredRows
+from ..guidance.perturbation import LayerCall, LayerSite
+from ..guidance.plan import Memory, Plan
+from ..intercept.attention import AttentionBackendError, NativeForward
+from ..intercept.module_call import ModuleCall, Rows
+from ..intercept.patching import Routers, holding, patched
+
+_TOLD = "how modules are called with the other text"
+
+
+@dataclass(frozen=True, eq=False)
+class Acting:
+    """An alteration that acts in one call of a denoiser.
+
+    Args:
+        plan: The plan with the alteration.
+        rows: The rows of the call that it acts on.
+        text: The other text, by the names of the denoiser's arguments.
+        memory: What it keeps until other images begin.
+    """
+
+    plan: Plan
+    rows: Rows
+    text: Mapping[str, Any] | None
+    memory: Memory
+
+    @property
+    def alteration(self) -> Alteration:
+        """The alteration."""
+        assert self.plan.alteration is not None
+        return self.plan.alteration
+
+
+class AlteredPass:
+    """What alterations do in one pass of a denoiser.
+
+    Args:
+        family: The family of the denoiser.
+        acting: The alterations of the step.
+        rows: The rows of the pass, of the batch as it is without rows that are added.
+
+    Attributes:
+        rows: The same rows with those that are added, of the batch with these.
+        reached: The names of the layers that each plan altered.
+    """
+
+    def __init__(self, family: Family, acting: Sequence[Acting], rows: Rows) -> None:
+        self._family = family
+        self.reached: dict[Plan, set[str]] = {one.plan: set() for one in acting}
+        self._adds: Acting | None = None
+        self.rows = rows
+        for one in acting:
+            if one.alteration.adds_rows:
+                self._adds = one
+                self.rows = _with_added(rows, one.rows)
+        # Of the pass itself.
+        adding = None if self._adds is None else _inside(self._adds.rows, rows)
+        self._twice = adding
+        self._by_module: dict[nn.Module, list[tuple[Acting, AlteredRows]]] = {}
+        # What acts later changes what is there by then, so its function lies inside of the others.
+        for one in reversed(acting):
+            own = _inside(one.rows, rows)
+            if own is None:
+                continue
+            added = None
+            if adding is not None:
+                end = adding.stop + adding.stop - adding.start
+                added = Rows(adding.stop, end, rows.stop - rows.start + end - adding.stop)
+                # An alteration of all rows changes those that are added, too.
+                of_branch = one.alteration.branch is not None
+                is_same = of_branch and (own.start, own.stop) == (adding.start, adding.stop)
+                own = (
+                    Rows(own.start, own.stop, added.batch) if is_same else _with_added(own, adding)
+                )
+            told_call = one.memory.get(_TOLD)
+            part = AlteredRows(own, added if one is self._adds else None, told_call, one.memory)
+            for module in one.plan.edits:
+                self._by_module.setdefault(module, []).append((one, part))
+
+    def altered(self, call: ModuleCall, site: LayerSite) -> ModuleCall:
+        """The same call of a module, changed by all that alter it."""
+        for one, part in self._by_module.get(call.module, ()):
+            forward = functools.partial(self._run, one, part, site, call)
+            call = call.with_forward(NativeForward(forward))
+        return call
+
+    def _run(
+        self,
+        one: Acting,
+        part: AlteredRows,
+        site: LayerSite,
+        call: ModuleCall,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        layer = one.plan.edits[call.module]
+        self.reached[one.plan].add(layer)
+        made = ModuleCall(call.module, call.forward, args, kwargs)
+        return one.alteration.run(LayerCall(layer, made, site), part)
+
+    def made(self, call: ModuleCall) -> Any:
+        """What the denoiser gives for a call of the rows of the pass, made with those added."""
+        if self._twice is None:
+            return call()
+        output = self.with_added(call)()
+        return self._family.with_prediction(
+            output, self.without_added(self._family.prediction_of(output))
+        )
+
+    def with_added(self, call: ModuleCall) -> ModuleCall:
+        """A call of the rows of the pass with those that are added."""
+        rows, adds = self._twice, self._adds
+        if rows is None or adds is None:
+            return call
+        named = call.named()
+        text = _fitted(self._family, adds, named, rows)
+        return call.with_named(self._family.repeat_rows(named, rows, text))
+
+    def without_added(self, value: Tensor) -> Tensor:
+        """A tensor of the pass `(rows n, *)` without the rows that are added."""
+        if self._twice is None:
+            return value
+        count = self._twice.stop - self._twice.start
+        added = Rows(self._twice.stop, self._twice.stop + count, self._twice.batch + count)
+        return added.left_out(value)
+
+
+def check_altered(*, hidden: bool, cached: bool, relates: bool) -> None:
+    """Check that a call of a denoiser may be altered.
+
+    Args:
+        hidden: Whether what is to be changed is compiled.
+        cached: Whether there are caches.
+        relates: Whether rows are to be added where they can't.
+
+    Raises:
+        AttentionBackendError, RuntimeError: If one of these is so.
+    """
+    if hidden:
+        raise AttentionBackendError(
+            "a guidance that changes the first pass can't change compiled code; use a denoiser "
+            "that is not compiled, or another guidance"
+        )
+    if cached:
+        raise RuntimeError(
+            "a guidance that changes the first pass can't act beside a cache that skips parts of "
+            "it; expected a denoiser after disable_cache()"
+        )
+    if relates:
+        raise RuntimeError(
+            "rows with another text can be added to a batch once, where rows don't depend on each "
+            "other; expected one such guidance, and processors that treat each row by itself"
+        )
+
+
+def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> None:
+    """Find out how the first module of an alteration is called with the other text.
+
+    The denoiser runs that far with the alteration's rows and the other text, and no further.
+
+    Args:
+        family: The family of the denoiser.
+        one: The alteration, in whose memory the call is kept.
+        call: The call of the denoiser, all rows.
+        routers: Who decides about the calls of the denoiser's modules.
+
+    Raises:
+        RuntimeError: If it calls none of its modules.
+    """
+    if not one.alteration.reads_text or _TOLD in one.memory:
+        return
+    named = call.named()
+    text = _fitted(family, one, named, one.rows)
+    taken = call.with_named({**family.take_rows(named, one.rows), **text}).copied()
+    try:
+        with patched(one.plan.edits, routers), holding(routers.current, _stop):
+            taken()
+    except _FoundError as found:
+        one.memory[_TOLD] = found.call
+        return
+    raise RuntimeError(
+        f"the {type(call.module).__name__} called none of {', '.join(one.plan.edits.values())}, "
+        "which are to be changed"
+    )
+
+
+class _FoundError(Exception):
+    """The call of a module that somebody looked for."""
+
+    def __init__(self, call: ModuleCall) -> None:
+        super().__init__("this call was looked for, and is to be caught")
+        self.call = call
+
+
+def _stop(call: ModuleCall) -> Any:
+    raise _FoundError(call)
+
+
+def _fitted(family: Family, one: Acting, named: dict[str, Any], rows: Rows) -> dict[str, Any]:
+    """The other text for some rows of a call, for the arguments that it has.
+
+    Raises:
+        ValueError: If it is not of these arguments, or has other rows.
+    """
+    names = family.text_arguments
+    there = {name: named[name] for name in names if named.get(name) is not None}
+    taken = family.take_rows(there, rows)
+    return fit_texts(names, family.text_masks, one.text or {}, taken)
+
+
+def _inside(rows: Rows, outer: Rows) -> Rows | None:
+    """Rows of a batch as rows of some that lie in it; None if they are not among these."""
+    if rows.start < outer.start or rows.stop > outer.stop:
+        if rows.start <= outer.start and outer.stop <= rows.stop:
+            return Rows(0, outer.stop - outer.start, outer.stop - outer.start)
+        return None
+    start = outer.start
+    return Rows(rows.start - start, rows.stop - start, outer.stop - start)
+
+
+def _with_added(rows: Rows, twice: Rows) -> Rows:
+    """Rows in a batch in which others come once more after themselves, with these."""
+    count = twice.stop - twice.start
+    start = rows.start + (count if rows.start >= twice.stop else 0)
+    stop = rows.stop + (count if rows.stop >= twice.stop else 0)
+    return Rows(start, stop, rows.batch + count)

@@ -1,0 +1,53 @@
+r"""Perturbations within the first pass: of the unconditional rows, at no cost but CFG's.
+
+Under CFG the pipeline computes $\tilde u + g\,(c - \tilde u)$, which is
+$u + g\,(c - u) + (g - 1)\,(u - \tilde u)$: what `formulation="unconditional"` gives at the scale
+$g - 1$, without a second pass. There is no other scale, and nothing without CFG.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PerturbedWithin"]
+
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import override
+
+from ..denoisers.cfg_batch import Formulation
+from ..intercept.attention import natively
+from ..intercept.module_call import Rows
+from .alteration import Alteration, AlteredRows
+from .perturbation import LayerCall, Perturbation
+
+
+class PerturbedWithin(Alteration):
+    """A perturbation of the unconditional rows of every pass.
+
+    A perturbed module runs twice, once for the rows that stay, where a batch has both.
+
+    Args:
+        perturbation: What the modules compute in these rows.
+    """
+
+    branch: Formulation | None = "unconditional"
+
+    def __init__(self, perturbation: Perturbation) -> None:
+        self.perturbation = perturbation
+
+    @override
+    def run(self, call: LayerCall, part: AlteredRows) -> Any:
+        perturbed = self.perturbation.run(call)
+        if part.rows.is_all:
+            return perturbed
+        return _put(part.rows, natively(call.call)(), perturbed)
+
+
+def _put(rows: Rows, output: Any, other: Any) -> Any:
+    """A module's output with some rows of another one."""
+    if isinstance(output, Tensor):
+        return rows.put(output, rows.of(other))
+    if isinstance(output, (list, tuple)):
+        parts = [_put(rows, one, two) for one, two in zip(output, other, strict=True)]
+        return type(output)(parts)
+    return output
