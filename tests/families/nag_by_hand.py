@@ -47,7 +47,11 @@ def cross(denoiser, texts, settings, *, conditional=lambda rows: slice(None), ac
         conditional: The rows with the prompt, for a number of rows.
         acts: Whether this call is one with the prompt.
     """
-    modules = [m for name, m in denoiser.named_modules() if name.endswith("attn2")]
+    modules = [
+        module
+        for name, module in denoiser.named_modules()
+        if name.endswith("attn2") and "ctrl_" not in name  # a ControlNet keeps its own
+    ]
 
     def replaced(module):
         def split(tokens):
@@ -58,7 +62,11 @@ def cross(denoiser, texts, settings, *, conditional=lambda rows: slice(None), ac
             norm = getattr(module, f"norm_{name}", None)
             return split(tokens if norm is None else norm(tokens))
 
-        def forward(hidden_states, encoder_hidden_states, attention_mask=None, *rest, **more):
+        native = module.forward
+
+        def forward(hidden_states, encoder_hidden_states=None, attention_mask=None, *rest, **more):
+            if encoder_hidden_states is None:  # Tokens of other frames.
+                return native(hidden_states, None, attention_mask, *rest, **more)
             query = projected("q", hidden_states)
 
             def attended(query, text, mask):

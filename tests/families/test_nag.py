@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 import tiny_allegro
+import tiny_anyflow
 import tiny_auraflow
 import tiny_cogvideox
+import tiny_controlnet_xs
 import tiny_flux
 import tiny_flux2
+import tiny_helios
 import tiny_hunyuan_video
 import tiny_ltx
 import tiny_pixart
@@ -17,6 +20,7 @@ import tiny_qwen_image
 import tiny_sana
 import tiny_sd3
 import tiny_unet
+import tiny_unet3d
 import tiny_wan
 import tiny_z_image
 import torch
@@ -69,8 +73,12 @@ def sana_text(case, text):
     return denoiser.caption_norm(denoiser.caption_projection(text))
 
 
-def wan_text(case, text):
-    return tiny_wan.transformer().condition_embedder.text_embedder(text)
+def embedded_text(case, text):
+    return case.pipeline().transformer.condition_embedder.text_embedder(text)
+
+
+def frames_text(case, text):
+    return text.repeat_interleave(tiny_unet3d.FRAMES, 0)
 
 
 # Another number of tokens than the prompt has.
@@ -80,7 +88,11 @@ CROSS = {
     "Allegro": (tiny_allegro.CASES[0], allegro_text, tiny_allegro.WIDTH),
     "LTX-Video": (tiny_ltx.CASES[0], ltx_text, tiny_ltx.WIDTH),
     "Sana": (tiny_sana.CASES[0], sana_text, tiny_sana.WIDTH),
-    "Wan": (tiny_wan.CASES[0], wan_text, tiny_wan.WIDTH),
+    "Wan": (tiny_wan.CASES[0], embedded_text, tiny_wan.WIDTH),
+    "AnyFlow": (tiny_anyflow.CASES[0], embedded_text, tiny_anyflow.WIDTH),
+    "Helios": (tiny_helios.CASES[0], embedded_text, tiny_helios.WIDTH),
+    "U-Net over time": (tiny_unet3d.CASES[0], frames_text, TEXT_WIDTH),
+    "ControlNet-XS": (tiny_controlnet_xs.CASES[0], unet_text, TEXT_WIDTH),
 }
 
 
@@ -89,6 +101,7 @@ CROSS = {
 def test_cross_attention_is_that_by_hand(name, cfg):
     case, processed, width = CROSS[name]
     pipe, text = case.pipeline(), noise(2, LONG, width, seed=9)
+    text = text[:1] if name == "ControlNet-XS" else text  # one prompt
     denoiser = getattr(pipe, case.denoiser)
     run = run_of(pipe, case, cfg=cfg)
     plain, calls = run(), []

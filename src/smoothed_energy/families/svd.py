@@ -27,6 +27,8 @@ class StableVideoDiffusion(AnimateDiff):
     denoisers: ClassVar[tuple[str, ...]] = ("UNetSpatioTemporalConditionModel",)
     motion: ClassVar[tuple[str, ...]] = (".temporal_transformer_blocks.",)
     frames: ClassVar[int] = 1
+    # What it attends to is a picture.
+    text_arguments: ClassVar[tuple[str, ...]] = ()
     folded: ClassVar[frozenset[str]] = frozenset()
 
     @override

@@ -118,8 +118,14 @@ class _InCrossAttention(Alteration):
                 return attention.value.new_zeros(shape)
 
             made = call.with_input(part.rows.of(call.input()))
+            inputs = call.call.named()
+            if inputs.get("encoder_hidden_states") is None:
+                raise AttentionBackendError(
+                    f"the attention to the text of layer {call.name!r} is given "
+                    f"{', '.join(inputs)}; expected encoder_hidden_states among them"
+                )
             for argument in ("encoder_hidden_states", "attention_mask"):
-                if argument in call.call.parameters:
+                if argument in {*inputs, *call.call.parameters}:
                     made = made.with_input(part.told.argument(argument), argument)
             attend_with(attend, made.call, call.name)
             part.memory[name] = given
