@@ -1,0 +1,93 @@
+"""A tiny model in ComfyUI, with random weights, and runs of its samplers."""
+
+import functools
+import os
+
+import torch
+from comfy import model_patcher, samplers
+
+IS_REAL = bool(os.environ.get("COMFYUI_PATH"))
+SIGMAS = torch.tensor([14.0, 4.0, 1.0, 0.0])
+
+
+def _weights(model):
+    """Random weights, with attention that is far from uniform."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        fan = weight[0].numel() if weight.ndim > 1 else 1
+        std = fan**-0.5 if weight.ndim > 1 else 0.1
+        if any(part in name for part in ("to_q", "to_k")):
+            std *= 1.4
+        weight.data = std * torch.randn(weight.shape, generator=generator)
+        if weight.ndim == 1 and name.endswith("weight"):  # of a norm
+            weight.data += 1
+    return model.eval()
+
+
+def _real_unet(kind):
+    from comfy import model_base, supported_models
+
+    config = {
+        "image_size": 32,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "num_res_blocks": [1, 1],
+        "transformer_depth": [2, 1],
+        "transformer_depth_output": [2, 2, 1, 1],
+        "transformer_depth_middle": 1,
+        "channel_mult": (1, 2),
+        "num_heads": 2,
+        "use_spatial_transformer": True,
+        "context_dim": 16,
+        "adm_in_channels": None,
+        "use_temporal_attention": False,
+        "dtype": torch.float32,
+    }
+    known = supported_models.SD15(dict(config))
+    known.unet_config = config
+    known.set_inference_dtype(torch.float32, None)
+    kinds = {"EPS": "EPS", "V_PREDICTION": "V_PREDICTION", "CONST": "FLOW"}
+    return model_base.BaseModel(known, model_type=model_base.ModelType[kinds[kind]], device="cpu")
+
+
+def _stand_in_unet(kind):
+    from comfy.model_base import BaseModel
+    from comfy.unet import UNetModel
+
+    return BaseModel(UNetModel(), kind)
+
+
+@functools.cache
+def unet(kind="EPS"):
+    """A MODEL: a tiny U-Net that predicts noise, a velocity or a flow."""
+    model = _weights((_real_unet if IS_REAL else _stand_in_unet)(kind))
+    device = torch.device("cpu")
+    return model_patcher.ModelPatcher(model, device, device)
+
+
+def prompt(seed, tokens=5, **extra):
+    """A conditioning of one entry."""
+    text = torch.randn(1, tokens, 16, generator=torch.Generator().manual_seed(seed))
+    return [[text, extra]]
+
+
+def noise(batch=2, height=12, width=8):
+    return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(7))
+
+
+def levels(kind="EPS"):
+    """The noise levels of a run: times for a flow."""
+    return SIGMAS / (1 + SIGMAS) if kind == "CONST" else SIGMAS
+
+
+def sampled(model, cfg=4.0, *, sampler="euler", sigmas=None, latents=None, **prompts):
+    """The latents of a run."""
+    guider = samplers.CFGGuider(model)
+    negative = prompts.get("negative", prompt(2))
+    guider.set_conds(prompts.get("positive", prompt(1)), negative)
+    guider.set_cfg(cfg)
+    start = noise() if latents is None else latents
+    sigmas = levels() if sigmas is None else sigmas
+    sampler = samplers.sampler_object(sampler)
+    return guider.sample(start, torch.zeros_like(start), sampler, sigmas, seed=3)
