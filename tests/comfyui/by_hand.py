@@ -1,5 +1,6 @@
 """Guided runs by hand: a sampler's loop, ComfyUI's own predictions, and explicit attention."""
 
+import itertools
 import math
 import types
 from contextlib import contextmanager
@@ -18,15 +19,15 @@ def attention_modules(network):
     return found
 
 
-def blurred_2d(tokens, grid, sigma):
+def blurred_2d(tokens, grid, sigma, reach=None):
     """`(B, heads, T, d)` blurred over a grid by an explicit Gaussian, reflected at its edges."""
     if sigma == float("inf"):
         return tokens.mean(-2, keepdim=True).expand_as(tokens)
     field = tokens.unflatten(-2, grid)
     for axis, size in ((-3, grid[0]), (-2, grid[1])):
         # As many taps as reach 3 sigma, and no more than the reference has for such an axis.
-        reach = min(math.ceil(6 * sigma) // 2, size // 2)
-        taps = range(-reach, reach + 1)
+        side = min(reach or math.ceil(6 * sigma) // 2, size // 2)
+        taps = range(-side, side + 1)
         weights = [math.exp(-(tap**2) / (2 * sigma**2)) for tap in taps]
         total = torch.zeros_like(field)
         for weight, tap in zip(weights, taps, strict=True):
@@ -91,7 +92,7 @@ def loop(patcher, conds, x, sigmas, step):
         x = sampling.noise_scaling(sigmas[0], x, torch.zeros_like(x))
     else:
         x = x * sigmas[0]
-    for now, later in zip(sigmas, sigmas[1:], strict=False):
+    for now, later in itertools.pairwise(sigmas):
         sigma = now.expand(len(x))
 
         def predict(name, x, sigma=sigma):

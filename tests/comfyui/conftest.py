@@ -13,7 +13,6 @@ if REAL:
     sys.path.insert(0, REAL)
     # ComfyUI reads the command line and looks for a GPU when it is imported.
     given, sys.argv = sys.argv, sys.argv[:1]
-    import comfy.options
     from comfy.cli_args import args
 
     args.cpu, sys.argv = True, given

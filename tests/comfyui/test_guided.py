@@ -5,7 +5,7 @@ import torch
 from by_hand import attention_modules, blurred_2d, loop, softmax_attention, with_attention
 from tiny_comfy import levels, noise, prompt, sampled, unet
 
-from smoothed_energy.integrations.comfyui.guide import guide, guidances_of
+from smoothed_energy.integrations.comfyui.guide import guidances_of, guide
 
 CONDS = {"positive": prompt(1), "negative": prompt(2)}
 # Of the middle: latents are 12 x 8, and halved once.
@@ -63,6 +63,79 @@ def test_pag_of_the_negative_prompt_s_prediction():
 
 def test_pag_without_cfg():
     assert_guided("pag; scale=2; layers=mid", by_hand(identity, 2.0, 1.0), cfg=1.0)
+
+
+def test_erg_heats_attention():
+    def heated(q, k, v):
+        return softmax_attention(q / 4, k, v)
+
+    assert_guided("erg; scale=3; temperature=4; layers=mid", by_hand(heated, 3.0, 4.0))
+
+
+def test_a_skipped_block_gives_its_input():
+    model = unet()
+    (block,) = [
+        module
+        for name, module in model.model.diffusion_model.named_modules()
+        if name.startswith("middle_block") and name.endswith("transformer_blocks.0")
+    ]
+
+    def step(predict, x, sigma):
+        c, u = predict("positive", x), predict("negative", x)
+        block.forward = lambda x, *args, **kwargs: x
+        skipped = predict("positive", x)
+        del block.forward
+        return u + 4 * (c - u) + 2 * (c - skipped)
+
+    expected = loop(model, CONDS, noise(), levels(), step)
+    assert_guided("slg; scale=2; layers=mid", expected)
+
+
+def test_sag_blurs_the_picture_where_attention_looks():
+    """Of the negative prompt's prediction, as in the paper, from the second step on."""
+    model = unet()
+    maps = []
+
+    def looked_at(q, k, v):
+        weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
+        maps.append(weights.mean(1).sum(-2))
+        return weights @ v
+
+    def step(predict, x, sigma):
+        c, u = predict("positive", x), predict("negative", x)
+        result = u + 4 * (c - u)
+        if sigma[0] > 5:
+            return result
+        with with_attention(middle(model), looked_at):
+            predict("negative", x)
+        mask = (maps.pop() > 1).float().reshape(-1, 1, *GRID)
+        mask = torch.nn.functional.interpolate(mask, (12, 8))
+        tokens = u.flatten(2).mT
+        blur = blurred_2d(tokens[:, None], (12, 8), 1.0, reach=4)[:, 0].mT.view_as(u)
+        degraded = mask * blur + (1 - mask) * u
+        # A difference of noise predictions, for two inputs.
+        return result + 0.75 * (degraded - predict("negative", degraded + (x - u)))
+
+    expected = loop(model, CONDS, noise(), levels(), step)
+    assert_guided("sag; scale=0.75; steps=sigma:0:5; threshold=1", expected)
+
+
+def test_swg_predicts_in_windows():
+    model = unet()
+
+    def step(predict, x, sigma):
+        c, u = predict("positive", x), predict("negative", x)
+        total, seen = torch.zeros_like(c), torch.zeros_like(c)
+        for top in (0, 4):
+            for left in (0, 2):
+                window = (..., slice(top, top + 8), slice(left, left + 6))
+                total[window] += predict("positive", x[window])
+                seen[window] += 1
+        mean = torch.where(seen > 1, total / seen, c)
+        return u + 4 * (c - u) + (c - mean)
+
+    expected = loop(model, CONDS, noise(), levels(), step)
+    assert_guided("swg; scale=1; window=0.65", expected)
 
 
 def test_two_nodes_on_one_model_add_up():

@@ -85,7 +85,7 @@ def _native(  # noqa: PLR0913 - the arguments of attention in ComfyUI
             "layers"
         )
     if not skip_reshape:
-        q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
     while mask is not None and mask.ndim < 4:
         # Rows come before heads.
         mask = mask.unsqueeze(1) if mask.ndim == 3 else mask.unsqueeze(0)

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 # Caches and compilers by the names under which they wrap calls of a model, or of their functions.
-_CACHES = ("easycache", "teacache", "deepcache", "firstblock", "first_block", "wavespeed", "magcache")
+_CACHES = (
+    "easycache",
+    "teacache",
+    "deepcache",
+    "firstblock",
+    "first_block",
+    "wavespeed",
+    "magcache",
+)
 _COMPILED = "torch.compile"
 
 

@@ -6,14 +6,16 @@ travels in the options of that run, so copies and runs share nothing.
 
 from __future__ import annotations
 
-__all__ = ["guide", "guidances_of"]
+__all__ = ["guidances_of", "guide"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from ...denoisers.attention_layer import SelfAttentionLayer
 from ...engine.participant import Participant
+from ...families.layer_selection import self_attention_layers
 from ...guidance import Guidance
 from ...guidance.cfg_rules.rule import check_one_sum
 from ...guidance.result_guidance import ResultGuidance
@@ -76,6 +78,15 @@ def guidances_of(patcher: Any) -> tuple[Guidance, ...]:
     """The guidances that act on a MODEL, in the order in which they were added."""
     found: tuple[Guidance, ...] = patcher.model_options.get(_GUIDANCES, ())
     return found
+
+
+def layers_of(patcher: Any) -> tuple[SelfAttentionLayer, ...]:
+    """The self-attention layers of a MODEL, in the order in which they run.
+
+    Raises:
+        RuntimeError: If guidance can't be right in this model.
+    """
+    return self_attention_layers(denoiser_of(_Model(patcher)))
 
 
 class _Model:

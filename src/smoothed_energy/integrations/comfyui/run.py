@@ -75,8 +75,7 @@ class ComfyRun:
         self._denoiser: ComfyDenoiser | None = None
         self._runner: PassRunner | None = None
         self._predicted: _Predicted | None = None
-        self._cfg_scale: float | None = None
-        self._probes = False
+        self._probing: set[Participant] = set()
 
     def predict(self, asked: Mapping[str, Any]) -> Sequence[Tensor]:
         """ComfyUI's estimates of the clean picture, while negative predictions are made of them.
@@ -109,32 +108,39 @@ class ComfyRun:
         units = Units(model.model_sampling, sigma)
         self._predicted = _Predicted(step, context, units, x, has_cfg)
         conds: list[Conditioning] = [(branch, given[branch]) for branch in branches]
-        found = [self._call(runner, part, asked, units) for part in self._parts(conds)]
+        # What is looked at in layers must be of one branch at a time, the one with the prompt first.
+        probes = any(member.participant in self._probing for member in step.scales)
+        parts = [[one] for one in reversed(conds)] if probes else [conds]
+        found = [self._call(runner, part, asked, probes=probes) for part in parts]
         denoised = dict(pair for outcome in found for pair in outcome)
         # Without CFG its sum is to be c, whatever the scale.
         c = denoised[CONDITIONAL]
         absent = c if limiting else x.new_zeros(x.shape)
         return [c, denoised.get(UNCONDITIONAL, absent)]
 
-    def _parts(self, conds: list[Conditioning]) -> list[list[Conditioning]]:
-        """The branches by the calls that they are predicted in, the one with the prompt first."""
-        # What is looked at in layers must be of one branch at a time.
-        return [[one] for one in reversed(conds)] if self._probes else [conds]
-
     def _call(
         self,
         runner: PassRunner,
         conds: list[Conditioning],
         asked: Mapping[str, Any],
-        units: Units,
+        *,
+        probes: bool,
     ) -> list[tuple[int, Tensor]]:
-        """One call for some branches, and the negatives of what it predicts: by branch."""
+        """One call for some branches, and the negatives of what it predicts: by branch.
+
+        Args:
+            runner: Runs the passes.
+            conds: The branches.
+            asked: What ComfyUI asked.
+            probes: Whether somebody looks at what layers compute.
+        """
         found = self._predicted
         assert found is not None and self._denoiser is not None
         x, denoiser = found.x, self._denoiser
-        sample = units.to_input(x).repeat(len(conds), *([1] * (x.ndim - 1)))
+        sample = found.units.to_input(x).repeat(len(conds), *([1] * (x.ndim - 1)))
         arguments = {"sigma": found.units.sigma, "conds": conds, "options": asked["model_options"]}
-        call = ModuleCall(denoiser, denoiser.forward, (), {"sample": sample, **arguments, "x": x})
+        forward = functools.partial(_in_one_run, denoiser) if probes else denoiser.forward
+        call = ModuleCall(denoiser, forward, (), {"sample": sample, **arguments, "x": x})
         if not found.step.acts:
             output: Denoised = call()
             self._members.progress.note("clean", output.prediction)
@@ -146,27 +152,12 @@ class ComfyRun:
             elif found.has_cfg:
                 # The scale, which is not known yet, is asked for where the step is combined.
                 layout = BatchLayout(separate=True)
-            elif not found.has_cfg:
+            else:
                 names = [*_BRANCHES.values()]
             outcome = found.step.predict(runner, call, layout, found.context, names)
-            self._check_reached(outcome)
+            _check_reached(outcome)
             output = outcome.output
         return [(branch, output.denoised[branch]) for branch, _ in conds]
-
-    def _check_reached(self, outcome: Outcome) -> None:
-        """Check that all chosen layers were reached, and looked at once.
-
-        Raises:
-            RuntimeError: If one was not.
-        """
-        for plan, reached in outcome.reached.items():
-            missing = sorted({*plan.edits.values(), *plan.probed.values()} - reached)
-            if missing:
-                raise RuntimeError(
-                    f"{', '.join(missing)} was not reached in a guided step: another node replaces "
-                    "what it computes (attn1_replace, a replaced block) or skips it; expected a "
-                    "model without that, or other layers"
-                )
 
     def combine(self, asked: Mapping[str, Any]) -> Tensor:
         """What a step comes to.
@@ -202,7 +193,6 @@ class ComfyRun:
         combined = found.step.combine(predictions, ChannelsFirst)
         if combined.delta is None:
             return denoised
-        self._cfg_scale = scale if found.has_cfg else None
         if combined.guided is not None:
             result = units.to_denoised(combined.guided, x)
         else:
@@ -242,7 +232,8 @@ class ComfyRun:
             for participant in self.participants:
                 if isinstance(participant.guidance, NegativeGuidance):
                     plan = participant.plan_for(self._denoiser)
-                    self._probes = self._probes or bool(plan.probed)
+                    if plan.probed:
+                        self._probing.add(participant)
         return self._runner
 
     def _context(self, model: Any, sigma: Tensor) -> ComfyStep:
@@ -255,3 +246,36 @@ class ComfyRun:
             return float(sampling.timestep(sigma.flatten()[:1].float())[0])
 
         return ComfyStep(self._schedule, level, functools.cache(timestep), kind)
+
+
+def _check_reached(outcome: Outcome) -> None:
+    """Check that all chosen layers were reached.
+
+    Raises:
+        RuntimeError: If one was not.
+    """
+    for plan, reached in outcome.reached.items():
+        missing = sorted({*plan.edits.values(), *plan.probed.values()} - reached)
+        if missing:
+            raise RuntimeError(
+                f"{', '.join(missing)} was not reached in a guided step: another node replaces "
+                "what it computes (attn1_replace, a replaced block) or skips it; expected a "
+                "model without that, or other layers"
+            )
+
+
+def _in_one_run(denoiser: ComfyDenoiser, **arguments: Any) -> Denoised:
+    """A call that is one run of the network, with one conditioning for each sample.
+
+    Raises:
+        RuntimeError: If it is not: what layers show could not be told apart.
+    """
+    found = denoiser.forward(**arguments)
+    parts = [branch for inner in denoiser.inner for branch in inner.branches]
+    if len(parts) != 1:
+        raise RuntimeError(
+            f"self-attention guidance looks at one prompt for each branch, and here one has "
+            f"{len(parts)} (areas, combined prompts or windows over time); expected one prompt, or "
+            "another method"
+        )
+    return found

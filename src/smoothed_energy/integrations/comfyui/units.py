@@ -73,7 +73,8 @@ class Units:
 
     def from_input(self, sample: Tensor) -> Tensor:
         """Latents of the sampler for those that the denoiser gets."""
-        return sample / self.to_input(self._like(sample, 1.0))
+        found: Tensor = sample / self.to_input(self._like(sample, 1.0))
+        return found
 
     def to_prediction(self, denoised: Tensor, x: Tensor) -> Tensor:
         """What the denoiser predicted, for an estimate of the clean picture.
@@ -83,7 +84,8 @@ class Units:
             x: The latents of the sampler.
         """
         offset = self.sampling.calculate_denoised(self.sigma, torch.zeros_like(x), x)
-        return (denoised - offset) / self._slope(x)
+        found: Tensor = (denoised - offset) / self._slope(x)
+        return found
 
     def to_denoised(self, prediction: Tensor, x: Tensor) -> Tensor:
         """The estimate of the clean picture for a prediction."""

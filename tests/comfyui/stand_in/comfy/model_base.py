@@ -32,7 +32,7 @@ class EPS:
         return model_input - model_output * column(sigma, model_input)
 
 
-class V_PREDICTION(EPS):
+class V_PREDICTION(EPS):  # noqa: N801 - the name that is looked for
     def calculate_denoised(self, sigma, model_output, model_input):
         sigma = column(sigma, model_input)
         root = (sigma**2 + 1) ** 0.5

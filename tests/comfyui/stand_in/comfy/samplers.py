@@ -1,5 +1,6 @@
 """Predictions of a step, and a sampler of first order."""
 
+import itertools
 import math
 
 import torch
@@ -30,8 +31,7 @@ def calc_cond_batch(model, conds, x_in, timestep, model_options):
                 rows += [slice(top, top + height), slice(left, left + width)]
             x = x_in[tuple(rows)]
             context = [
-                entry["model_conds"]["c_crossattn"].cond.expand(len(x), -1, -1)
-                for _, entry in part
+                entry["model_conds"]["c_crossattn"].cond.expand(len(x), -1, -1) for _, entry in part
             ]
             options = copied(model_options.get("transformer_options", {}))
             options["cond_or_uncond"] = [index for index, _ in part]
@@ -143,14 +143,14 @@ class KSAMPLER:
 
 
 def sample_euler(model, x, sigmas, extra_args):
-    for now, later in zip(sigmas, sigmas[1:], strict=False):
+    for now, later in itertools.pairwise(sigmas):
         denoised = model(x, now.expand(len(x)), **extra_args)
         x = x + (x - denoised) / now * (later - now)
     return x
 
 
 def sample_heun(model, x, sigmas, extra_args):
-    for now, later in zip(sigmas, sigmas[1:], strict=False):
+    for now, later in itertools.pairwise(sigmas):
         slope = (x - model(x, now.expand(len(x)), **extra_args)) / now
         ahead = x + slope * (later - now)
         if later:
