@@ -1,5 +1,6 @@
 """Guided runs by hand: a sampler's loop, ComfyUI's own predictions, and explicit attention."""
 
+import functools
 import itertools
 import math
 import types
@@ -58,6 +59,43 @@ def with_attention(modules, attend):
             del module.forward
 
 
+@contextmanager
+def with_blocks(modules, attend):
+    """The same for modules that attend in whatever way: ComfyUI's own place for it is used.
+
+    `attend(q, k, v)` gets all tokens, heads apart.
+    """
+    running = []
+
+    def override(function, q, k, v, heads, *args, skip_reshape=False, **kwargs):
+        if not running:
+            return function(q, k, v, heads, *args, skip_reshape=skip_reshape, **kwargs)
+        if not skip_reshape:
+            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+        return attend(q, k, v).transpose(1, 2).flatten(2)
+
+    def noted(forward, *args, **kwargs):
+        running.append(forward)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            running.pop()
+
+    for module in modules:
+        module.forward = functools.partial(noted, module.forward)
+    OPTIONS["optimized_attention_override"] = override
+    try:
+        yield
+    finally:
+        OPTIONS.clear()
+        for module in modules:
+            del module.forward
+
+
+#: What predictions by hand have as `transformer_options`.
+OPTIONS = {}
+
+
 def softmax_attention(q, k, v):
     return (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v
 
@@ -97,7 +135,7 @@ def loop(patcher, conds, x, sigmas, step):
 
         def predict(name, x, sigma=sigma):
             return samplers.calc_cond_batch(
-                model, [conds[name], None], x, sigma, {"transformer_options": {}}
+                model, [conds[name], None], x, sigma, {"transformer_options": dict(OPTIONS)}
             )[0]
 
         denoised = step(predict, x, sigma)

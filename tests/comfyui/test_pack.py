@@ -8,9 +8,9 @@ import sys
 from dataclasses import fields
 
 import pytest
-from conftest import PACK
 from tiny_comfy import sampled, unet
 
+from conftest import PACK
 from smoothed_energy.integrations.comfyui.guide import guidances_of
 from smoothed_energy.methods import METHODS
 
@@ -163,5 +163,3 @@ def test_what_the_registry_reads():
     assert {"PublisherId", "DisplayName"} <= told["tool"]["comfy"].keys()
     required = (PACK / "requirements.txt").read_text().split()
     assert told["project"]["dependencies"] == required
-
-

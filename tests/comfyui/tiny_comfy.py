@@ -16,7 +16,7 @@ def _weights(model):
     for name, weight in model.named_parameters():
         fan = weight[0].numel() if weight.ndim > 1 else 1
         std = fan**-0.5 if weight.ndim > 1 else 0.1
-        if any(part in name for part in ("to_q", "to_k")):
+        if any(part in name for part in ("to_q", "to_k", "qkv")):
             std *= 1.4
         weight.data = std * torch.randn(weight.shape, generator=generator)
         if weight.ndim == 1 and name.endswith("weight"):  # of a norm
@@ -64,6 +64,77 @@ def unet(kind="EPS"):
     model = _weights((_real_unet if IS_REAL else _stand_in_unet)(kind))
     device = torch.device("cpu")
     return model_patcher.ModelPatcher(model, device, device)
+
+
+_TRANSFORMERS = {
+    "Flux": {
+        "in_channels": 16,
+        "out_channels": 16,
+        "vec_in_dim": 16,
+        "context_in_dim": 16,
+        "hidden_size": 32,
+        "mlp_ratio": 2.0,
+        "num_heads": 2,
+        "depth": 2,
+        "depth_single_blocks": 2,
+        "axes_dim": [4, 6, 6],
+        "theta": 10000,
+        "patch_size": 2,
+        "qkv_bias": True,
+        "guidance_embed": False,
+    },
+    "QwenImage": {
+        "in_channels": 64,
+        "out_channels": 16,
+        "num_layers": 3,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 16,
+        "axes_dims_rope": (4, 6, 6),
+    },
+    "WAN21": {
+        "patch_size": (1, 2, 2),
+        "in_dim": 16,
+        "out_dim": 16,
+        "dim": 24,
+        "ffn_dim": 48,
+        "freq_dim": 32,
+        "text_dim": 16,
+        "num_heads": 2,
+        "num_layers": 3,
+    },
+}
+_TRANSFORMERS["Chroma"] = {
+    **_TRANSFORMERS["Flux"],
+    "in_channels": 64,
+    "out_channels": 64,
+    "in_dim": 64,
+    "out_dim": 32,
+    "hidden_dim": 32,
+    "n_layers": 2,
+}
+del _TRANSFORMERS["Chroma"]["vec_in_dim"], _TRANSFORMERS["Chroma"]["guidance_embed"]
+
+
+@functools.cache
+def transformer(name):
+    """A MODEL: a tiny transformer that predicts a flow."""
+    if IS_REAL:
+        from comfy import model_base, supported_models
+
+        known = getattr(supported_models, {"WAN21": "WAN21_T2V"}.get(name, name))({})
+        known.unet_config = {**_TRANSFORMERS[name], "dtype": torch.float32}
+        known.set_inference_dtype(torch.float32, None)
+        model = getattr(model_base, name)(known, device="cpu")
+    else:
+        from comfy import transformers
+        from comfy.model_base import BaseModel
+
+        classes = {"QwenImage": "QwenImageTransformer2DModel", "WAN21": "WanModel"}
+        channels = {} if name == "WAN21" else {"channels": 16}
+        model = BaseModel(getattr(transformers, classes.get(name, name))(**channels), "CONST")
+    device = torch.device("cpu")
+    return model_patcher.ModelPatcher(_weights(model), device, device)
 
 
 def prompt(seed, tokens=5, **extra):

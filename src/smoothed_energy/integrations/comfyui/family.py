@@ -1,8 +1,8 @@
-"""The base class of families of denoisers in ComfyUI, and the one for a model."""
+"""The base class of families of networks in ComfyUI."""
 
 from __future__ import annotations
 
-__all__ = ["ComfyFamily"]
+__all__ = ["ComfyFamily", "network_of"]
 
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -11,9 +11,9 @@ __all__ = ["guidances_of", "guide"]
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...denoisers.attention_layer import SelfAttentionLayer
+from ...denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ...engine.participant import Participant
 from ...families.layer_selection import self_attention_layers
 from ...guidance import Guidance
@@ -62,6 +62,7 @@ def guide(patcher: Any, guidance: str | Mapping[str, Any] | Guidance | Sequence[
                 f"{item!r} acts on this model already; expected other settings, or a higher scale"
             )
         Participant(item).check(denoiser)
+        _check_parts(item, denoiser)
     check_one_sum([*before, *added])
     _check(patcher.model_options)
     copy = patcher.clone()
@@ -87,6 +88,22 @@ def layers_of(patcher: Any) -> tuple[SelfAttentionLayer, ...]:
         RuntimeError: If guidance can't be right in this model.
     """
     return self_attention_layers(denoiser_of(_Model(patcher)))
+
+
+def _check_parts(guidance: Guidance, denoiser: nn.Module) -> None:
+    """Check that attention is a part by itself where it is to be skipped alone.
+
+    Raises:
+        LayerError: If a block computes it together with the rest.
+    """
+    if getattr(guidance, "skip", None) != "attention":
+        return
+    for layer in guidance.select(denoiser):
+        if denoiser.get_submodule(layer.name.rpartition(".")[0]) is layer.module:
+            raise LayerError(
+                f"layers: the block of {layer.name} computes attention and the rest in one, so "
+                'attention alone can\'t be skipped; expected skip="block"'
+            )
 
 
 class _Model:

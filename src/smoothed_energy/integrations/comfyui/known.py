@@ -11,11 +11,18 @@ from torch import nn
 
 from .denoiser import ComfyDenoiser
 from .family import ComfyFamily
+from .transformers import ComfyChroma, ComfyFlux, ComfyQwenImage, ComfyWan
 from .unet import ComfyUNet
 from .units import prediction_kind
 
 #: All families, each with its classes of networks.
-FAMILIES: tuple[ComfyFamily, ...] = (ComfyUNet(),)
+FAMILIES: tuple[ComfyFamily, ...] = (
+    ComfyUNet(),
+    ComfyFlux(),
+    ComfyChroma(),
+    ComfyQwenImage(),
+    ComfyWan(),
+)
 
 
 def denoiser_of(model: Any) -> ComfyDenoiser:
@@ -28,26 +35,27 @@ def denoiser_of(model: Any) -> ComfyDenoiser:
         RuntimeError: If guidance can't be right in it; the message says why.
     """
     network: nn.Module = model.diffusion_model
-    names = [cls.__name__ for cls in type(network).__mro__]
-    family = next((one for one in FAMILIES if {*one.networks} & {*names}), None)
+    # Its class itself: what is derived from it may have other tokens.
+    name = type(network).__name__
+    family = next((one for one in FAMILIES if name in one.networks), None)
     if "_orig_mod" in network._modules:
         raise RuntimeError(
             "this model is compiled, and what layers compute can't be changed inside of compiled "
             "code; expected a model without torch.compile"
         )
     if family is None:
-        known = ", ".join(name for one in FAMILIES for name in one.networks)
+        known = ", ".join(each for one in FAMILIES for each in one.networks)
         raise RuntimeError(
-            f"guidance of a {names[0]} is not known in ComfyUI yet: which of its layers are "
+            f"guidance of a {name} is not known in ComfyUI yet: which of its layers are "
             f"self-attention, and how tokens lie there; expected a model with {known}"
         )
     reason = family.refuse(network)
     if reason:
-        raise RuntimeError(f"this {names[0]} can't be guided: {reason}")
+        raise RuntimeError(f"this {name} can't be guided: {reason}")
     try:
         prediction_kind(model.model_sampling)
     except ValueError as error:
-        raise RuntimeError(f"this {names[0]} can't be guided: {error}") from None
+        raise RuntimeError(f"this {name} can't be guided: {error}") from None
     return _class_for(family)(model)
 
 

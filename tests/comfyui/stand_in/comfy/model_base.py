@@ -67,5 +67,5 @@ class BaseModel(torch.nn.Module):
             self.diffusion_model._forward,
             self.diffusion_model,
             wrappers_of("diffusion_model", options),
-        ).execute(sample, time, c_crossattn, None, None, options)
+        ).execute(sample, time, context=c_crossattn, transformer_options=options)
         return self.model_sampling.calculate_denoised(t, output, x)
