@@ -19,7 +19,7 @@ def with_object(name, value):
 
 
 def test_a_model_of_no_known_kind():
-    with pytest.raises(RuntimeError, match="guidance of a Other is not known .* UNetModel"):
+    with pytest.raises(RuntimeError, match=r"guidance of a Other is not known .* UNetModel"):
         guide(with_object("diffusion_model", Other()), "seg")
 
 
@@ -104,7 +104,7 @@ def rescaled(asked):
 def test_two_nodes_that_take_the_place_of_cfg():
     model = guide(unet(), "apg")
     model.set_model_sampler_cfg_function(rescaled)
-    with pytest.raises(RuntimeError, match="apg takes the place .*rescaled of another node"):
+    with pytest.raises(RuntimeError, match=r"apg takes the place .*rescaled of another node"):
         sampled(model)
     # What is added to the sum does not mind.
     beside = guide(unet(), "pag")
@@ -145,7 +145,7 @@ def test_predictions_outside_of_a_run():
 
 
 def test_attention_guidance_for_several_prompts():
-    with pytest.raises(RuntimeError, match="looks at one prompt for each branch, .* 2"):
+    with pytest.raises(RuntimeError, match=r"looks at one prompt for each branch, .* 2"):
         sampled(guide(unet(), "sag; steps=0.1:1"), positive=[*prompt(1), *prompt(3)])
 
 

@@ -108,7 +108,7 @@ class ComfyRun:
         units = Units(model.model_sampling, sigma)
         self._predicted = _Predicted(step, context, units, x, has_cfg)
         conds: list[Conditioning] = [(branch, given[branch]) for branch in branches]
-        # What is looked at in layers must be of one branch at a time, the one with the prompt first.
+        # What is looked at in layers must be of one branch at a time: first with the prompt.
         probes = any(member.participant in self._probing for member in step.scales)
         parts = [[one] for one in reversed(conds)] if probes else [conds]
         found = [self._call(runner, part, asked, probes=probes) for part in parts]

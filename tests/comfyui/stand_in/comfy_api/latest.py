@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 
 class _Input:
-    def __init__(self, id, **options):
-        self.id, self.optional = id, False
+    def __init__(self, name, **options):
+        self.id, self.optional = name, False
         vars(self).update(options)
 
 
 class _Output:
-    def __init__(self, id=None, display_name=None, tooltip=None):
+    def __init__(self, display_name=None, tooltip=None):
         self.display_name = display_name
 
 
@@ -22,7 +22,7 @@ class Schema:
 
 class ComfyNode:
     @classmethod
-    def GET_SCHEMA(cls):
+    def GET_SCHEMA(cls):  # noqa: N802 - its name there
         return cls.define_schema()
 
 
