@@ -65,6 +65,8 @@ class ComfyDenoiser(nn.Module):
 
     Attributes:
         inner: The runs of the network in the call that is made or was made last.
+        keeps_rows: Whether the first call since this was None was one run of the network, with the
+            branches in the order of the call.
     """
 
     def __init__(self, model: Any) -> None:
@@ -73,6 +75,7 @@ class ComfyDenoiser(nn.Module):
         # Not as a module inside: it has this one's.
         self.__dict__["_model"] = model
         self.inner: list[InnerCall] = []
+        self.keeps_rows: bool | None = None
 
     def forward(
         self,
@@ -109,6 +112,9 @@ class ComfyDenoiser(nn.Module):
             predictions.extend(
                 [units.to_prediction(denoised[branch], latents) for branch, _ in part]
             )
+        if self.keeps_rows is None:
+            order = tuple([branch for branch, _ in conds])
+            self.keeps_rows = [inner.branches for inner in self.inner] == [order]
         return Denoised(torch.cat(predictions), () if x is None else denoised)
 
     def _watched(self, options: Mapping[str, Any]) -> dict[str, Any]:

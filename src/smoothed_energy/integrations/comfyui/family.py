@@ -48,6 +48,10 @@ class ComfyFamily(Family):
         return self.layers_in(network)
 
     @override
+    def keeps_rows(self, denoiser: nn.Module) -> bool:
+        return bool(network_of(denoiser).keeps_rows)
+
+    @override
     def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
         """The rows of whole branches, with their conditionings."""
         if rows.is_all:

@@ -67,9 +67,7 @@ class ComfyRun:
     """
 
     def __init__(self, guidances: Sequence[Guidance], schedule: Schedule) -> None:
-        # Rows of a batch are ComfyUI's to choose: what is recorded of one pass can't be given to
-        # another.
-        self.participants = [Participant(guidance, replay=False) for guidance in guidances]
+        self.participants = [Participant(guidance) for guidance in guidances]
         self._schedule = schedule
         self._members = Members()
         self._denoiser: ComfyDenoiser | None = None
@@ -137,6 +135,7 @@ class ComfyRun:
         found = self._predicted
         assert found is not None and self._denoiser is not None
         x, denoiser = found.x, self._denoiser
+        denoiser.keeps_rows = None
         sample = found.units.to_input(x).repeat(len(conds), *([1] * (x.ndim - 1)))
         arguments = {"sigma": found.units.sigma, "conds": conds, "options": asked["model_options"]}
         forward = functools.partial(_in_one_run, denoiser) if probes else denoiser.forward

@@ -29,6 +29,7 @@ class ComfyUNet(ComfyFamily):
 
     name: ClassVar[str] = "ComfyUI U-Net"
     networks: ClassVar[tuple[str, ...]] = ("UNetModel",)
+    module_lists: ClassVar[tuple[str, ...]] = ("TimestepEmbedSequential",)
 
     @override
     def refuse(self, network: nn.Module) -> str:
