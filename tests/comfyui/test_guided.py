@@ -183,7 +183,9 @@ def test_rows_may_be_split_and_areas_predicted_by_themselves(monkeypatch):
     if hasattr(samplers, "MOST_ROWS"):
         monkeypatch.setattr(samplers, "MOST_ROWS", 2)
     else:
-        monkeypatch.setattr(samplers.model_management, "get_free_memory", _one_byte)
+        from comfy import model_management
+
+        monkeypatch.setattr(model_management, "get_free_memory", _one_byte)
     assert torch.allclose(sampled(guide(unet(), text)), guided, rtol=1e-4, atol=1e-4)
 
 

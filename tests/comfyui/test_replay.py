@@ -46,9 +46,11 @@ def test_nothing_is_replayed_where_rows_are_split(monkeypatch):
     if hasattr(samplers, "MOST_ROWS"):
         monkeypatch.setattr(samplers, "MOST_ROWS", 2)
     else:
+        from comfy import model_management
+
         free = {False: 1, True: (2**30, 2**30)}
         monkeypatch.setattr(
-            samplers.model_management,
+            model_management,
             "get_free_memory",
             lambda device=None, torch_free_too=False: free[torch_free_too],
         )

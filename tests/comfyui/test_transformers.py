@@ -1,9 +1,11 @@
-"""Flux, Chroma, Qwen-Image and Wan in ComfyUI: guided runs equal what is written out by hand."""
+"""Transformers in ComfyUI: guided runs equal what is written out by hand."""
+
+import math
 
 import pytest
 import torch
 from by_hand import blurred_2d, loop, softmax_attention, with_blocks
-from tiny_comfy import IS_REAL, levels, prompt, sampled, transformer
+from tiny_comfy import HAS_Z_IMAGE, IS_REAL, levels, prompt, sampled, transformer
 
 from smoothed_energy.families import LayerError
 from smoothed_energy.integrations.comfyui.guide import guide, layers_of
@@ -15,8 +17,23 @@ CASES = {
     "QwenImage": ((16, 1, 12, 8), (6, 4), True, {"b1": "transformer_blocks.1"}),
     "WAN21": ((16, 3, 12, 8), (3, 6, 4), False, {"b1": "blocks.1.self_attn"}),
 }
-NAMES = [*CASES, *(["Chroma"] if IS_REAL else [])]
+NAMES = [*CASES, *(["Chroma"] if IS_REAL else []), *(["ZImage"] if HAS_Z_IMAGE else [])]
 CASES["Chroma"] = CASES["Flux"]
+CASES["ZImage"] = (
+    (16, 11, 8),
+    (6, 4),
+    True,
+    {"n0": "noise_refiner.0.attention", "b1": "layers.1.attention"},
+)
+#: To what multiple tokens of text and picture are filled up.
+FILLED = {"ZImage": 16}
+
+
+def parts(name, queries):
+    """Where the picture's tokens begin and end among all queries of a layer."""
+    count = math.prod(CASES[name][1])
+    filled = count + -count % FILLED.get(name, 1)
+    return queries - filled, queries - filled + count
 
 
 def seg(name):
@@ -40,12 +57,12 @@ def of(name):
 
 def blurred_picture(name, q):
     """All queries, those of the picture blurred over its grid, or over that of each frame."""
-    _, grid, has_text, _ = CASES[name]
-    texts = q.shape[-2] - torch.tensor(grid).prod().item() if has_text else 0
-    text, picture = q[..., :texts, :], q[..., texts:, :]
+    grid = CASES[name][1]
+    start, stop = parts(name, q.shape[-2])
     frames = grid[0] if len(grid) == 3 else 1
-    parts = [blurred_2d(part, grid[-2:], 1.0) for part in picture.chunk(frames, -2)]
-    return torch.cat([text, *parts], -2)
+    chunks = q[..., start:stop, :].chunk(frames, -2)
+    blurred = [blurred_2d(chunk, grid[-2:], 1.0) for chunk in chunks]
+    return torch.cat([q[..., :start, :], *blurred, q[..., stop:, :]], -2)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,12 +1,14 @@
 """A tiny model in ComfyUI, with random weights, and runs of its samplers."""
 
 import functools
+import importlib
 import os
 
 import torch
 from comfy import model_patcher, samplers
 
 IS_REAL = bool(os.environ.get("COMFYUI_PATH"))
+HAS_Z_IMAGE = IS_REAL and hasattr(importlib.import_module("comfy.supported_models"), "ZImage")
 SIGMAS = torch.tensor([14.0, 4.0, 1.0, 0.0])
 
 
@@ -82,6 +84,7 @@ _TRANSFORMERS = {
         "patch_size": 2,
         "qkv_bias": True,
         "guidance_embed": False,
+        "txt_ids_dims": [],
     },
     "QwenImage": {
         "in_channels": 64,
@@ -104,6 +107,21 @@ _TRANSFORMERS = {
         "num_layers": 3,
     },
 }
+_TRANSFORMERS["ZImage"] = {
+    "patch_size": 2,
+    "in_channels": 16,
+    "dim": 256,  # as many as of the time
+    "n_layers": 3,
+    "n_refiner_layers": 1,
+    "n_heads": 2,
+    "multiple_of": 16,
+    "qk_norm": True,
+    "cap_feat_dim": 16,
+    "axes_dims": (32, 48, 48),
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 16,
+}
 _TRANSFORMERS["Chroma"] = {
     **_TRANSFORMERS["Flux"],
     "in_channels": 64,
@@ -113,7 +131,16 @@ _TRANSFORMERS["Chroma"] = {
     "hidden_dim": 32,
     "n_layers": 2,
 }
-del _TRANSFORMERS["Chroma"]["vec_in_dim"], _TRANSFORMERS["Chroma"]["guidance_embed"]
+
+
+def _known(name):
+    """Those settings of a transformer that this version of ComfyUI has."""
+    settings = dict(_TRANSFORMERS[name])
+    if name in ("Flux", "Chroma"):
+        module = importlib.import_module(f"comfy.ldm.{name.lower()}.model")
+        fields = getattr(module, f"{name}Params").__dataclass_fields__
+        settings = {key: value for key, value in settings.items() if key in fields}
+    return settings
 
 
 @functools.cache
@@ -123,9 +150,9 @@ def transformer(name):
         from comfy import model_base, supported_models
 
         known = getattr(supported_models, {"WAN21": "WAN21_T2V"}.get(name, name))({})
-        known.unet_config = {**_TRANSFORMERS[name], "dtype": torch.float32}
+        known.unet_config = {**_known(name), "dtype": torch.float32}
         known.set_inference_dtype(torch.float32, None)
-        model = getattr(model_base, name)(known, device="cpu")
+        model = getattr(model_base, {"ZImage": "Lumina2"}.get(name, name))(known, device="cpu")
     else:
         from comfy import transformers
         from comfy.model_base import BaseModel

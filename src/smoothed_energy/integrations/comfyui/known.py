@@ -11,7 +11,7 @@ from torch import nn
 
 from .denoiser import ComfyDenoiser
 from .family import ComfyFamily
-from .transformers import ComfyChroma, ComfyFlux, ComfyQwenImage, ComfyWan
+from .transformers import ComfyChroma, ComfyFlux, ComfyNextDiT, ComfyQwenImage, ComfyWan
 from .unet import ComfyUNet
 from .units import prediction_kind
 
@@ -22,6 +22,7 @@ FAMILIES: tuple[ComfyFamily, ...] = (
     ComfyChroma(),
     ComfyQwenImage(),
     ComfyWan(),
+    ComfyNextDiT(),
 )
 
 

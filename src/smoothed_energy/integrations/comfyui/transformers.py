@@ -1,8 +1,15 @@
-"""Diffusion transformers in ComfyUI: Flux, Chroma, Qwen-Image and Wan."""
+"""Diffusion transformers in ComfyUI: Flux, Chroma, Qwen-Image, Wan, Z-Image and Lumina 2."""
 
 from __future__ import annotations
 
-__all__ = ["ComfyChroma", "ComfyFlux", "ComfyQwenImage", "ComfyTransformer", "ComfyWan"]
+__all__ = [
+    "ComfyChroma",
+    "ComfyFlux",
+    "ComfyNextDiT",
+    "ComfyQwenImage",
+    "ComfyTransformer",
+    "ComfyWan",
+]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -185,6 +192,43 @@ class ComfyWan(ComfyTransformer):
         more = network_of(denoiser).inner[-1].arguments.get("time_dim_concat")
         frames = 0 if more is None else int(more.shape[2])
         return (grid[0] + frames, *grid[1:]), text, 0
+
+
+class ComfyNextDiT(ComfyTransformer):
+    """Z-Image and Lumina 2, in whose first blocks the picture attends to itself.
+
+    Text and picture are each filled up to a multiple of so many tokens.
+    """
+
+    name: ClassVar[str] = "ComfyUI Z-Image"
+    networks: ClassVar[tuple[str, ...]] = ("NextDiT",)
+    stacks: ClassVar[Mapping[str, str]] = {"n": "noise_refiner", "b": "layers"}
+    attention: ClassVar[Mapping[str, str]] = {"n": "attention", "b": "attention"}
+    returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"n": ("x",), "b": ("x",)}
+
+    @override
+    def refuse(self, network: nn.Module) -> str:
+        if hasattr(network, "pad_tokens_multiple"):
+            return ""
+        return "this ComfyUI lets rows have text of different lengths; expected 0.3.75 or newer"
+
+    @override
+    def heads_and_width(self, module: Any) -> tuple[int, int]:
+        heads = int(module.n_local_heads)
+        return heads, heads * int(module.head_dim)
+
+    @override
+    def counts(self, denoiser: nn.Module) -> tuple[tuple[int, ...], int, int]:
+        """With what fills up the picture in the place of references, which are refused."""
+        grid, text, references = super().counts(denoiser)
+        if references:
+            raise GridError(
+                "pictures that Z-Image refers to come before its own, and where is not known here; "
+                "expected a run without them"
+            )
+        network: Any = network_of(denoiser).diffusion_model
+        multiple = network.pad_tokens_multiple or 1
+        return grid, text + -text % multiple, -math.prod(grid) % multiple
 
 
 def _patches(shape: Sequence[int], patch: tuple[int, ...]) -> tuple[int, ...]:
