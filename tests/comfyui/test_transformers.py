@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from by_hand import blurred_2d, loop, softmax_attention, with_blocks
-from tiny_comfy import HAS_Z_IMAGE, IS_REAL, levels, prompt, sampled, transformer
+from tiny_comfy import IS_REAL, levels, of_this_version, prompt, sampled, transformer
 
 from smoothed_energy.families import LayerError
 from smoothed_energy.integrations.comfyui.guide import guide, layers_of
@@ -17,8 +17,9 @@ CASES = {
     "QwenImage": ((16, 1, 12, 8), (6, 4), True, {"b1": "transformer_blocks.1"}),
     "WAN21": ((16, 3, 12, 8), (3, 6, 4), False, {"b1": "blocks.1.self_attn"}),
 }
-NAMES = [*CASES, *(["Chroma"] if IS_REAL else []), *(["ZImage"] if HAS_Z_IMAGE else [])]
+NAMES = [*CASES, *of_this_version("Chroma", "Flux2", "ZImage")]
 CASES["Chroma"] = CASES["Flux"]
+CASES["Flux2"] = ((128, 6, 4), *CASES["Flux"][1:])
 CASES["ZImage"] = (
     (16, 11, 8),
     (6, 4),

@@ -8,7 +8,14 @@ import torch
 from comfy import model_patcher, samplers
 
 IS_REAL = bool(os.environ.get("COMFYUI_PATH"))
-HAS_Z_IMAGE = IS_REAL and hasattr(importlib.import_module("comfy.supported_models"), "ZImage")
+
+
+def of_this_version(*names):
+    """Those transformers that this version of ComfyUI has; the stand-in has none of them."""
+    known = importlib.import_module("comfy.supported_models") if IS_REAL else None
+    return [name for name in names if hasattr(known, name)]
+
+
 SIGMAS = torch.tensor([14.0, 4.0, 1.0, 0.0])
 
 
@@ -131,6 +138,21 @@ _TRANSFORMERS["Chroma"] = {
     "hidden_dim": 32,
     "n_layers": 2,
 }
+_TRANSFORMERS["Flux2"] = {
+    **_TRANSFORMERS["Flux"],
+    "in_channels": 128,
+    "out_channels": 128,
+    "vec_in_dim": None,
+    "axes_dim": [4, 4, 4, 4],
+    "patch_size": 1,
+    "qkv_bias": False,
+    "txt_ids_dims": [3],
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "ops_bias": False,
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+}
 
 
 def _known(name):
@@ -149,7 +171,8 @@ def transformer(name):
     if IS_REAL:
         from comfy import model_base, supported_models
 
-        known = getattr(supported_models, {"WAN21": "WAN21_T2V"}.get(name, name))({})
+        known = getattr(supported_models, {"WAN21": "WAN21_T2V"}.get(name, name))
+        known = known({"hidden_size": 32})
         known.unet_config = {**_known(name), "dtype": torch.float32}
         known.set_inference_dtype(torch.float32, None)
         model = getattr(model_base, {"ZImage": "Lumina2"}.get(name, name))(known, device="cpu")

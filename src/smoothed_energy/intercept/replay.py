@@ -240,7 +240,8 @@ def _kept(value: Any, versions: list[tuple[Tensor, int]], copies: dict[int, Tens
             versions.append((copy, copy._version))
         return copies[id(value)]
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)([_kept(item, versions, copies) for item in value])
+        items = [_kept(item, versions, copies) for item in value]
+        return _NOT_RECORDED if any(item is _NOT_RECORDED for item in items) else type(value)(items)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return _NOT_RECORDED
