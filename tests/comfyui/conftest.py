@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 REAL = os.environ.get("COMFYUI_PATH")
-PACK = Path(__file__).parents[2] / "comfyui"
 
 if REAL:
     sys.path.insert(0, REAL)

@@ -3,10 +3,12 @@
 import functools
 import importlib
 import os
+from pathlib import Path
 
 import torch
 from comfy import model_patcher, samplers
 
+PACK = Path(__file__).parents[2] / "comfyui"
 IS_REAL = bool(os.environ.get("COMFYUI_PATH"))
 
 

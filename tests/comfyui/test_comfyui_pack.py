@@ -8,9 +8,8 @@ import sys
 from dataclasses import fields
 
 import pytest
-from tiny_comfy import sampled, unet
+from tiny_comfy import PACK, sampled, unet
 
-from conftest import PACK
 from smoothed_energy.integrations.comfyui.guide import guidances_of
 from smoothed_energy.methods import METHODS
 

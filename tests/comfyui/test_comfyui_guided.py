@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from by_hand import attention_modules, blurred_2d, loop, softmax_attention, with_attention
+from comfy_by_hand import attention_modules, blurred_2d, loop, softmax_attention, with_attention
 from tiny_comfy import levels, noise, prompt, sampled, unet
 
 from smoothed_energy.integrations.comfyui.guide import guidances_of, guide

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from by_hand import blurred_2d, loop, softmax_attention, with_blocks
+from comfy_by_hand import blurred_2d, loop, softmax_attention, with_blocks
 from tiny_comfy import IS_REAL, levels, of_this_version, prompt, sampled, transformer
 
 from smoothed_energy.families import LayerError
