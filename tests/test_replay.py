@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from small_models import inputs, small_pipeline, small_unet, unet_inputs
 from smoothed_energy import GaussianBlur, SmoothedEnergyGuidance
+from smoothed_energy.intercept.module_call import ModuleCall, Rows
+from smoothed_energy.intercept.replay import Recorder, Stem
 
 STEPS = 6
 
@@ -205,3 +207,23 @@ def test_guidances_with_stems_of_two_lengths_copy_what_both_have_once():
         unet.get_submodule(name).register_forward_hook(note(name))
     unet(**unet_inputs(1))
     assert of_both == of_mid + of_up - sum(sizes.values())
+
+
+def test_an_output_with_something_unknown_in_it_is_computed_again():
+    """What is no tensor, number or text, however deep: Flux 2 in ComfyUI has such modulations."""
+    module, unknown = torch.nn.Linear(2, 2), object()
+    calls = []
+
+    def forward(x):
+        calls.append(x)
+        return x, (unknown, x)
+
+    stem = Stem(torch.nn.Sequential(module, torch.nn.Linear(2, 2)), [])
+    stem.modules = frozenset([module])
+    recorder = Recorder([stem])
+    call = ModuleCall(module, forward, (torch.ones(2, 2),), {})
+    recorder.run(call)
+    for rows in (Rows(0, 2, 2), Rows(0, 1, 2)):
+        found = recorder.replay(stem, rows).run(call)
+        assert found[1][0] is unknown
+    assert len(calls) == 3

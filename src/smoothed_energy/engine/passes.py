@@ -239,7 +239,9 @@ class PassRunner:
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
         site = self._site(before.arguments.in_pass(features.sizes), seen, before.context)
         otherwise: Router = ModuleCall.__call__
-        if clean.recorder is not None and plan in clean.stems:
+        replays = clean.recorder is not None and plan in clean.stems
+        if replays and self.family.keeps_rows(self.model):
+            assert clean.recorder is not None
             otherwise = clean.recorder.replay(clean.stems[plan], seen, is_last=is_last).run
         perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise, altered=altered)
         decide: Router = perturbed_pass.handle
@@ -331,7 +333,8 @@ class PassRunner:
 
     def _stem(self, plan: Plan) -> Stem:
         if plan not in self._stems:
-            self._stems[plan] = Stem(self.model, self._outermost(plan.edits))
+            modules = self._outermost(plan.edits)
+            self._stems[plan] = Stem(self.model, modules, self.family.module_lists)
         return self._stems[plan]
 
     def _outermost(self, modules: Collection[nn.Module]) -> set[nn.Module]:

@@ -102,6 +102,7 @@ class Family(ABC):
         listed: Arguments that are lists with one item for each sample.
         tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
             the latents into windows can't be used with them.
+        module_lists: Names of classes that are lists of modules, though they could be called.
         learned_variance: Whether the second half of a prediction with twice the channels of the
             latents is a variance, whatever the scheduler makes of it.
         keeps_time: Whether what pipelines keep as `_current_timestep` is in their schedule.
@@ -129,6 +130,7 @@ class Family(ABC):
     folded: ClassVar[frozenset[str]] = frozenset()
     listed: ClassVar[frozenset[str]] = frozenset()
     tied_to_size: ClassVar[tuple[str, ...]] = ()
+    module_lists: ClassVar[tuple[str, ...]] = ()
     learned_variance: ClassVar[bool] = False
     keeps_time: ClassVar[bool] = True
     cfg_of_call: ClassVar[bool] = False
@@ -416,6 +418,13 @@ class Family(ABC):
         It stays as it is, and nothing is made of what it gives.
         """
         return False
+
+    def keeps_rows(self, denoiser: nn.Module) -> bool:
+        """Whether modules got the rows of a call as they are: all at once, in their order.
+
+        Asked after a clean pass, before what was recorded in it is replayed.
+        """
+        return True
 
     def tied(self, argument: Arguments) -> tuple[str, ...]:
         """Those given arguments of a call that hold for one size of the latents."""

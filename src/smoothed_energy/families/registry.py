@@ -63,10 +63,16 @@ def known_parts() -> tuple[str, ...]:
 def family_of(denoiser: nn.Module) -> Family:
     """The family of a denoiser, compiled or not.
 
+    Classes of `diffusers` are known by their names; a class may also bring its family along, as
+    `guidance_family`.
+
     Raises:
         LayerError: If none knows it.
     """
     denoiser = unwrap(denoiser)
+    own = getattr(type(denoiser), "guidance_family", None)
+    if isinstance(own, Family):
+        return own
     # Names of all base classes, not classes: a denoiser of another library should get the same
     # answer whether or not that model was ever imported here.
     for base in type(denoiser).__mro__:

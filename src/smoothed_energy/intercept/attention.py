@@ -15,6 +15,7 @@ __all__ = [
     "LayerAttention",
     "NativeForward",
     "attend_with",
+    "is_intercepted",
     "natively",
     "seeing",
     "watch_attention",
@@ -25,6 +26,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -47,6 +49,16 @@ _NATIVE_TWINS = {
 }
 
 _SDPA_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+_INTERCEPTED: ContextVar[bool] = ContextVar("smoothed_energy_attention", default=False)
+
+
+def is_intercepted() -> bool:
+    """Whether what attends now is to call the native function, since somebody waits for it.
+
+    For those who choose what computes attention in place of the layers themselves.
+    """
+    return _INTERCEPTED.get()
 
 
 class Attention(NamedTuple):
@@ -308,8 +320,12 @@ def attend_with(replacement: Callable[[Attention], Tensor], call: ModuleCall, na
         # Nothing can be replaced inside of compiled code.
         call = call.with_forward(module.forward)
     call = natively(call)
-    with _Interception(replacement) as interception:
-        output = call.forward(*call.args, **call.kwargs)
+    token = _INTERCEPTED.set(True)
+    try:
+        with _Interception(replacement) as interception:
+            output = call.forward(*call.args, **call.kwargs)
+    finally:
+        _INTERCEPTED.reset(token)
     if interception.calls == 0:
         raise not_native(module, name, "perturbed")
     return output

@@ -28,15 +28,21 @@ class Stem:
     Args:
         denoiser: The denoiser.
         edited: The modules that the perturbed pass edits: the stem ends where the first begins.
+        lists: Names of classes that are lists of modules, though they could be called.
 
     Attributes:
         modules: The largest modules that contain none of `edited`. Which of them run before the
             first edit is seen when they run: after the first clean pass only those are left.
     """
 
-    def __init__(self, denoiser: nn.Module, edited: Collection[nn.Module]) -> None:
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        edited: Collection[nn.Module],
+        lists: Collection[str] = (),
+    ) -> None:
         self.edited = frozenset(edited)
-        self.modules = _largest_without(denoiser, self.edited)
+        self.modules = _largest_without(denoiser, self.edited, lists)
         self.is_learned = False
 
     def learn(self, seen: Collection[nn.Module]) -> None:
@@ -45,8 +51,14 @@ class Stem:
         self.is_learned = True
 
 
-def _largest_without(denoiser: nn.Module, edited: frozenset[nn.Module]) -> frozenset[nn.Module]:
+def _largest_without(
+    denoiser: nn.Module, edited: frozenset[nn.Module], names: Collection[str]
+) -> frozenset[nn.Module]:
     """The largest modules of a denoiser that contain none of `edited`."""
+
+    def is_list(module: nn.Module) -> bool:
+        return isinstance(module, nn.ModuleList) or type(module).__name__ in names
+
     ancestors: set[nn.Module] = set()
     for name, module in denoiser.named_modules():
         if module in edited:
@@ -58,7 +70,7 @@ def _largest_without(denoiser: nn.Module, edited: frozenset[nn.Module]) -> froze
         found.update(ancestor.children())
     found -= ancestors
     # A list of modules is never called itself; its items are.
-    while lists := [module for module in found if isinstance(module, nn.ModuleList)]:
+    while lists := [module for module in found if is_list(module)]:
         found.difference_update(lists)
         for module in lists:
             found.update(module.children())  # some items may be None
@@ -228,7 +240,8 @@ def _kept(value: Any, versions: list[tuple[Tensor, int]], copies: dict[int, Tens
             versions.append((copy, copy._version))
         return copies[id(value)]
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)([_kept(item, versions, copies) for item in value])
+        items = [_kept(item, versions, copies) for item in value]
+        return _NOT_RECORDED if any(item is _NOT_RECORDED for item in items) else type(value)(items)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return _NOT_RECORDED

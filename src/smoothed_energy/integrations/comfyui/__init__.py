@@ -1,0 +1,3 @@
+"""Guidance of models in ComfyUI."""
+
+from __future__ import annotations

@@ -1,0 +1,96 @@
+"""The base class of families of networks in ComfyUI."""
+
+from __future__ import annotations
+
+__all__ = ["ComfyFamily", "network_of"]
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ...denoisers.attention_layer import SelfAttentionLayer
+from ...families import Arguments, Family
+from ...intercept.module_call import ModuleCall, Rows
+from .denoiser import ComfyDenoiser, Denoised
+
+#: What ties a conditioning to the size of the latents.
+_TIED = ("area", "mask", "control", "gligen")
+
+
+class ComfyFamily(Family):
+    """A kind of network in ComfyUI, which a `ComfyDenoiser` has inside.
+
+    Attributes:
+        networks: The names of ComfyUI's classes.
+    """
+
+    networks: ClassVar[tuple[str, ...]]
+    denoisers: ClassVar[tuple[str, ...]] = ()  # A denoiser of its own class brings it along.
+    sample: ClassVar[str] = "sample"
+    time: ClassVar[str] = "sigma"
+    unbatched: ClassVar[frozenset[str]] = frozenset({"sigma", "conds", "options", "x"})
+
+    def refuse(self, network: nn.Module) -> str:
+        """Why a network of these classes can't be guided; empty if it can."""
+        return ""
+
+    @abstractmethod
+    def layers_in(self, network: nn.Module) -> Sequence[SelfAttentionLayer]:
+        """The self-attention layers of a network, in the order in which they run."""
+
+    @override
+    def layers(self, denoiser: nn.Module) -> Sequence[SelfAttentionLayer]:
+        network = denoiser.diffusion_model
+        assert isinstance(network, nn.Module)
+        return self.layers_in(network)
+
+    @override
+    def keeps_rows(self, denoiser: nn.Module) -> bool:
+        return bool(network_of(denoiser).keeps_rows)
+
+    @override
+    def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
+        """The rows of whole branches, with their conditionings."""
+        if rows.is_all:
+            return arguments
+        conds = arguments["conds"]
+        size = rows.batch // len(conds)
+        taken = super().take_rows(arguments, rows)
+        taken["conds"] = conds[rows.start // size : rows.stop // size]
+        return taken
+
+    @override
+    def with_latents(self, call: ModuleCall, latents: Tensor) -> ModuleCall:
+        return call.replace("sample", latents).replace("x", None)
+
+    @override
+    def prediction_of(self, output: Any) -> Tensor:
+        assert isinstance(output, Denoised)
+        return output.prediction
+
+    @override
+    def with_prediction(self, output: Any, prediction: Tensor) -> Denoised:
+        return Denoised(prediction)
+
+    @override
+    def tied(self, argument: Arguments) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for _, cond in argument("conds"):
+            for entry in cond:
+                found |= dict.fromkeys([name for name in _TIED if entry.get(name) is not None])
+                for name, value in entry.get("model_conds", {}).items():
+                    # Pictures beside the latents: masks, sources, references.
+                    held = getattr(value, "cond", None)
+                    several = held if isinstance(held, (list, tuple)) else [held]
+                    if any(isinstance(one, Tensor) and one.ndim >= 4 for one in several):
+                        found[name] = None
+        return tuple(found)
+
+
+def network_of(denoiser: nn.Module) -> ComfyDenoiser:
+    """The denoiser, as what it is."""
+    assert isinstance(denoiser, ComfyDenoiser)
+    return denoiser
