@@ -12,7 +12,7 @@ from tiny_wan import CASES, IMAGES, VIDEO_TO_VIDEO, image_to_video, transformer,
 
 from smoothed_energy import GaussianBlur, GuidanceInterval, SmoothedEnergyGuidance, Steps
 from smoothed_energy.families.layer_selection import LayerError
-from smoothed_energy.integrations.pipeline import find_denoiser, find_denoisers
+from smoothed_energy.integrations.pipeline import find_denoisers
 
 TEXT_TO_VIDEO, TOKEN_TIMESTEPS, IMAGE_TO_VIDEO = CASES
 
@@ -142,9 +142,9 @@ def test_a_call_that_the_pipeline_does_not_use_is_not_guided(every, passes):
 def test_the_denoisers_of_a_pipeline():
     pipe = two()
     assert find_denoisers(pipe) == (pipe.transformer, pipe.transformer_2)
-    assert find_denoiser(pipe) is pipe.transformer
+    assert find_denoisers(pipe)[0] is pipe.transformer
     assert find_denoisers(two(transformer_2=None)) == (pipe.transformer,)
-    assert find_denoiser(two(transformer=None)) is pipe.transformer_2
+    assert find_denoisers(two(transformer=None)) == (pipe.transformer_2,)
     assert len(find_denoisers(two(transformer_2=transformer(0, 4)))) == 1
 
 

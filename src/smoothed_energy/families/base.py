@@ -9,41 +9,28 @@ from __future__ import annotations
 
 __all__ = ["Arguments", "Family", "Setting", "Step"]
 
-import functools
 import inspect
-import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
-from ..denoisers.cfg_batch import BatchLayout, repeat_rows, take_rows
+from ..denoisers.cfg_batch import BatchLayout, take_rows
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ..denoisers.prediction import prediction_of, with_prediction
-from ..denoisers.text_rows import pad_texts
 from ..intercept.module_call import ModuleCall, Rows, parameter_names
 from ..schedule import StepPosition
 from .advice import Advice
-from .later_time import later_time
+from .alterable import Alterable
 
 #: The value of a setting of a running pipeline by its name, or a default: its attribute, or the
 #: argument of its call.
 Setting: TypeAlias = Callable[[str, Any], Any]
 #: The position of a step, found when it is asked for.
 Step: TypeAlias = Callable[[], StepPosition]
-
-# Names of modules that embed the time, as they are used.
-_EMBEDDINGS = (
-    "time_embedding",
-    "timestep_embedder",
-    "time_embedder",
-    "t_embedder",
-    "time_step_proj",
-    "time_embed",
-)
 
 _Answer = TypeVar("_Answer")
 
@@ -84,7 +71,7 @@ class Arguments:
         return answer
 
 
-class Family(ABC):
+class Family(Alterable):
     """A kind of denoiser.
 
     Attributes:
@@ -96,10 +83,6 @@ class Family(ABC):
         parts: The words that select layers, in the order in which they run.
         unconditional: The name of another denoiser of the pipeline, which makes the calls without
             the prompt; empty if there is none.
-        unbatched: Arguments without a row for each sample (whatever the size of their first
-            dimension).
-        folded: Arguments with several rows for each sample, one after the other.
-        listed: Arguments that are lists with one item for each sample.
         tied_to_size: Arguments that, when given, hold for one size of the latents: methods that cut
             the latents into windows can't be used with them.
         module_lists: Names of classes that are lists of modules, though they could be called.
@@ -109,9 +92,6 @@ class Family(ABC):
         cfg_of_call: Whether the argument of the pipeline's call says if there is CFG, whatever a
             callback makes of the scale.
         scale_of_call: Whether CFG's scale is that argument, whatever a callback makes of it.
-        text_arguments: Arguments that follow from the prompt; none: they are not known.
-        text_masks: Those of them, `(B, L, *)`, whose rows may be padded, and the argument that then
-            tells which tokens `(B, L)` are a row's own.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
         attends_in_blocks: Whether a layer may attend in several blocks of queries, of which one
@@ -126,17 +106,12 @@ class Family(ABC):
     time: ClassVar[str] = "timestep"
     parts: ClassVar[tuple[str, ...]] = PARTS
     unconditional: ClassVar[str] = ""
-    unbatched: ClassVar[frozenset[str]] = frozenset()
-    folded: ClassVar[frozenset[str]] = frozenset()
-    listed: ClassVar[frozenset[str]] = frozenset()
     tied_to_size: ClassVar[tuple[str, ...]] = ()
     module_lists: ClassVar[tuple[str, ...]] = ()
     learned_variance: ClassVar[bool] = False
     keeps_time: ClassVar[bool] = True
     cfg_of_call: ClassVar[bool] = False
     scale_of_call: ClassVar[bool] = False
-    text_arguments: ClassVar[tuple[str, ...]] = ()
-    text_masks: ClassVar[Mapping[str, str]] = {}
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
     attends_in_blocks: ClassVar[bool] = False
@@ -255,35 +230,6 @@ class Family(ABC):
         """The scheduler's timestep for the one that the denoiser gets."""
         return value * self.time_factor
 
-    def later(self, denoiser: nn.Module, time: Any, by: float) -> Any:
-        """What the denoiser is told at a time of more noise.
-
-        Args:
-            denoiser: The denoiser.
-            time: What it is told.
-            by: How many timesteps later, of a schedule that counts to 1000; at most its last.
-
-        Raises:
-            ValueError: If that is not known, or every token has a time of its own.
-        """
-        told = later_time(functools.partial(self.timestep, denoiser), time, by)
-        if told is None:
-            raise ValueError(
-                f"how a {type(denoiser).__name__} is told a later time is not known: expected one "
-                "that is told one timestep of each sample, or a part of 1"
-            )
-        return told
-
-    def time_embeddings(self, denoiser: nn.Module) -> dict[str, nn.Module]:
-        """The modules that give the embedding of the time, `(B, C)`, by name: none, if unknown."""
-        return {
-            name: module
-            for name, module in denoiser.named_modules()
-            if name.rpartition(".")[2] in _EMBEDDINGS
-            and re.fullmatch(r"\w*TimestepEmbed(ding|der)", type(module).__name__)
-            and not any(part in name for part in ("audio", "av_cross", "prompt", "context_"))
-        }
-
     def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
         """Some rows of the named arguments of a call; see `denoisers.cfg_batch.take_rows`."""
         if rows.is_all:
@@ -295,47 +241,6 @@ class Family(ABC):
             value = taken[name]
             taken[name] = None if value is None else value[rows.start : rows.stop]
         return taken
-
-    def repeat_rows(
-        self, arguments: dict[str, Any], rows: Rows, text: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The named arguments of a call with some rows once more after themselves.
-
-        Args:
-            arguments: The arguments.
-            rows: The rows that come twice.
-            text: What takes the place of `text_arguments` in the second ones, as many rows.
-
-        Raises:
-            ValueError: If texts differ in length, and can't be padded.
-        """
-        arguments, text = pad_texts(self.text_masks, arguments, text)
-        found = repeat_rows(arguments, rows, self.unbatched | self.listed, self.folded)
-        for name in self.listed & found.keys():
-            value = found[name]
-            if value is not None:
-                found[name] = [*value[: rows.stop], *value[rows.start :]]
-        fold = rows.stop - rows.start
-        for name, other in text.items():
-            value = found[name]
-            if isinstance(value, list):
-                found[name] = [*value[: rows.stop], *other, *value[rows.stop + fold :]]
-            else:
-                twice = Rows(rows.stop, rows.stop + fold, rows.batch + fold)
-                found[name] = twice.put(value, other.to(value.dtype))
-        return found
-
-    def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
-        """The attention of the image's tokens to the text alone, in the block of a layer, if any.
-
-        It takes the text as `encoder_hidden_states`, and which of its tokens count as
-        `attention_mask`, both the same in all layers and at all times.
-        """
-        return None
-
-    def attends_beside_text(self, denoiser: nn.Module) -> bool:
-        """Whether its layers attend with the tokens of the image and of the text together."""
-        return False
 
     def beside_text(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int

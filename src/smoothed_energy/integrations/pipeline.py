@@ -12,7 +12,6 @@ from __future__ import annotations
 
 __all__ = [
     "existing_pipeline_session",
-    "find_denoiser",
     "find_denoisers",
     "pipeline_session",
 ]
@@ -30,7 +29,7 @@ from typing_extensions import override
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import OutputKind
 from ..engine.context import StepContext
-from ..engine.run import DenoiserState, GuidedRun
+from ..engine.run import GuidedRun
 from ..engine.summary import GuidanceWarning, warn_if_idle
 from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..families.guider_cfg import check_guider
@@ -49,6 +48,7 @@ from .pipeline_facts import (
     refuse_own_guidance,
     scheduler_of,
     step_position,
+    unconditional_denoisers,
 )
 from .pipeline_result import check_result
 from .refused import NEVER
@@ -81,15 +81,6 @@ def find_denoisers(pipeline: Any) -> tuple[nn.Module, ...]:
         f"can't attach guidance to a {type(pipeline).__name__}; expected a diffusers pipeline with "
         f"a {' or a '.join(names[0] for names in _DENOISERS)}, or a denoiser itself"
     )
-
-
-def find_denoiser(pipeline: Any) -> nn.Module:
-    """The denoiser of a `diffusers` pipeline, the first if it has several.
-
-    Raises:
-        TypeError: If it has none.
-    """
-    return find_denoisers(pipeline)[0]
 
 
 class _PipelineStep(StepContext):
@@ -217,7 +208,7 @@ class _PipelineSession(Session):
             for observer in self.observers:
                 observer.begin()
 
-            others = _unconditional_denoisers(self.pipeline, run)
+            others = unconditional_denoisers(self.pipeline, run.states)
 
             def route(call: ModuleCall) -> Any:
                 state = run.states.get(call.module) or others.get(call.module)
@@ -259,17 +250,6 @@ class _PipelineSession(Session):
             )
         for attachment in attachments:
             warn_if_idle(attachment.guidance, attachment.last_run)
-
-
-def _unconditional_denoisers(pipeline: Any, run: GuidedRun) -> dict[nn.Module, DenoiserState]:
-    """The denoisers that make the calls without the prompt of others, and what those know."""
-    found: dict[nn.Module, DenoiserState] = {}
-    for denoiser, state in run.states.items():
-        name = state.runner.family.unconditional
-        other = getattr(pipeline, name, None) if name else None
-        if isinstance(other, nn.Module) and other is not denoiser:
-            found[other] = state
-    return found
 
 
 # The older one is in the signature of few pipelines, and a keyword argument of many.

@@ -10,6 +10,7 @@ __all__ = [
     "refuse_own_guidance",
     "scheduler_of",
     "step_position",
+    "unconditional_denoisers",
 ]
 
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.prediction import Preconditioned, PredictionKind
+from ..engine.run import DenoiserState
 from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..schedule import StepPosition, schedule_position
 from .refused import has_other_batches
@@ -188,3 +190,16 @@ def picture_size(pipeline: Any) -> tuple[int, int]:
     size = pipeline.unet.config.sample_size if size is None else size
     height, width = (size, size) if isinstance(size, int) else size
     return height * pipeline.vae_scale_factor, width * pipeline.vae_scale_factor
+
+
+def unconditional_denoisers(
+    pipeline: Any, states: Mapping[nn.Module, DenoiserState]
+) -> dict[nn.Module, DenoiserState]:
+    """The denoisers that make the calls without the prompt of others, and what those know."""
+    found: dict[nn.Module, DenoiserState] = {}
+    for denoiser, state in states.items():
+        name = state.runner.family.unconditional
+        other = getattr(pipeline, name, None) if name else None
+        if isinstance(other, nn.Module) and other is not denoiser:
+            found[other] = state
+    return found

@@ -77,6 +77,11 @@ class _TowardsSparse(Alteration):
                 raise AttentionBackendError(
                     f"layer {call.name!r} has causal attention to its text; expected other layers"
                 )
+            if attention.key.shape[-2] == 1:
+                raise AttentionBackendError(
+                    f"layer {call.name!r} attends to one token, which has all the weight, dense or "
+                    "sparse; expected a text of more tokens"
+                )
             found = torch.promote_types(dense.dtype, torch.float32)
             sparse = _sparse(attention, found)
             return (self.scale * sparse + (1 - self.scale) * dense.to(found)).to(dense.dtype)
