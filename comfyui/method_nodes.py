@@ -129,6 +129,7 @@ METHOD_NODES: list[type[io.ComfyNode]] = [
                     0,
                     1,
                     "How much the scale falls with each of 1000 time steps; 0 keeps it constant.",
+                    step=0.0001,
                 ),
                 *negative_settings(),
             ],
@@ -173,6 +174,23 @@ METHOD_NODES: list[type[io.ComfyNode]] = [
                 scale(3.0),
                 layers("mid"),
                 choice("skip", ["block", "attention", "feed-forward"], "What is skipped."),
+                *negative_settings(),
+            ],
+        ),
+        _Method(
+            "s2",
+            "S2",
+            "Stochastic Self-Guidance (S2)",
+            _PERTURBED,
+            "Away from a prediction in which random blocks are skipped, others at every step. "
+            "arXiv 2508.12880.",
+            lambda: [
+                number("scale", 0.25, -1, 100, "How strongly it acts. 0 is off."),
+                layers("all"),
+                number(
+                    "share", 0.1, 0.01, 1, "The share of these layers whose blocks are skipped."
+                ),
+                count("seed", 0, 0, 2**31 - 1, "Of the choice. It is not that of the noise."),
                 *negative_settings(),
             ],
         ),
@@ -326,7 +344,7 @@ METHOD_NODES: list[type[io.ComfyNode]] = [
             "Guidance Interval",
             _RULES,
             "CFG at some steps only, for half of the time at the others. arXiv 2404.07724.",
-            lambda: [steps()],
+            lambda: [steps("sigma:0.3:5")],
         ),
     )
 ]

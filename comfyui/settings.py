@@ -10,9 +10,11 @@ from comfy_api.latest import io
 CATEGORY = "smoothed energy"
 
 
-def number(name: str, default: float, low: float, high: float, tip: str) -> io.Float.Input:
+def number(
+    name: str, default: float, low: float, high: float, tip: str, *, step: float = 0.01
+) -> io.Float.Input:
     """A number."""
-    return io.Float.Input(name, default=default, min=low, max=high, step=0.01, tooltip=tip)
+    return io.Float.Input(name, default=default, min=low, max=high, step=step, tooltip=tip)
 
 
 def count(name: str, default: int, low: int, high: int, tip: str) -> io.Int.Input:
@@ -50,11 +52,11 @@ def layers(default: str) -> io.String.Input:
     )
 
 
-def steps() -> io.String.Input:
+def steps(default: str = "all") -> io.String.Input:
     """Which steps are guided."""
     return text(
         "steps",
-        "all",
+        default,
         "The guided steps: all, fractions such as 0:0.5, noise levels such as sigma:0.5:5. The "
         "node Guided Steps writes this.",
     )

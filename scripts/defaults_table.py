@@ -40,8 +40,9 @@ def table() -> str:
         if not known:
             silent.append(family.name)
     rest = (
-        "For any other method, model or family nobody published any, and methods take the middle "
-        f"third of the blocks. Families of which nothing is known: {', '.join(silent)}."
+        "For any other method, model or family nobody published any, and methods have their own "
+        "for all models, most of them the middle third of the blocks. Families of which nothing is "
+        f"known: {', '.join(silent)}."
     )
     return _HEAD + "\n".join(lines) + f"\n\n{rest}\n"
 

@@ -5,8 +5,11 @@ import torch
 from comparison import run_of
 from diffusers import FirstBlockCacheConfig
 from nag_by_hand import cross
+from tiny_ernie_image import CASES as ERNIE
 from tiny_flux import CASES as FLUX
 from tiny_pipelines import MARGIN, MID, TOLERANCE, UP, difference, noise
+from tiny_pixart import CASES as PIXART
+from tiny_qwen_image21 import CASES as QWEN21
 from tiny_wan import CASES as WAN
 
 from protocol_formulas import TEXTS, G
@@ -18,7 +21,9 @@ from smoothed_energy import (
     SkipLayerGuidance,
     SmoothedEnergyGuidance,
     SparseTextAttention,
+    guidance_from_text,
 )
+from smoothed_energy.families import LayerError
 from smoothed_energy.trace import Trace
 
 NAG = {"scale": 4.0, "tau": 5.0, "alpha": 0.5}
@@ -128,3 +133,52 @@ def test_compiled_denoisers_are_refused():
     pipe.transformer = torch.compile(own_copy(pipe.transformer), backend="eager")
     with SparseTextAttention().attach(pipe), pytest.raises(RuntimeError, match="compiled"):
         run_of(pipe, case)()
+
+
+def test_rows_within_blocks_that_have_tokens_first_are_refused():
+    pipe = ERNIE[0].pipeline()
+    with pytest.raises(LayerError, match="tokens before rows"):
+        guidance_from_text("slg; layers=b1; formulation=within").attach(pipe)
+    with guidance_from_text("pag; layers=b1; formulation=within").attach(pipe):
+        pass
+
+
+def test_keys_that_later_steps_use_are_not_changed():
+    case = QWEN21[0]
+    pipe = case.pipeline()
+    run = run_of(pipe, case, cfg=True)
+    plain = run()
+    guidance = guidance_from_text("slg; layers=b1; formulation=within")
+    with guidance.attach(pipe), pytest.raises(RuntimeError, match="keeps keys"):
+        run()
+    assert torch.equal(run(), plain)
+
+
+def test_another_number_of_rows_in_a_loop_of_ones_own():
+    case = PIXART[0]
+    pipe = case.pipeline()
+    denoiser, given = pipe.transformer, []
+
+    def note(module, args, kwargs):
+        given.append(kwargs | ({"hidden_states": args[0]} if args else {}))
+
+    hook = denoiser.register_forward_pre_hook(note, with_kwargs=True)
+    run_of(pipe, case)()
+    hook.remove()
+    two = given[0]
+    one = {
+        key: value[:1] if isinstance(value, torch.Tensor) and len(value) == 2 else value
+        for key, value in two.items()
+    }
+    text = {"encoder_hidden_states": noise(1, 7, 16, seed=9)}
+    nag = NormalizedAttentionGuidance(negative_embeds=text, alpha=0.5)
+
+    def out(arguments):
+        return denoiser(**arguments)[0]
+
+    with torch.no_grad():
+        with nag.attach(denoiser):
+            expected = out(one)
+        with nag.attach(denoiser):
+            out(two)
+            assert difference(out(one), expected) < TOLERANCE

@@ -8,6 +8,7 @@ from smoothed_energy.cli import published
 from smoothed_energy.cli.published import with_published
 from smoothed_energy.cli.resolve import read_options, resolve_settings
 from smoothed_energy.families.advice import Advice
+from smoothed_energy.families.unet import UNet
 
 ADVICE = {
     "slg": Advice("slg", "b7.*", "a paper", scale=2.8, steps="0.01:0.2"),
@@ -55,18 +56,26 @@ def test_stacked_guidance(chosen):
     assert found.stack == ("pag; layers=b13; scale=1", "tpg")
 
 
-def test_they_are_printed(run, model):
-    code, out, err = run("methods", "--model", model, "--json")
-    assert code == 0, err
-    rows = json.loads(out)
-    assert rows["seg"]["layers"] == "mid"
-    assert "2408.00760" in rows["seg"]["source"]
-    assert "nobody published" in rows["slg"]["source"]
+def test_they_are_printed(run, model, monkeypatch):
     code, out, err = run("methods", "--model", "avatars")
     assert code == 0, err
     assert "the model's card" in out
+    assert run("layers", model, "--json")[1].count("published") == 1
+    monkeypatch.setattr(UNet, "advised", (Advice("pag", "m0", "a paper", scale=2.0),))
+    code, out, err = run("methods", "--model", model, "--json")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert rows["pag"] == {"layers": "m0", "scale": 2.0, "steps": "begin", "source": "a paper"}
+    assert "nobody published" in rows["slg"]["source"]
     code, out, err = run("layers", model)
     assert code == 0, err
-    assert "published for pag: layers=mid; scale=3.0 (Ahn et al. 2024" in out
+    assert "published for pag: layers=m0; scale=2.0 (a paper)" in out
     code, out, err = run("layers", model, "--json")
-    assert json.loads(out)["published"]["sag"]["layers"] == "m0"
+    assert json.loads(out)["published"]["pag"]["layers"] == "m0"
+
+
+def test_methods_have_for_the_embedded_model_what_generate_does(run):
+    code, out, err = run("methods", "--model", "avatars", "--json")
+    assert code == 0, err
+    seg = json.loads(out)["seg"]
+    assert (seg["layers"], seg["scale"], seg["steps"]) == ("down,mid", 0.7, "all")

@@ -296,3 +296,20 @@ def test_every_sampler_s_calls_are_guided():
     assert not torch.allclose(sampled(guide(unet(), "pag; scale=2"), sampler="heun"), plain)
     with pytest.raises(ValueError, match="heun takes other steps; expected euler or ddim"):
         sampled(guide(unet(), "cfgpp"), sampler="heun")
+
+
+def test_within_is_right_where_comfyui_runs_branches_apart():
+    """Prompts of other lengths are not run together."""
+    given = {"positive": prompt(1, tokens=10), "negative": prompt(2, tokens=7)}
+    plain = sampled(unet(), 4.0, **given)
+    within = sampled(guide(unet(), "tpg; layers=mid; formulation=within"), 4.0, **given)
+    text = "tpg; layers=mid; formulation=unconditional; scale=3"
+    expected = sampled(guide(unet(), text), 4.0, **given)
+    effect = (expected - plain).norm()
+    assert effect > 1e-2 * plain.norm()
+    assert (within - expected).norm() < 3e-3 * effect
+
+
+def test_self_guidance_is_refused():
+    with pytest.raises(RuntimeError, match="the timestep that the network is told"):
+        guide(unet(), "sg")

@@ -40,10 +40,10 @@ def defaults(node):
 
 
 def test_every_method_has_a_node():
-    # Autoguidance needs a second model; NAG is not a perturbed pass.
-    assert [node.METHOD for node in OF_METHODS] == [
-        name for name in METHODS if name not in ("autoguidance", "nag", "pladis")
-    ]
+    # Autoguidance needs a second model, sg and tsg the timestep that a network is told, nag and
+    # pladis another pass.
+    without = {"autoguidance", "sg", "tsg", "nag", "pladis"}
+    assert [node.METHOD for node in OF_METHODS] == [name for name in METHODS if name not in without]
 
 
 def test_ids_and_names_are_unique():
@@ -69,6 +69,8 @@ def test_defaults_are_those_of_the_methods(node):
     (found,) = guidances_of(guided)
     if node.METHOD == "apg":  # ComfyUI's own, and the paper's, are of pictures
         expected = METHODS["apg"](space="picture")
+    if node.METHOD == "interval":  # that of all steps does nothing
+        expected = METHODS["interval"](steps="sigma:0.3:5")
     assert found == expected
 
 

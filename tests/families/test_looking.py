@@ -1,6 +1,8 @@
 """Guidance of denoisers of no known class, by what a few calls show."""
 
+import copy
 import functools
+import warnings
 
 import pytest
 import tiny_pixart
@@ -14,6 +16,7 @@ from replaced_modules import giving
 from tiny_pipelines import MARGIN, TOLERANCE, difference, noise
 
 from smoothed_energy import (
+    Autoguidance,
     GuidanceWarning,
     PerturbedAttentionGuidance,
     SkipLayerGuidance,
@@ -45,6 +48,17 @@ def looked(guidance, denoiser, *args):
         guidance.attach(denoiser, guide_unknown=True),
     ):
         return denoiser(*args), str(warned[0].message)
+
+
+def family_found(denoiser, *args):
+    """What is known of the denoiser while it is guided, and what the warning said."""
+    with (
+        torch.no_grad(),
+        pytest.warns(GuidanceWarning, match="no family knows") as warned,
+        SmoothedEnergyGuidance().attach(denoiser, guide_unknown=True),
+    ):
+        denoiser(*args)
+        return family_of(denoiser), str(warned[0].message)
 
 
 def assert_as_by_brute_force(denoiser, sample, images, words=WORDS):
@@ -79,7 +93,7 @@ def test_text_before_the_image():
     denoiser = made(Patches, joint=True, cross=False)
     images = {"stack.1.mix": Image((6, 4), 5)}
     assert_as_by_brute_force(denoiser, PICTURE, images, words=WORDS[:, :5])
-    found = family_of(denoiser)
+    found, _ = family_found(denoiser, PICTURE, TIME, WORDS[:, :5])
     given = {"sample": noise(1, 4, 8, 4)}.get
     assert found.tokens(denoiser, _argument(given), "stack.1.mix", 15).start == 7
 
@@ -102,8 +116,8 @@ def test_a_u_net():
 
 def test_what_is_found_and_left_out():
     denoiser = made(Patches)
-    _, message = looked(SmoothedEnergyGuidance(), denoiser, PICTURE, TIME, WORDS)
-    layers = family_of(denoiser).layers(denoiser)
+    family, message = family_found(denoiser, PICTURE, TIME, WORDS)
+    layers = family.layers(denoiser)
     assert [layer.name for layer in layers] == [f"stack.{n}.mix" for n in range(3)]
     assert [layer.part for layer in layers] == ["down", "mid", "up"]
     assert {(layer.heads, layer.width) for layer in layers} == {(2, 16)}
@@ -119,14 +133,42 @@ def test_it_is_off_by_default():
 def test_other_sizes_later_and_no_second_look():
     denoiser = made(Patches)
     guidance = PerturbedAttentionGuidance(layers="mid")
-    looked(guidance, denoiser, PICTURE, TIME, WORDS)
     calls = []
-    hook = denoiser.enter.register_forward_hook(lambda *_: calls.append(0))
-    with torch.no_grad(), guidance.attach(denoiser) as attachment:
+    with torch.no_grad(), guidance.attach(denoiser, guide_unknown=True) as attachment:
+        with pytest.warns(GuidanceWarning, match="no family knows"):
+            denoiser(PICTURE, TIME, WORDS)
+        hook = denoiser.enter.register_forward_hook(lambda *_: calls.append(0))
         denoiser(noise(1, 4, 8, 16), TIME, WORDS)
-    hook.remove()
+        hook.remove()
     assert len(calls) == 2  # the clean pass, and the perturbed one
     assert attachment.last_run.layers == {"stack.1.mix"}
+
+
+def test_what_was_found_is_forgotten_with_the_last_that_asked_for_it():
+    denoiser = made(Patches)
+    guidance = PerturbedAttentionGuidance(layers="mid")
+    looked(guidance, denoiser, PICTURE, TIME, WORDS)
+    with pytest.raises(LayerError, match="guide_unknown"):
+        guidance.attach(denoiser)
+    looked(guidance, denoiser, PICTURE, TIME, WORDS)  # and warns again
+
+
+def test_guidance_without_layers_does_not_look():
+    denoiser = made(Patches)
+    weak = copy.deepcopy(denoiser)
+    with torch.no_grad():
+        for parameter in weak.parameters():
+            parameter *= 0.9
+    guidance, found = Autoguidance(weak=weak), []
+    for guide_unknown in (False, True):
+        with (
+            torch.no_grad(),
+            warnings.catch_warnings(),
+            guidance.attach(denoiser, guide_unknown=guide_unknown),
+        ):
+            warnings.simplefilter("error")
+            found.append(denoiser(PICTURE, TIME, WORDS))
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(

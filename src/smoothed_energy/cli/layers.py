@@ -116,8 +116,8 @@ def _print_published(advice: Mapping[str, Advice]) -> None:
         typer.echo(f"published for {method}: {settings} ({found.source})")
     if not advice:
         typer.echo(
-            "Nothing is published of layers for this model; methods take the middle ones, unless "
-            "told otherwise."
+            "Nothing is published of layers for this model; `smoothed-energy methods --model` "
+            "tells what methods take."
         )
 
 

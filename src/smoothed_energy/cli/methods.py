@@ -52,25 +52,28 @@ def for_model(model: str) -> dict[str, dict[str, Any]]:
         ValueError: If there is no such model.
     """
     from ..methods import METHODS
+    from ..models import available
     from .opening import open_shape
-    from .published import advice_for
+    from .published import advice_for, with_published
+    from .resolve import read_options, resolve_settings
     from .suited import suited_settings
 
     denoiser, _ = open_shape(model)
-    advice = advice_for(denoiser)
+    advice = {} if model in available() else advice_for(denoiser)
     found = {}
     for name, cls in METHODS.items():
-        defaults = cls().to_dict()
-        if "layers" not in defaults:
+        if "layers" not in cls().to_dict():
             continue
-        suited = suited_settings(model, name)
-        usual = {key: defaults[key] for key in ("layers", "scale", "steps")}
+        # What `generate` does if it is told no more.
+        given = read_options({"model": model, "method": name})
+        settings = with_published(resolve_settings(given, {}), given, {}).to_dict()
         source = "nobody published any; the method's own"
-        if suited:
-            usual, source = {**usual, **suited}, "the model's card"
-        elif name in advice:
-            usual, source = {**usual, **advice[name].settings}, advice[name].source
-        found[name] = {**usual, "source": source}
+        if name in advice:
+            source = advice[name].source
+        elif model in available() and (name == "seg" or suited_settings(model, name)):
+            source = "the model's card"
+        found[name] = {key: settings[key] for key in ("layers", "scale", "steps")}
+        found[name]["source"] = source
     return found
 
 

@@ -20,7 +20,10 @@ from ..intercept.attention import AttentionBackendError, NativeForward
 from ..intercept.module_call import ModuleCall, Rows
 from ..intercept.patching import Routers, holding, patched
 
-_TOLD = "how modules are called with the other text"
+
+def _told_name(rows: Rows) -> str:
+    """Under which name an alteration's memory has how modules are called with the other text."""
+    return f"the call with the other text, {rows}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,7 @@ class AlteredPass:
                 own = (
                     Rows(own.start, own.stop, added.batch) if is_same else _with_added(own, adding)
                 )
-            told_call = one.memory.get(_TOLD)
+            told_call = one.memory.get(_told_name(one.rows))
             part = AlteredRows(own, added if one is self._adds else None, told_call, one.memory)
             for module in one.plan.edits:
                 self._by_module.setdefault(module, []).append((one, part))
@@ -140,13 +143,14 @@ class AlteredPass:
         return added.left_out(value)
 
 
-def check_altered(*, hidden: bool, cached: bool, relates: bool) -> None:
+def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> None:
     """Check that a call of a denoiser may be altered.
 
     Args:
         hidden: Whether what is to be changed is compiled.
         cached: Whether there are caches.
         relates: Whether rows are to be added where they can't.
+        keeps: Whether later calls attend to keys that this one computes, or earlier ones did.
 
     Raises:
         AttentionBackendError, RuntimeError: If one of these is so.
@@ -160,6 +164,12 @@ def check_altered(*, hidden: bool, cached: bool, relates: bool) -> None:
         raise RuntimeError(
             "a guidance that changes the first pass can't act beside a cache that skips parts of "
             "it; expected a denoiser after disable_cache()"
+        )
+    if keeps:
+        raise RuntimeError(
+            "a guidance that changes passes in place can't act here, since the denoiser keeps keys "
+            "from call to call, which would be changed for good; expected a second pass "
+            "(formulation=conditional or unconditional), or a pipeline without such a cache"
         )
     if relates:
         raise RuntimeError(
@@ -182,7 +192,8 @@ def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> Non
     Raises:
         RuntimeError: If it calls none of its modules.
     """
-    if not one.alteration.reads_text or _TOLD in one.memory:
+    key = _told_name(one.rows)
+    if not one.alteration.reads_text or key in one.memory:
         return
     named = call.named()
     text = _fitted(family, one, named, one.rows)
@@ -191,7 +202,7 @@ def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> Non
         with patched(one.plan.edits, routers), holding(routers.current, _stop):
             taken()
     except _FoundError as found:
-        one.memory[_TOLD] = found.call
+        one.memory[key] = found.call
         return
     raise RuntimeError(
         f"the {type(call.module).__name__} called none of {', '.join(one.plan.edits.values())}, "

@@ -275,7 +275,14 @@ class PerturbedPrediction(NegativeContext):
 
     @override
     def told_later(self, by: float) -> ModuleCall:
-        family = self._site.family
+        family, position = self._site.family, self._site.context.position()
+        known = position.timestep
+        # No schedule that counts to 1000 is there before its last step, unless it has a thousand.
+        if known is not None and known <= 2 and position.index + 1 < position.count < 250:
+            raise ValueError(
+                f"step {position.index} of {position.count} is at the timestep {known:g}: this "
+                "schedule does not count to 1000, so what a later time is is not known"
+            )
         time = family.later(self._site.denoiser, self.call.argument(family.time), by)
         return self.call.replace(family.time, time)
 

@@ -82,6 +82,11 @@ class Participant:
         if isinstance(self.guidance, (NegativeGuidance, PassGuidance)):
             self.plan_for(denoiser)
 
+    @property
+    def looks_for_layers(self) -> bool:
+        """Whether the layers of a denoiser of no known class are to be found for it."""
+        return self.guide_unknown and hasattr(self.guidance, "layers")
+
     def plan_for(self, denoiser: nn.Module) -> Plan:
         """What the guidance does in a denoiser: found out once, and again if its modules changed.
 

@@ -295,7 +295,9 @@ class PassRunner:
         hidden = any(self._hides(module) for one in acting for module in one.plan.edits)
         adding = [one for one in acting if one.alteration.adds_rows]
         relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
-        check_altered(hidden=hidden, cached=self.caches is not None, relates=relates)
+        argument = Arguments(call.argument)
+        keeps = self.family.is_needed_later(argument) or self.family.keeps_keys(argument)
+        check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
         for one in acting:
             told(self.family, one, call, _PASS)
 

@@ -110,7 +110,7 @@ class DenoiserState(Members):
         if self.runner.family.is_of_own_guidance(Arguments(call.argument)):
             return call()
         self.calls += 1
-        if self.runner.family.is_unknown and any(one.guide_unknown for one in participants):
+        if self.runner.family.is_unknown and any(one.looks_for_layers for one in participants):
             from .last_chance import look_at_call  # noqa: PLC0415 - few runs need it
 
             look_at_call(self.runner, call)

@@ -17,6 +17,7 @@ class AceStep(Audio):
     """Self-attention over time: in windows of neighbours in one block, whole in the next."""
 
     name: ClassVar[str] = "ACE-Step"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("AceStepTransformer1DModel",)
     channels_last: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}

@@ -26,6 +26,7 @@ _EMBEDDINGS = (
     "t_embedder",
     "time_step_proj",
     "time_embed",
+    "time_token",
 )
 
 
@@ -37,6 +38,8 @@ class Alterable(ABC):
             dimension).
         folded: Arguments with several rows for each sample, one after the other.
         listed: Arguments that are lists with one item for each sample.
+        tells_timesteps: Whether its times are, by `timestep`, those of schedulers that count to
+            1000 and grow with the noise.
         text_arguments: Arguments that follow from the prompt; none: they are not known.
         text_masks: Those of them, `(B, L, *)`, whose rows may be padded, and the argument that then
             tells which tokens `(B, L)` are a row's own.
@@ -45,6 +48,7 @@ class Alterable(ABC):
     unbatched: ClassVar[frozenset[str]] = frozenset()
     folded: ClassVar[frozenset[str]] = frozenset()
     listed: ClassVar[frozenset[str]] = frozenset()
+    tells_timesteps: ClassVar[bool] = True
     text_arguments: ClassVar[tuple[str, ...]] = ()
     text_masks: ClassVar[Mapping[str, str]] = {}
 
@@ -65,7 +69,9 @@ class Alterable(ABC):
         Raises:
             ValueError: If that is not known, or every token has a time of its own.
         """
-        told = later_time(functools.partial(self.timestep, denoiser), time, by)
+        told = None
+        if self.tells_timesteps:
+            told = later_time(functools.partial(self.timestep, denoiser), time, by)
         if told is None:
             raise ValueError(
                 f"how a {type(denoiser).__name__} is told a later time is not known: expected one "

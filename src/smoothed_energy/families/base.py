@@ -94,6 +94,8 @@ class Family(Alterable):
         scale_of_call: Whether CFG's scale is that argument, whatever a callback makes of it.
         time_factor: From the denoiser's timestep to the scheduler's.
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
+        rows_first: Whether blocks have the rows of a batch in the first dimension of their tokens;
+            attention has in any case.
         attends_in_blocks: Whether a layer may attend in several blocks of queries, of which one
             sees all tokens, and has the image's.
         is_unknown: Whether it stands for denoisers of which next to nothing is known.
@@ -114,6 +116,7 @@ class Family(Alterable):
     scale_of_call: ClassVar[bool] = False
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
+    rows_first: ClassVar[bool] = True
     attends_in_blocks: ClassVar[bool] = False
     is_unknown: ClassVar[bool] = False
     advised: ClassVar[tuple[Advice, ...]] = ()

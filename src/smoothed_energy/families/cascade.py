@@ -26,6 +26,7 @@ class StableCascade(FeatureMaps):
     """
 
     name: ClassVar[str] = "Stable Cascade"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("StableCascadeUNet",)
     time: ClassVar[str] = "timestep_ratio"
     tied_to_size: ClassVar[tuple[str, ...]] = ("effnet", "pixels")
@@ -57,6 +58,7 @@ class Wuerstchen(StableCascade):
     """The decoder, as Stable Cascade's, and the prior: one stack at one level, in thirds."""
 
     name: ClassVar[str] = "Wuerstchen"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("WuerstchenDiffNeXt", "WuerstchenPrior")
     stacks: ClassVar[Mapping[str, str]] = {**StableCascade.stacks, "blocks": "b"}
     sample: ClassVar[str] = "x"

@@ -18,6 +18,7 @@ class Cosmos(Transformer):
     """Self-attention of a video's tokens, and cross-attention to the text (and the image)."""
 
     name: ClassVar[str] = "Cosmos"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("CosmosTransformer3DModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     cross: ClassVar[str | None] = "attn2"

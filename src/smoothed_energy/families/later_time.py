@@ -23,6 +23,8 @@ def later_time(timestep: Callable[[Any, Any], Any], time: Any, by: float) -> Any
         time: What it is told: a number, or one for each sample.
         by: How many of 1000 timesteps later; at most the last.
     """
+    if time is None:
+        return None
     try:
         first, middle, last = (float(timestep(told, _SCHEDULER)) for told in (0.0, 0.5, 1.0))
     except (AttributeError, TypeError):  # It asks more of its scheduler.

@@ -20,6 +20,7 @@ class LongCatAudio(Audio):
     """Self-attention over time, and cross-attention to the text."""
 
     name: ClassVar[str] = "LongCat-Audio"
+    tells_timesteps: ClassVar[bool] = False
     reversed_flow: ClassVar[bool] = True
     denoisers: ClassVar[tuple[str, ...]] = ("LongCatAudioDiTTransformer",)
     channels_last: ClassVar[bool] = True

@@ -21,6 +21,7 @@ class Mochi(Transformer):
     """
 
     name: ClassVar[str] = "Mochi"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("MochiTransformer3DModel",)
     advised: ClassVar[tuple[Advice, ...]] = (
         Advice(

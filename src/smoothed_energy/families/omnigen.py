@@ -26,6 +26,7 @@ class OmniGen(Transformer):
     """
 
     name: ClassVar[str] = "OmniGen"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("OmniGenTransformer2DModel",)
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)

@@ -6,6 +6,7 @@ __all__ = [
     "families",
     "family_of",
     "family_or_unknown",
+    "forget_found",
     "known_parts",
     "note_found",
     "register",
@@ -48,6 +49,11 @@ def register(family: Family) -> Family:
 def note_found(denoiser: nn.Module, family: Family) -> None:
     """Make known what looking at one denoiser, which no registered family knows, has found."""
     _found[denoiser] = family
+
+
+def forget_found(denoiser: nn.Module) -> None:
+    """Know no more of a denoiser than before somebody looked at it."""
+    _found.pop(unwrap(denoiser), None)
 
 
 def families() -> tuple[Family, ...]:

@@ -18,6 +18,7 @@ class StableAudio(Audio):
     """Self-attention over time, and one token before for what holds of the whole."""
 
     name: ClassVar[str] = "Stable Audio"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("StableAudioDiTModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "before"
@@ -32,6 +33,7 @@ class StableAudio3(Audio):
     """
 
     name: ClassVar[str] = "Stable Audio 3"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("StableAudio3DiTModel",)
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
     text: ClassVar[Any] = "before"

@@ -24,6 +24,7 @@ class StableVideoDiffusion(AnimateDiff):
     """
 
     name: ClassVar[str] = "Stable Video Diffusion"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("UNetSpatioTemporalConditionModel",)
     motion: ClassVar[tuple[str, ...]] = (".temporal_transformer_blocks.",)
     frames: ClassVar[int] = 1

@@ -16,7 +16,7 @@ from typing_extensions import override
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import ImageTokens, unknown_grid
-from ..intercept.module_call import unwrap
+from ..intercept.module_call import parameter_names, unwrap
 from .advice import Advice
 from .base import Arguments, Family, Setting, Step
 from .unet_grid import layer_grid, token_grid, token_grids
@@ -30,6 +30,15 @@ def _is_sdxl(config: Any) -> bool:
     return is_sdxl and getattr(config, "encoder_hid_dim_type", None) is None  # Kolors has one
 
 
+def _is_stable_diffusion(config: Any) -> bool:
+    latents = getattr(config, "out_channels", None) == 4
+    return latents and getattr(config, "cross_attention_dim", None) in (768, 1024)
+
+
+def _is_text_to_image(config: Any) -> bool:
+    return _is_sdxl(config) or _is_stable_diffusion(config)
+
+
 class UNet(Family):
     """A path down, a middle and a path up of convolutions and transformers."""
 
@@ -40,9 +49,23 @@ class UNet(Family):
         "AudioLDM2UNet2DConditionModel",
     )
     advised: ClassVar[tuple[Advice, ...]] = (
-        Advice("seg", "mid", "Hong 2024, arXiv 2408.00760, of SDXL", scale=3.0),
-        Advice("pag", "mid", "Ahn et al. 2024, arXiv 2403.17377", scale=3.0),
-        Advice("sag", "m0", "diffusers' StableDiffusionSAGPipeline", scale=0.75),
+        Advice("seg", "mid", "Hong 2024, arXiv 2408.00760", scale=3.0, model="SDXL", fits=_is_sdxl),
+        Advice(
+            "pag",
+            "mid",
+            "Ahn et al. 2024, arXiv 2403.17377",
+            scale=3.0,
+            model="Stable Diffusion, SDXL",
+            fits=_is_text_to_image,
+        ),
+        Advice(
+            "sag",
+            "m0",
+            "diffusers' StableDiffusionSAGPipeline",
+            scale=0.75,
+            model="Stable Diffusion",
+            fits=_is_stable_diffusion,
+        ),
         Advice(
             "tpg",
             "d6-d23",
@@ -132,6 +155,8 @@ class UNet(Family):
 
     @override
     def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
+        if "encoder_hidden_states_1" in parameter_names(denoiser):
+            return None  # AudioLDM 2 has two texts, which layers attend to in turns.
         found = getattr(denoiser.get_submodule(layer.name.rpartition(".")[0]), "attn2", None)
         return found if getattr(found, "is_cross_attention", False) else None
 

@@ -32,6 +32,7 @@ class UnknownDenoiser(Family):
     """
 
     name: ClassVar[str] = "unknown"
+    tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ()
     is_unknown: ClassVar[bool] = True
     # Nobody else's output has twice the channels of the latents.

@@ -27,6 +27,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import Formulation
+from ..families import LayerError, family_of
 from ..families.layer_selection import LayerSelection, normalise_selection, select_layers
 from ..intercept.module_call import unwrap
 from ..schedule import (
@@ -223,6 +224,14 @@ class LayerGuidance(NegativeGuidance):
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         _, perturbation, modules = self._found(denoiser)
         if self.formulation == "within":
+            family = family_of(denoiser)
+            attention = {layer.module for layer in self.select(denoiser)}
+            if not family.rows_first and not attention.issuperset(modules):
+                raise LayerError(
+                    f"blocks of a {type(unwrap(denoiser)).__name__} have tokens before rows, so "
+                    "some rows alone can't be perturbed there; expected formulation=unconditional, "
+                    "or a guidance of attention"
+                )
             return Plan(alteration=PerturbedWithin(perturbation), edits=modules)
         return self._plan(perturbation=perturbation, edits=modules, replay=replay)
 

@@ -16,6 +16,7 @@ from ..denoisers.prediction import OutputKind, PredictionType
 from ..engine.observer import Observer
 from ..engine.participant import Participant
 from ..engine.summary import RunSummary
+from ..families import forget_found
 from ..guidance.cfg_rules.rule import check_one_sum
 from ..guidance.guidance import Guidance
 from ..schedule import StepPosition
@@ -80,6 +81,10 @@ class Session(ABC):
         """End what `attachment` does."""
         self.attachments.remove(attachment)
         self._list_participants()
+        left = [one.participant for one in self.attachments]
+        if attachment.participant.guide_unknown and not any(one.guide_unknown for one in left):
+            for denoiser in self.denoisers:
+                forget_found(denoiser)
         self._close_last()
 
     def observe(self, observer: Observer) -> None:

@@ -71,6 +71,12 @@ class _TowardsSparse(Alteration):
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
+        if call.call.named().get("encoder_hidden_states") is None:
+            raise AttentionBackendError(
+                f"layer {call.name!r} is given no text to attend to here, but its own tokens; "
+                "expected a model that attends to its prompt"
+            )
+
         def attend(attention: Attention) -> Tensor:
             dense = attention()
             if attention.options.get("is_causal"):

@@ -31,6 +31,7 @@ class ComfyFamily(Family):
     denoisers: ClassVar[tuple[str, ...]] = ()  # A denoiser of its own class brings it along.
     sample: ClassVar[str] = "sample"
     time: ClassVar[str] = "sigma"
+    tells_timesteps: ClassVar[bool] = False
     unbatched: ClassVar[frozenset[str]] = frozenset({"sigma", "conds", "options", "x"})
 
     def refuse(self, network: nn.Module) -> str:

@@ -30,6 +30,16 @@ _RUN = "smoothed_energy_run"
 _KEY = "smoothed_energy"
 
 
+#: What is not known in ComfyUI yet, by the methods that need it.
+_UNKNOWN = {
+    "autoguidance": "a second model, which is not known in ComfyUI yet",
+    "sg": "the timestep that the network is told, which ComfyUI makes of the noise level",
+    "tsg": "the embedding of the timestep, which is not known in ComfyUI yet",
+    "nag": "a negative text in attention, which is not known in ComfyUI yet",
+    "pladis": "the attention to the text, which is not known in ComfyUI yet",
+}
+
+
 def guide(patcher: Any, guidance: str | Mapping[str, Any] | Guidance | Sequence[Any]) -> Any:
     """A copy of a model with guidance, beside what it has already.
 
@@ -52,11 +62,8 @@ def guide(patcher: Any, guidance: str | Mapping[str, Any] | Guidance | Sequence[
     before = guidances_of(patcher)
     denoiser = denoiser_of(_Model(patcher))
     for item in added:
-        if item.method == "autoguidance":
-            raise RuntimeError(
-                "autoguidance needs a second model, which is not known in ComfyUI yet; expected "
-                "another method"
-            )
+        if reason := _UNKNOWN.get(item.method):
+            raise RuntimeError(f"{item.method} needs {reason}; expected another method")
         if item in before:
             raise RuntimeError(
                 f"{item!r} acts on this model already; expected other settings, or a higher scale"

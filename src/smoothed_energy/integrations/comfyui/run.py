@@ -106,9 +106,13 @@ class ComfyRun:
         units = Units(model.model_sampling, sigma)
         self._predicted = _Predicted(step, context, units, x, has_cfg)
         conds: list[Conditioning] = [(branch, given[branch]) for branch in branches]
-        # What is looked at in layers must be of one branch at a time: first with the prompt.
+        # What is looked at or changed in layers must be of one branch at a time: first with the
+        # prompt. ComfyUI runs branches together or apart as memory and texts allow.
         probes = any(member.participant in self._probing for member in step.scales)
-        parts = [[one] for one in reversed(conds)] if probes else [conds]
+        altering = [member.participant.guidance for member in step.altering]
+        within = [one for one in altering if isinstance(one, NegativeGuidance)]
+        apart = probes or any(one.is_within for one in within)
+        parts = [[one] for one in reversed(conds)] if apart else [conds]
         found = [self._call(runner, part, asked, probes=probes) for part in parts]
         denoised = dict(pair for outcome in found for pair in outcome)
         # Without CFG its sum is to be c, whatever the scale.

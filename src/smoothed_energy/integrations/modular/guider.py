@@ -86,10 +86,11 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self.use_original_formulation = use_original_formulation
         self.guidances = as_guidances(guidance)
         self.scheduler: Any = None
+        for item in self.guidances:
+            refuse_prompt(item)
         texts = list(map(guidance_to_text, self.guidances))
         for item in self.guidances:
             warn_if_it_changes_nothing(item)
-            refuse_prompt(item)
         # `new` forgets what is listed as a default, and positional arguments are.
         self.register_to_config(
             guidance=texts[0] if len(texts) == 1 else texts, _use_default_values=[]
