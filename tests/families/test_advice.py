@@ -97,9 +97,13 @@ def test_u_nets():
         transformer_layers_per_block=(1, 2, 10),
     )
     advice = family_of(unet).advice(unet)
-    assert advice.keys() == {"seg", "pag", "sag", "tpg"}
+    assert advice.keys() == {"seg", "pag", "tpg"}
     for method, found in advice.items():
         METHODS[method](**found.settings).select(unet)
+    small = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 8, "attention_head_dim": 2}
+    for width, published in ((768, {"pag", "sag"}), (1024, {"pag", "sag"}), (32, set())):
+        unet = of_shape(UNet2DConditionModel, cross_attention_dim=width, **small)
+        assert family_of(unet).advice(unet).keys() == published
 
 
 def test_the_page_is_what_the_script_prints(monkeypatch):
