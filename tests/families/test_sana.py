@@ -17,9 +17,12 @@ from smoothed_energy import (
     MomentumGuidance,
     PerturbedAttentionGuidance,
     SelfAttentionGuidance,
+    SelfGuidance,
     SkipLayerGuidance,
     SlidingWindowGuidance,
     SmoothedEnergyGuidance,
+    StochasticSelfGuidance,
+    TimeStepGuidance,
     TokenPerturbationGuidance,
 )
 from smoothed_energy.families.layer_selection import LayerError, self_attention_layers
@@ -47,7 +50,7 @@ CFG = pytest.mark.parametrize("cfg", [False, True])
 @pytest.mark.parametrize("bare", [False, True])
 def test_methods_of_softmax_attention_are_refused(guidance, bare):
     pipe = sana()
-    with pytest.raises(LayerError, match=r"linear attention, without softmax.*pag, slg, tpg"):
+    with pytest.raises(LayerError, match=r"linear attention, without softmax.*pag, slg, s2, tpg"):
         guidance.attach(pipe.transformer if bare else pipe)
     assert type(pipe) is SanaPipeline
 
@@ -129,13 +132,16 @@ def test_the_methods_that_are_named_work():
     guidances = [
         PerturbedAttentionGuidance(layers="b1"),
         SkipLayerGuidance(layers="b1"),
+        StochasticSelfGuidance(),
         TokenPerturbationGuidance(layers="b1"),
         SlidingWindowGuidance(scale=3.0),
+        TimeStepGuidance(),
+        SelfGuidance(shift=300),
         Autoguidance(weak=weaker),
         MomentumGuidance(),
     ]
     assert [guidance.method for guidance in guidances] == softmax_free
-    others = {"seg", "sag", "erg", "interval"}
+    others = {"seg", "sag", "erg", "interval", "nag", "pladis"}
     others |= {name for name, cls in METHODS.items() if issubclass(cls, ResultGuidance)}
     assert set(METHODS) == {guidance.method for guidance in guidances} | others
     pipe = CASE.pipeline()

@@ -6,8 +6,9 @@ __all__ = ["one_line", "printable"]
 
 import unicodedata
 
-#: Control and format characters, halves of surrogate pairs, and what breaks lines.
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+#: Control and format characters, halves of surrogate pairs, what has no shape that everybody knows
+#: (unassigned, private), and what breaks lines.
+_HIDDEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 _MOST = 2000
 
 
