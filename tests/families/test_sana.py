@@ -136,7 +136,7 @@ def test_the_methods_that_are_named_work():
         TokenPerturbationGuidance(layers="b1"),
         SlidingWindowGuidance(scale=3.0),
         TimeStepGuidance(),
-        SelfGuidance(shift=300),
+        SelfGuidance(scale=30.0, shift=300),
         Autoguidance(weak=weaker),
         MomentumGuidance(),
     ]
