@@ -13,6 +13,7 @@ out: they would have to be drawn one by one.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -22,8 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewer_passes import FULL, PART, RowCounter, Way, machine, refreshed, ways
-from smoothed_energy import SmoothedEnergyGuidance
+from fewer_passes import FULL, PART, RowCounter, Way, machine, refreshed, seg, ways
 from smoothed_energy.evaluation import METRICS, FeatureStore, open_extractor, paired_interval
 from smoothed_energy.evaluation.metric import SubsetValue
 from smoothed_energy.experiments.reference import read_reference
@@ -41,22 +41,13 @@ def settings(*early: int) -> dict[str, list[dict[str, Any]]]:
     return {"": [*first, *held, *refreshed(*(f"early:{count}" for count in early))]}
 
 
-def own(**changes: Any) -> SmoothedEnergyGuidance:
-    """The guidance that the embedded model is best with."""
-    usual = {"blur": "gaussian:1", "scale": 0.7, "layers": "down,mid"}
-    return SmoothedEnergyGuidance(**{**usual, **changes})
-
-
-def strong(**changes: Any) -> SmoothedEnergyGuidance:
-    """The guidance of `fewer_passes.py`."""
-    usual = {"blur": "gaussian:inf", "scale": 0.7, "layers": "mid"}
-    return SmoothedEnergyGuidance(**{**usual, **changes})
-
+#: The guidance that the embedded model is best with.
+own = functools.partial(seg, blur="gaussian:1", layers="down,mid")
 
 TABLES: dict[str, tuple[int, Sequence[Way]]] = {
     "gaussian:1, scale 0.7, down,mid; 8 steps": (8, ways(own, settings(2, 3, 4, 5))),
     "gaussian:1, scale 0.7, down,mid; 15 steps": (15, ways(own, settings(4, 6, 8))),
-    "gaussian:inf, scale 0.7, mid; 30 steps": (30, ways(strong, settings(6, 8, 9, 12))),
+    "gaussian:inf, scale 0.7, mid; 30 steps": (30, ways(seg, settings(6, 8, 9, 12))),
 }
 
 

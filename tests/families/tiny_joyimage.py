@@ -17,11 +17,10 @@ from tiny_pipelines import noise, picture
 WIDTH = 16
 
 
-@functools.cache
-def transformer():
+def of_class(cls):
     torch.manual_seed(0)
     denoiser = with_sharp_attention(
-        JoyImageEditTransformer3DModel(
+        cls(
             in_channels=4,
             hidden_size=32,
             num_attention_heads=2,
@@ -39,6 +38,11 @@ def transformer():
             if name.endswith("modulate_table"):
                 parameter += 0.5
     return denoiser
+
+
+@functools.cache
+def transformer():
+    return of_class(JoyImageEditTransformer3DModel)
 
 
 @functools.cache

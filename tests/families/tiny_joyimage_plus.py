@@ -4,41 +4,19 @@ import functools
 
 import torch
 from brute_force_attention import Case, Image
-from comparison import with_sharp_attention
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     JoyImageEditPlusPipeline,
     JoyImageEditPlusTransformer3DModel,
 )
 from PIL import Image as Picture
-from tiny_joyimage import vae
+from tiny_joyimage import WIDTH, of_class, vae
 from tiny_pipelines import noise
-
-WIDTH = 16
 
 
 @functools.cache
 def transformer():
-    torch.manual_seed(0)
-    denoiser = with_sharp_attention(
-        JoyImageEditPlusTransformer3DModel(
-            in_channels=4,
-            hidden_size=32,
-            num_attention_heads=2,
-            text_dim=WIDTH,
-            mlp_width_ratio=2,
-            num_layers=4,
-            rope_dim_list=[4, 6, 6],
-        )
-    )
-    with torch.no_grad():
-        for name, parameter in denoiser.named_parameters():
-            if name.endswith(("q_norm.weight", "k_norm.weight")):
-                parameter *= 2
-            # The gates of a trained model are open.
-            if name.endswith("modulate_table"):
-                parameter += 0.5
-    return denoiser
+    return of_class(JoyImageEditPlusTransformer3DModel)
 
 
 class OfPrompts(JoyImageEditPlusPipeline):

@@ -66,7 +66,7 @@ def for_model(model: str) -> dict[str, dict[str, Any]]:
             continue
         # What `generate` does if it is told no more.
         given = read_options({"model": model, "method": name})
-        settings = with_published(resolve_settings(given, {}), given, {}).to_dict()
+        settings = with_published(resolve_settings(given, {}), given, {}, advice).to_dict()
         source = "nobody published any; the method's own"
         if name in advice:
             source = advice[name].source

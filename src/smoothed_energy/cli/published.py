@@ -26,7 +26,10 @@ def advice_for(denoiser: nn.Module) -> dict[str, Advice]:
 
 
 def with_published(
-    settings: GenerateSettings, given: Mapping[str, Any], stored: Mapping[str, Any]
+    settings: GenerateSettings,
+    given: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    advice: Mapping[str, Advice] | None = None,
 ) -> GenerateSettings:
     """The settings with what is published for the model, written out.
 
@@ -36,10 +39,11 @@ def with_published(
         settings: The settings of the run.
         given: The settings of the command line; those that were left out are None.
         stored: The settings of the image of ``--from``, or nothing.
+        advice: What is published for the model, if that is known; else the model is looked at.
     """
     if settings.model in available():
         return settings
-    advice = _advice_for_model(settings.model)
+    advice = _advice_for_model(settings.model) if advice is None else advice
     name, in_text = split_settings(given.get("method") or "")
     told = {key for key, value in given.items() if value is not None} | in_text.keys()
     found = advice.get(split_settings(settings.method)[0])

@@ -204,29 +204,7 @@ def take_rows(
     Returns:
         The same nesting; containers are new, tensors are views.
     """
-    if isinstance(value, Tensor):
-        return rows.of(value) if value.ndim and value.shape[0] == rows.batch else value
-    if isinstance(value, dict):
-        return {
-            key: item
-            if key in unbatched
-            else (_take_folded if key in folded else take_rows)(item, rows)
-            for key, item in value.items()
-        }
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*[take_rows(item, rows) for item in value])
-    if isinstance(value, (list, tuple)):
-        return type(value)([take_rows(item, rows) for item in value])
-    return value
-
-
-def _take_folded(value: Any, rows: Rows) -> Any:
-    """As `take_rows`, with tensors that have several rows for each of the batch."""
-    if isinstance(value, Tensor):
-        return rows.of(value) if rows.fit(value) else value
-    if isinstance(value, (list, tuple)):
-        return type(value)([_take_folded(item, rows) for item in value])
-    return value
+    return _each_batched(value, rows, rows.of, unbatched, folded)
 
 
 def repeat_rows(
@@ -246,24 +224,34 @@ def repeat_rows(
     Returns:
         The same nesting; containers are new.
     """
+    found: dict[str, Any] = _each_batched(value, rows, rows.repeated, unbatched, folded)
+    return found
 
-    def repeated(item: Any, fits: Callable[[Tensor], bool]) -> Any:
-        if isinstance(item, Tensor):
-            return rows.repeated(item) if fits(item) else item
-        if isinstance(item, dict):
-            return {name: repeated(inner, fits) for name, inner in item.items()}
-        if isinstance(item, tuple) and hasattr(item, "_fields"):
-            return type(item)(*[repeated(inner, fits) for inner in item])
-        if isinstance(item, (list, tuple)):
-            return type(item)([repeated(inner, fits) for inner in item])
-        return item
 
-    def has_a_row_each(item: Tensor) -> bool:
-        return item.ndim > 0 and item.shape[0] == rows.batch
+def _each_batched(
+    value: Any,
+    rows: Rows,
+    change: Callable[[Tensor], Tensor],
+    unbatched: frozenset[str] = frozenset(),
+    folded: frozenset[str] = frozenset(),
+    *,
+    is_folded: bool = False,
+) -> Any:
+    """Nested arguments with `change` made of every tensor that is batched; see `take_rows`."""
+    if isinstance(value, Tensor):
+        fits = rows.fit(value) if is_folded else value.ndim > 0 and value.shape[0] == rows.batch
+        return change(value) if fits else value
 
-    return {
-        name: item
-        if name in unbatched
-        else repeated(item, rows.fit if name in folded else has_a_row_each)
-        for name, item in value.items()
-    }
+    def inside(item: Any, *, is_folded: bool = is_folded) -> Any:
+        return _each_batched(item, rows, change, is_folded=is_folded)
+
+    if isinstance(value, dict):
+        return {
+            key: item if key in unbatched else inside(item, is_folded=is_folded or key in folded)
+            for key, item in value.items()
+        }
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*[inside(item) for item in value])
+    if isinstance(value, (list, tuple)):
+        return type(value)([inside(item) for item in value])
+    return value

@@ -173,6 +173,21 @@ def unknown_grid(layer: str, count: int, reason: str) -> TokensWithoutGrid:
     )
 
 
+def tokens_of_map(layer: str, count: int, size: tuple[int, int] | None) -> ImageTokens:
+    """The tokens that are made of a feature map, one of each place.
+
+    Args:
+        layer: The layer's name.
+        count: How many tokens it attends with.
+        size: Height and width of the map; None: none was seen.
+    """
+    if size is None:
+        return unknown_grid(layer, count, "no feature map was seen that they were made of")
+    if math.prod(size) != count:
+        return unknown_grid(layer, count, "its feature map is {}x{}".format(*size))
+    return ImageTokens(size)
+
+
 def rows_in_order(parts: list[tuple[list[int], Tensor]]) -> Tensor:
     """A batch put together from parts of its rows."""
     if len(parts) == 1:

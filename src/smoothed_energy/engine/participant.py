@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["History", "Participant", "ParticipantState"]
+__all__ = ["History", "Participant", "ParticipantState", "note_call"]
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, get_args
 from weakref import WeakKeyDictionary
@@ -355,6 +355,24 @@ class ParticipantState:
             self.reused_calls,
             self.calls_without_cfg,
         )
+
+
+def note_call(
+    states: Iterable[ParticipantState], limiting: Sequence[ParticipantState], *, has_cfg: bool
+) -> None:
+    """Count a call of a denoiser for those whom a guider or a sampler asks once a step.
+
+    Args:
+        states: Who takes part.
+        limiting: Those that take CFG away at this step.
+        has_cfg: Whether there is a sum for a rule to take the place of.
+    """
+    for state in states:
+        state.calls += 1
+        if state in limiting:
+            state.calls_without_cfg += 1
+        elif state.rule is not None and has_cfg:
+            state.guided_calls += 1
 
 
 def _unknown() -> StepPosition:

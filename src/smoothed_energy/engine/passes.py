@@ -166,15 +166,15 @@ class PassRunner:
             outcome.observed.update({plan: {} for plan in watching})
             return outcome
         self._check(call, plans, probing)
+        arguments = Arguments(kept.argument)
         if acting:
-            self._prepare(kept, acting)
+            self._prepare(kept, arguments, acting)
         regions = self.regions
         replays = not self.sealed and (regions is None or not regions.overwrites)
         stems = {plan: self._stem(plan) for plan in plans if plan.replay and replays}
         recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
         whole = seen = Rows(0, batch, batch)
-        arguments = Arguments(kept.argument)
         altered = None
         if acting:
             altered = AlteredPass(self.family, acting, whole)
@@ -290,13 +290,12 @@ class PassRunner:
             "or look at no layers"
         )
 
-    def _prepare(self, call: ModuleCall, acting: Sequence[Acting]) -> None:
+    def _prepare(self, call: ModuleCall, arguments: Arguments, acting: Sequence[Acting]) -> None:
         """Check that a call may be altered, and find out what alterations ask for."""
         hidden = any(self._hides(module) for one in acting for module in one.plan.edits)
         adding = [one for one in acting if one.alteration.adds_rows]
         relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
-        argument = Arguments(call.argument)
-        keeps = self.family.is_needed_later(argument) or self.family.keeps_keys(argument)
+        keeps = self.family.is_needed_later(arguments) or self.family.keeps_keys(arguments)
         check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
         for one in acting:
             told(self.family, one, call, _PASS)

@@ -7,7 +7,7 @@ __all__ = ["Alterable"]
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -125,6 +125,13 @@ class Alterable(ABC):
         `attention_mask`, both the same in all layers and at all times.
         """
         return None
+
+    def cross_attentions(
+        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
+    ) -> dict[nn.Module, str]:
+        """The attention to the text alone in the blocks of layers, with the names of these."""
+        found = [(self.cross_attention(denoiser, layer), layer.name) for layer in layers]
+        return {module: name for module, name in found if module is not None}
 
     def attends_beside_text(self, denoiser: nn.Module) -> bool:
         """Whether its layers attend with the tokens of the image and of the text together."""

@@ -10,29 +10,18 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import FramesFirst, LatentLayout
-from .base import Arguments, Setting, Step
+from .base import Setting, Step
 from .skyreels_v2 import SkyReelsV2
-from .transformer import Transformer
+from .transformer import FramesFirstTransformer, Transformer
 
 
-class AnyFlow(SkyReelsV2):
+class AnyFlow(FramesFirstTransformer, SkyReelsV2):
     """Wan's blocks, told two times for every frame; latents are `(B, F, C, H, W)`."""
 
     name: ClassVar[str] = "AnyFlow"
     denoisers: ClassVar[tuple[str, ...]] = ("AnyFlowTransformer3DModel",)
     listed: ClassVar[frozenset[str]] = frozenset()
     scale_of_call: ClassVar[bool] = True
-
-    @override
-    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
-        _, frames, _, height, width = argument(self.sample).shape
-        sizes = zip((frames, height, width), self.patch(denoiser), strict=True)
-        return tuple(size // part for size, part in sizes)
-
-    @override
-    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        return FramesFirst()
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

@@ -12,13 +12,12 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.latent_layout import FramesFirst, LatentLayout
 from .advice import Advice
-from .base import Arguments, Setting, Step
-from .transformer import Transformer
+from .base import Setting, Step
+from .transformer import FramesFirstTransformer
 
 
-class CogVideoX(Transformer):
+class CogVideoX(FramesFirstTransformer):
     """Text and video attend together, the text's tokens first; latents are `(B, F, C, H, W)`."""
 
     name: ClassVar[str] = "CogVideoX"
@@ -41,16 +40,6 @@ class CogVideoX(Transformer):
     }
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb", "ofs"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("image_rotary_emb",)
-
-    @override
-    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
-        _, frames, _, height, width = argument(self.sample).shape
-        sizes = zip((frames, height, width), self.patch(denoiser), strict=True)
-        return tuple(size // part for size, part in sizes)
-
-    @override
-    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
-        return FramesFirst()
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["FeatureMaps"]
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
-from ..denoisers.image_tokens import GridError, ImageTokens, unknown_grid
+from ..denoisers.image_tokens import GridError, ImageTokens, tokens_of_map
 from ..intercept.module_call import unwrap
 from .base import Arguments, Family
 
@@ -93,9 +92,7 @@ class FeatureMaps(Family):
         size = argument.features.get(layer)
         if size is None:
             size = self._grid(denoiser, layer, argument(self.sample).shape)
-        if math.prod(size) != count:
-            return unknown_grid(layer, count, "its feature map is {}x{}".format(*size))
-        return ImageTokens(size)
+        return tokens_of_map(layer, count, size)
 
     @override
     def layer_grid(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Transformer", "heads_and_width", "submodule"]
+__all__ = ["FramesFirstTransformer", "Transformer", "heads_and_width", "submodule"]
 
 import math
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, LayerError, SelfAttentionLayer
 from ..denoisers.image_tokens import GridError, ImageTokens, unknown_grid
-from ..denoisers.latent_layout import LatentLayout, Packed
+from ..denoisers.latent_layout import FramesFirst, LatentLayout, Packed
 from .base import Arguments, Family
 
 
@@ -164,6 +164,20 @@ class Transformer(Family):
         if module is layer.module and self.text is not None:
             return ("hidden_states", "encoder_hidden_states")
         return super().outputs(denoiser, layer, module)
+
+
+class FramesFirstTransformer(Transformer):
+    """A stack of blocks over videos whose latents are `(B, F, C, H, W)`."""
+
+    @override
+    def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:
+        _, frames, _, height, width = argument(self.sample).shape
+        sizes = zip((frames, height, width), self.patch(denoiser), strict=True)
+        return tuple(size // part for size, part in sizes)
+
+    @override
+    def latent_layout(self, denoiser: nn.Module, argument: Arguments) -> LatentLayout:
+        return FramesFirst()
 
 
 def _block_of(layer: SelfAttentionLayer) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 __all__ = ["UNet"]
 
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -15,7 +14,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import PARTS, SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout
-from ..denoisers.image_tokens import ImageTokens, unknown_grid
+from ..denoisers.image_tokens import ImageTokens, tokens_of_map
 from ..intercept.module_call import parameter_names, unwrap
 from .advice import Advice
 from .base import Arguments, Family, Setting, Step
@@ -129,12 +128,7 @@ class UNet(Family):
     ) -> ImageTokens:
         if layer not in argument.features:
             return ImageTokens(token_grid(denoiser, argument(self.sample).shape, count))
-        size = argument.features[layer]
-        if size is None:
-            return unknown_grid(layer, count, "no feature map was seen that they were made of")
-        if math.prod(size) != count:
-            return unknown_grid(layer, count, "its feature map is {}x{}".format(*size))
-        return ImageTokens(size)
+        return tokens_of_map(layer, count, argument.features[layer])
 
     @override
     def feature_modules(

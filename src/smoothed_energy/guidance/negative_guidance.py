@@ -222,10 +222,10 @@ class LayerGuidance(NegativeGuidance):
 
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        _, perturbation, modules = self._found(denoiser)
+        layers, perturbation, modules = self._found(denoiser)
         if self.formulation == "within":
             family = family_of(denoiser)
-            attention = {layer.module for layer in self.select(denoiser)}
+            attention = {layer.module for layer in layers}
             if not family.rows_first and not attention.issuperset(modules):
                 raise LayerError(
                     f"blocks of a {type(unwrap(denoiser)).__name__} have tokens before rows, so "

@@ -239,6 +239,21 @@ class Probe(ABC):
         """What the module gives, unchanged, and what is kept of it: reduced here, to little."""
 
 
+class BlockPerturbation(Perturbation):
+    """A perturbation of the transformer blocks around the layers."""
+
+    @override
+    def modules(
+        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
+    ) -> Mapping[nn.Module, str]:
+        """These blocks.
+
+        Raises:
+            LayerError: If a layer is in no transformer block.
+        """
+        return {enclosing_block(denoiser, layer): layer.name for layer in layers}
+
+
 def enclosing_block(denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module:
     """The transformer block that a layer's self-attention is part of.
 

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.prediction import PredictionKind, Predictions
-from ..schedule import StepPosition, Steps, StepSelection, as_steps
+from ..schedule import StepPosition, Steps, StepSelection, as_steps_without_similarity
 from ..settings.conversion import set_field
 from .guidance import Guidance
 from .plan import Memory
@@ -152,13 +152,7 @@ class ResultGuidance(Guidance):
     steps: StepSelection | str | Sequence[str] = "all"
 
     def __post_init__(self) -> None:
-        steps = as_steps(self.steps)
-        if steps.needs_similarity:
-            raise ValueError(
-                f"steps={str(steps)!r} depends on a perturbed prediction, and {self.method} makes "
-                "none; expected steps by fractions, noise levels or every n-th"
-            )
-        set_field(self, "steps", steps)
+        set_field(self, "steps", as_steps_without_similarity(self.steps, self.method))
 
     @override
     def select(self, denoiser: nn.Module) -> tuple[SelfAttentionLayer, ...]:

@@ -349,8 +349,7 @@ class NormalizedAttentionGuidance(PassGuidance):
             LayerError: If none does, or nothing is known of it.
         """
         family, model = family_of(denoiser), unwrap(denoiser)
-        found = [(family.cross_attention(model, layer), layer.name) for layer in layers]
-        edits = {module: name for module, name in found if module is not None}
+        edits = family.cross_attentions(model, layers)
         beside = not edits and family.attends_beside_text(model)
         if beside:
             edits = {layer.module: layer.name for layer in family.layers(model)}

@@ -183,8 +183,7 @@ class SparseTextAttention(PassGuidance):
             LayerError: If there are none.
         """
         family, model = family_of(denoiser), unwrap(denoiser)
-        found = [(family.cross_attention(model, layer), layer.name) for layer in layers]
-        edits = {module: name for module, name in found if module is not None}
+        edits = family.cross_attentions(model, layers)
         if not edits:
             raise LayerError(
                 f"layers: no attention of a {type(model).__name__} to its text alone is known in "

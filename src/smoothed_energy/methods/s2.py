@@ -10,25 +10,24 @@ from __future__ import annotations
 __all__ = ["SkipAtRandom", "StochasticSelfGuidance"]
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..families.layer_selection import LayerSelection
 from ..guidance.guidance import SECOND_PASS, About
 from ..guidance.negative_guidance import LayerGuidance
-from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block
+from ..guidance.perturbation import BlockPerturbation, LayerCall, Perturbation
 from ..settings.checks import check_count, check_unit
 from ..settings.conversion import set_field
 
 
 @dataclass(frozen=True)
-class SkipAtRandom(Perturbation):
+class SkipAtRandom(BlockPerturbation):
     """Some transformer blocks return their input: at every step others, which the seed decides.
 
     The random numbers of the run are not touched.
@@ -47,17 +46,6 @@ class SkipAtRandom(Perturbation):
     def on(self, layers: Sequence[SelfAttentionLayer]) -> Perturbation:
         names = dict.fromkeys([_block_of(layer.name) for layer in layers])
         return replace(self, blocks=tuple(names))
-
-    @override
-    def modules(
-        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
-    ) -> Mapping[nn.Module, str]:
-        """The transformer blocks around the layers.
-
-        Raises:
-            LayerError: If a layer is in no transformer block.
-        """
-        return {enclosing_block(denoiser, layer): layer.name for layer in layers}
 
     def skipped(self, index: int) -> frozenset[str]:
         """The names of the blocks that are skipped at the step `index`."""

@@ -10,26 +10,24 @@ from __future__ import annotations
 __all__ = ["ShuffleTokens", "TokenPerturbationGuidance"]
 
 import zlib
-from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.image_tokens import rows_in_order
 from ..families.layer_selection import LayerSelection
 from ..guidance.guidance import SECOND_PASS, About
 from ..guidance.negative_guidance import LayerGuidance
-from ..guidance.perturbation import LayerCall, Perturbation, enclosing_block
+from ..guidance.perturbation import BlockPerturbation, LayerCall
 from ..settings.checks import check_count
 from ..settings.conversion import set_field
 
 
 @dataclass(frozen=True)
-class ShuffleTokens(Perturbation):
+class ShuffleTokens(BlockPerturbation):
     """The image's tokens enter the transformer blocks of the chosen layers in another order.
 
     Every layer and step has its own permutation, which the seed decides: the random numbers of the
@@ -40,17 +38,6 @@ class ShuffleTokens(Perturbation):
     """
 
     seed: int
-
-    @override
-    def modules(
-        self, denoiser: nn.Module, layers: Sequence[SelfAttentionLayer]
-    ) -> Mapping[nn.Module, str]:
-        """The transformer blocks around the layers.
-
-        Raises:
-            LayerError: If a layer is in no transformer block.
-        """
-        return {enclosing_block(denoiser, layer): layer.name for layer in layers}
 
     def permutation(self, name: str, index: int, count: int) -> Tensor:
         """The order of `count` tokens in a layer at the step `index`, on the CPU."""

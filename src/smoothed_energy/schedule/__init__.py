@@ -8,7 +8,7 @@ from .refresh import ALL_STEPS_ANEW, Drift, EarlySteps, EveryStep, Refresh, Sinc
 from .scales import CosineScale, LinearScale, ScaleSchedule, ScaleTable, as_scale, scale_at
 from .scheduler import Schedule, schedule_position
 from .selection import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps, StepSelection
-from .steps import as_steps
+from .steps import as_steps, as_steps_without_similarity
 
 __all__ = [
     "ALL_STEPS_ANEW",
@@ -33,6 +33,7 @@ __all__ = [
     "as_refresh",
     "as_scale",
     "as_steps",
+    "as_steps_without_similarity",
     "following_noise",
     "scale_at",
     "schedule_position",

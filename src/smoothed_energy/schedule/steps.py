@@ -24,6 +24,7 @@ __all__ = [
     "StepSelection",
     "Steps",
     "as_steps",
+    "as_steps_without_similarity",
     "schedule_position",
 ]
 
@@ -33,6 +34,27 @@ from .position import StepPosition
 from .scheduler import schedule_position
 from .selection import Adaptive, AllOf, AnyOf, EveryNth, NoiseLevels, Steps, StepSelection
 from .step_text import FORMS, read_steps
+
+
+def as_steps_without_similarity(
+    value: StepSelection | str | Iterable[StepSelection | str], method: str
+) -> StepSelection:
+    """As `as_steps`, for a method that makes no perturbed prediction.
+
+    Args:
+        value: What `as_steps` takes.
+        method: The method's name, for the message.
+
+    Raises:
+        ValueError: If the steps depend on a perturbed prediction, too.
+    """
+    steps = as_steps(value)
+    if steps.needs_similarity:
+        raise ValueError(
+            f"steps={str(steps)!r} depends on a perturbed prediction, and {method} makes none; "
+            "expected steps by fractions, noise levels or every n-th"
+        )
+    return steps
 
 
 def as_steps(value: StepSelection | str | Iterable[StepSelection | str]) -> StepSelection:

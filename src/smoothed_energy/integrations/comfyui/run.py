@@ -20,7 +20,7 @@ from ...denoisers.latent_layout import ChannelsFirst
 from ...denoisers.prediction import Predictions
 from ...engine.finite import check_finite
 from ...engine.one_pass import Outcome
-from ...engine.participant import Participant
+from ...engine.participant import Participant, note_call
 from ...engine.passes import PassRunner
 from ...engine.step import GuidedStep, Members
 from ...engine.summary import warn_if_idle
@@ -92,13 +92,7 @@ class ComfyRun:
         context = self._context(model, sigma)
         has_cfg = given[UNCONDITIONAL] is not None
         limiting = self._members.without_cfg(self.participants, context) if has_cfg else []
-        for participant in self.participants:
-            member = self._members.of(participant)
-            member.calls += 1
-            if member in limiting:
-                member.calls_without_cfg += 1
-            elif member.rule is not None and has_cfg:
-                member.guided_calls += 1
+        note_call(map(self._members.of, self.participants), limiting, has_cfg=has_cfg)
         step = self._members.step(self.participants, context)
         self._members.progress.note("latents", x, context.sigma)
         has_cfg = has_cfg and not limiting

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = ["ComfyUNet"]
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from ...denoisers.attention_layer import SelfAttentionLayer
-from ...denoisers.image_tokens import GridError, ImageTokens, unknown_grid
+from ...denoisers.image_tokens import GridError, ImageTokens, tokens_of_map
 from ...families import Arguments
 from .family import ComfyFamily
 
@@ -51,12 +50,7 @@ class ComfyUNet(ComfyFamily):
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
-        size = argument.features.get(layer)
-        if size is None:
-            return unknown_grid(layer, count, "no feature map was seen that they were made of")
-        if math.prod(size) != count:
-            return unknown_grid(layer, count, "its feature map is {}x{}".format(*size))
-        return ImageTokens(size)
+        return tokens_of_map(layer, count, argument.features.get(layer))
 
     @override
     def feature_modules(

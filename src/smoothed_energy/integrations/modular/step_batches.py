@@ -17,7 +17,7 @@ from ...denoisers.latent_layout import ChannelsFirst, LatentLayout
 from ...denoisers.prediction import Predictions
 from ...engine.finite import check_finite
 from ...engine.observer import Observer
-from ...engine.participant import Participant, ParticipantState
+from ...engine.participant import Participant, ParticipantState, note_call
 from ...engine.passes import PassRunner
 from ...engine.results import Combined
 from ...engine.step import BRANCHES, GuidedStep, Members
@@ -85,13 +85,7 @@ class StepBatches:
         self._outputs.clear()
         self._given.clear()
         limiting = self._members.without_cfg(self.participants, step) if step.has_cfg else []
-        for participant in self.participants:
-            member = self._members.of(participant)
-            member.calls += 1
-            if member in limiting:
-                member.calls_without_cfg += 1
-            elif member.rule is not None and step.run_has_cfg:
-                member.guided_calls += 1
+        note_call(map(self._members.of, self.participants), limiting, has_cfg=step.run_has_cfg)
         self._step = self._members.step(self.participants if enabled else (), step)
         self.batches = [Batch("pred_cond", "conditional")]
         if step.has_cfg and not limiting:
