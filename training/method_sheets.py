@@ -27,7 +27,7 @@ from smoothed_energy.report import Series, contact_sheet
 
 from .samples import CAPTIONS
 
-__all__ = ["ROWS", "Row", "draw"]
+__all__ = ["SHEETS", "Row", "Sheet", "draw"]
 
 PROMPT = CAPTIONS[6]
 #: Colours alone, since the edges say the rest.
@@ -61,16 +61,82 @@ class Row:
         return "   ".join([*([f"cfg {self.cfg:g}"] if self.cfg > 1 else []), *parts])
 
 
-ROWS = (
-    Row("vanilla"),
-    Row("CFG", cfg=CFG),
+VANILLA = Row("vanilla")
+WITH_CFG = Row("CFG", cfg=CFG)
+SEG = "seg; blur=gaussian:inf; scale=0.7; layers=mid"
+
+ATTENTION = (
     Row("SAG", "sag; scale=0.75; layers=mid; steps=0.05:1"),
     Row("PAG", "pag; scale=0.7; layers=mid"),
+    Row("ERG", "erg; scale=0.7; layers=mid"),
     Row("SEG, sigma 1", "seg; blur=gaussian:1; scale=0.7; layers=mid"),
     Row("SEG, sigma 10", "seg; blur=gaussian:10; scale=0.7; layers=mid"),
-    Row("SEG, sigma infinite", "seg; blur=gaussian:inf; scale=0.7; layers=mid"),
-    Row("SEG, sigma infinite, and CFG", "seg; blur=gaussian:inf; scale=0.7; layers=mid", CFG),
+    Row("SEG, sigma infinite", SEG),
 )
+#: What perturbs something else, at one scale.
+ELSE = (
+    Row("SLG", "slg; scale=0.7; layers=m0"),
+    Row("S2", "s2; scale=0.7"),
+    Row("TPG", "tpg; scale=0.7; layers=mid"),
+    Row("SWG", "swg; scale=0.7"),
+    Row("TSG", "tsg; scale=0.7"),
+    Row("SG", "sg; scale=0.7"),
+)
+FREE = (
+    Row("momentum", "momentum; scale=0.7"),
+    Row("HiGS", "higs; scale=1.75"),
+    Row("TAG", "tag; eta=1.05"),
+    Row("TAG, more", "tag; eta=1.15"),
+)
+#: Rules at a scale at which plain CFG does harm.
+HIGH = 9.0
+RULES = (
+    Row("APG", "apg; norm=5", HIGH),
+    Row("CFG-Zero*", "cfg-zero; zero_steps=0", HIGH),
+    Row("TCFG", "tcfg", HIGH),
+    Row("FDG", "fdg; scales=9:3", HIGH),
+    Row("MAMBO-G", "mambo-g; alpha=8", HIGH),
+    Row("CFG++", "cfgpp; scale=0.6", HIGH),
+    Row("CFG in an interval", "interval; steps=0.2:0.7", HIGH),
+)
+NEGATIVE = "red hair"
+PASSES = (
+    Row("NAG, no CFG", f"nag; negative_prompt={NEGATIVE}"),
+    Row("PLADIS, no CFG", "pladis; scale=2"),
+    Row("PLADIS and CFG", "pladis; scale=2", CFG),
+    Row("PAG within CFG", "pag; layers=mid; formulation=within", CFG),
+    Row("SEG within CFG", "seg; blur=gaussian:inf; layers=mid; formulation=within", CFG),
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows at the same seeds.
+
+    Args:
+        title: What they have in common.
+        rows: Ways to sample.
+        prompt: For all of them; empty for none.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    prompt: str = ""
+
+
+#: By the file's name.
+SHEETS: Mapping[str, Sheet] = {
+    "no-prompt": Sheet("No prompt: attention is perturbed", (VANILLA, *ATTENTION)),
+    "else": Sheet("No prompt: something else is perturbed", (VANILLA, *ELSE)),
+    "free": Sheet("No prompt: no second pass", (VANILLA, *FREE)),
+    "prompt": Sheet(
+        "Beside CFG",
+        (VANILLA, WITH_CFG, *ATTENTION, Row("SEG, sigma infinite, and CFG", SEG, CFG)),
+        PROMPT,
+    ),
+    "rules": Sheet("Rules for CFG", (WITH_CFG, Row("CFG, high", cfg=HIGH), *RULES), PROMPT),
+    "passes": Sheet("In the same pass", (VANILLA, WITH_CFG, *PASSES), PROMPT),
+}
 
 
 @torch.inference_mode()
@@ -98,20 +164,16 @@ def draw(
     return found
 
 
-def methods(pipe: Any, prompt: str, steps: int) -> Image.Image:
-    """The sheet of all methods, with or without a prompt."""
-    rows = [row for row in ROWS if prompt or row.cfg == 1.0]
+def methods(pipe: Any, sheet: Sheet, steps: int) -> Image.Image:
+    """A sheet of methods."""
+    prompts = [sheet.prompt] * len(SEEDS)
     return contact_sheet(
         [
-            Series(
-                row.label,
-                draw(pipe, row, [prompt] * len(SEEDS), SEEDS, steps=steps),
-                row.detail,
-            )
-            for row in rows
+            Series(row.label, draw(pipe, row, prompts, SEEDS, steps=steps), row.detail)
+            for row in sheet.rows
         ],
         [f"seed {seed}" for seed in SEEDS],
-        f"“{prompt}”" if prompt else "No prompt",
+        f"{sheet.title}: “{sheet.prompt}”" if sheet.prompt else sheet.title,
         f"avatars  ·  {steps} steps",
     )
 
@@ -125,12 +187,11 @@ def control(pipe: Any, pictures: Sequence[Image.Image], steps: int) -> Image.Ima
     """The sheet of the ControlNet: the edges of another picture in every column."""
     edges = [Image.fromarray(canny(np.asarray(picture.convert("RGB")))) for picture in pictures]
     seeds = SEEDS[: len(edges)]
-    guidance = ROWS[-1].guidance
     rows: Mapping[str, tuple[str, Row]] = {
         "no prompt, unguided": ("", Row("")),
-        "no prompt, SEG": ("", Row("", guidance)),
+        "no prompt, SEG": ("", Row("", SEG)),
         "prompt, CFG": (CONTROL_PROMPT, Row("", cfg=CFG)),
-        "prompt, SEG and CFG": (CONTROL_PROMPT, Row("", guidance, CFG)),
+        "prompt, SEG and CFG": (CONTROL_PROMPT, Row("", SEG, CFG)),
     }
     series = [
         Series(
@@ -158,19 +219,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--controlnet", default="canny")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--only", choices=("methods", "control"))
+    parser.add_argument("--only", nargs="+", choices=(*SHEETS, "control"))
     options = parser.parse_args(arguments)
+    wanted = options.only or [*SHEETS, "control"]
     options.to.mkdir(parents=True, exist_ok=True)
     pipe = load("avatars", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    if options.only != "control":
-        for name, prompt in (("no-prompt", ""), ("prompt", PROMPT)):
-            methods(pipe, prompt, options.steps).save(options.to / f"methods-{name}.png")
-    if options.only != "methods":
+    for name, sheet in SHEETS.items():
+        if name in wanted:
+            drawn = methods(pipe, sheet, options.steps)
+            drawn.save(options.to / f"methods-{name}.png", optimize=True)
+    if "control" in wanted:
         pictures = sources(pipe, options.steps)
         pipe = load("avatars", dtype=torch.float32, controlnet=options.controlnet)
         pipe.set_progress_bar_config(disable=True)
-        control(pipe, pictures, options.steps).save(options.to / "control.png")
+        control(pipe, pictures, options.steps).save(options.to / "control.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ pytest.importorskip("cv2")
 
 from training.samples import CAPTIONS
 
+from smoothed_energy import guidance_from_text
+from smoothed_energy.methods import METHODS
 from smoothed_energy.models.edges import canny
 from training import method_sheets
 
@@ -52,3 +54,14 @@ def test_the_sheet_of_the_controlnet_needs_no_drawings(tmp_path, monkeypatch):
         for number, one in enumerate(pictures)
         for other in pictures[:number]
     )
+
+
+def test_sheets_show_every_method_that_needs_no_second_denoiser():
+    shown = {
+        guidance_from_text(row.guidance).method
+        for sheet in method_sheets.SHEETS.values()
+        for row in sheet.rows
+        if row.guidance
+    }
+    ours = {name for name, cls in METHODS.items() if cls.__module__.startswith("smoothed_energy.")}
+    assert shown == ours - {"autoguidance"}
