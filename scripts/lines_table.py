@@ -23,7 +23,8 @@ HEADER = """# Lines of a family and of a method
 How much code does a model, or a method, take? Made by `scripts/lines_table.py`.
 
 A family says where attention is, how tokens lie and how the pipeline has CFG; a method says what is
-computed instead. Neither names the other (`lint-imports`): all methods that are possible work in all families
+computed instead. Neither names the other (`lint-imports`): all methods that are possible work in
+all families
 ([table](methods-by-family.md)).
 """
 
