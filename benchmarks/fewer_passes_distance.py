@@ -1,6 +1,9 @@
 r"""Fewer second passes against the distance to real pictures: the other frontier.
 
     python benchmarks/fewer_passes_distance.py --pictures 2000 [--device cuda] [--json FILE]
+    python benchmarks/fewer_passes_distance.py --plot docs/images/fewer-passes-distance.svg
+
+The second draws the tables that stand in docs/benchmarks.md.
 
 On the embedded model without a prompt: its own guidance at few steps, where there is something to
 mend, and a strong one at thirty. Frechet and kernel distance (times 1000) of EfficientNet-Lite0
@@ -15,8 +18,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +36,15 @@ from smoothed_energy.experiments.subject import AVATARS
 from smoothed_energy.models import load
 
 BATCH = 100
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+#: By how names of ways begin: what they are called in the plot, and their colour.
+KINDS = {
+    "unguided": ("without the guidance", "grey"),
+    "all steps": ("all steps", "black"),
+    "steps=": ("some steps alone", "tab:blue"),
+    "refresh=`every": ("refresh, evenly", "tab:orange"),
+    "refresh=`early": ("refresh, early", "tab:green"),
+}
 TIMES = {"frechet": 1.0, "kernel": 1000.0}
 
 
@@ -79,6 +93,76 @@ def scaled(value: SubsetValue, by: float) -> SubsetValue:
     return lambda indices: by * value(indices)
 
 
+@dataclass(frozen=True)
+class Point:
+    """A row of a table on the page: the interval is of the difference to all steps."""
+
+    name: str
+    cost: float
+    value: float
+    low: float
+    high: float
+
+
+def read_page(page: Path) -> dict[str, list[Point]]:
+    """The Frechet distances in the tables of this benchmark on a page."""
+    section = page.read_text().split("## benchmarks/fewer_passes_distance.py")[1].split("\n## ")[0]
+    found: dict[str, list[Point]] = {}
+    for part in section.split("\n### ")[1:]:
+        title, *lines = part.splitlines()
+        rows = [[cell.strip() for cell in line.split("|")[1:]] for line in lines if "|" in line]
+        points = found[title] = []
+        for name, cost, value, difference, *_ in rows[2:]:
+            ends = re.findall(r"[+-][\d.]+", difference) or ["0", "0", "0"]
+            middle, low, high = map(float, ends)
+            points.append(Point(name, float(cost), float(value), middle - low, high - middle))
+    return found
+
+
+def plot(page: Path, path: Path) -> None:
+    """Frechet distance over cost, a panel for each table."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    tables = read_page(page)
+    style = {"svg.hashsalt": "fewer-passes-distance", "font.size": 9}
+    style |= {"axes.spines.top": False, "axes.spines.right": False}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(
+            1, len(tables), figsize=(3.6 * len(tables) + 1.6, 3.4), layout="constrained"
+        )
+        for axis, (title, points) in zip(axes, tables.items(), strict=True):
+            for kind, (label, colour) in KINDS.items():
+                of_kind = [point for point in points if point.name.startswith(kind)]
+                axis.errorbar(
+                    [point.cost for point in of_kind],
+                    [point.value for point in of_kind],
+                    [[getattr(p, end) for p in of_kind] for end in ("low", "high")],
+                    fmt="o",
+                    elinewidth=0.8,
+                    color=colour,
+                    label=label,
+                )
+                for point in of_kind:
+                    short = point.name.partition("=")[2].strip("`")
+                    axis.annotate(
+                        short,
+                        (point.cost, point.value),
+                        xytext=(-5, 3) if short.startswith("0:") else (5, 3),
+                        ha="right" if short.startswith("0:") else "left",
+                        textcoords="offset points",
+                        fontsize=8,
+                    )
+            axis.set_title(title, fontsize=9)
+            axis.set(xlabel="cost, in runs without the guidance", xlim=(0.9, 1.8))
+        axes[0].set_ylabel("Frechet distance to real pictures")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right upper", frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -86,7 +170,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where the networks run (cpu)")
     parser.add_argument("--only", default="", help="tables whose title contains this")
     parser.add_argument("--json", type=Path, help="write the numbers here, too")
+    parser.add_argument("--plot", type=Path, help="draw the tables of docs/benchmarks.md instead")
     options = parser.parse_args()
+    if options.plot:
+        plot(PAGE, options.plot)
+        return
     extractor = open_extractor(AVATARS.features, device=options.device)
     assert AVATARS.reference is not None
     real = read_reference(AVATARS.reference, extractor, FeatureStore(Path("unused"))).features

@@ -99,7 +99,8 @@ RULES = (
     Row("CFG++", "cfgpp; scale=0.6", HIGH),
     Row("CFG in an interval", "interval; steps=0.2:0.7", HIGH),
 )
-NEGATIVE = "red hair"
+#: A prompt that leaves something open, and what is not wanted of it.
+OPEN, NEGATIVE = "a toon portrait of someone, on a teal background", "dark skin"
 PASSES = (
     Row("NAG, no CFG", f"nag; negative_prompt={NEGATIVE}"),
     Row("PLADIS, no CFG", "pladis; scale=2"),
@@ -135,7 +136,7 @@ SHEETS: Mapping[str, Sheet] = {
         PROMPT,
     ),
     "rules": Sheet("Rules for CFG", (WITH_CFG, Row("CFG, high", cfg=HIGH), *RULES), PROMPT),
-    "passes": Sheet("In the same pass", (VANILLA, WITH_CFG, *PASSES), PROMPT),
+    "passes": Sheet("In the same pass", (VANILLA, WITH_CFG, *PASSES), OPEN),
 }
 
 
