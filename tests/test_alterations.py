@@ -5,11 +5,10 @@ import torch
 from comparison import run_of
 from diffusers import FirstBlockCacheConfig
 from nag_by_hand import cross
-from tiny_ernie_image import CASES as ERNIE
+from older_versions import first_case
 from tiny_flux import CASES as FLUX
 from tiny_pipelines import MARGIN, MID, TOLERANCE, UP, difference, noise
 from tiny_pixart import CASES as PIXART
-from tiny_qwen_image21 import CASES as QWEN21
 from tiny_wan import CASES as WAN
 
 from protocol_formulas import TEXTS, G
@@ -136,7 +135,7 @@ def test_compiled_denoisers_are_refused():
 
 
 def test_rows_within_blocks_that_have_tokens_first_are_refused():
-    pipe = ERNIE[0].pipeline()
+    pipe = first_case("tiny_ernie_image").pipeline()
     with pytest.raises(LayerError, match="tokens before rows"):
         guidance_from_text("slg; layers=b1; formulation=within").attach(pipe)
     with guidance_from_text("pag; layers=b1; formulation=within").attach(pipe):
@@ -144,7 +143,7 @@ def test_rows_within_blocks_that_have_tokens_first_are_refused():
 
 
 def test_keys_that_later_steps_use_are_not_changed():
-    case = QWEN21[0]
+    case = first_case("tiny_qwen_image21")
     pipe = case.pipeline()
     run = run_of(pipe, case, cfg=True)
     plain = run()

@@ -6,8 +6,11 @@ from pathlib import Path
 import diffusers
 import pytest
 from diffusers import FluxPipeline, StableDiffusionSAGPipeline, VisualClozePipeline
+from older_versions import are_older
 
 ROOT = Path(__file__).parents[1]
+#: Which pipelines diffusers exports, and whether these can be imported, depends on both.
+WHOLE = pytest.mark.skipif(are_older(), reason="not all pipelines can be imported")
 
 
 @pytest.fixture
@@ -16,11 +19,13 @@ def table(monkeypatch):
     return importlib.import_module("support_table")
 
 
+@WHOLE
 def test_every_exported_pipeline_is_on_the_page(table):
     assert len(table.exported()) > 200
     assert table.unknown() == []
 
 
+@WHOLE
 def test_a_pipeline_that_the_page_does_not_name_fails_the_check(table, monkeypatch, tmp_path):
     page = tmp_path / "support.md"
     page.write_text(table.PAGE.read_text("utf-8").replace("| `FluxPipeline` |", "| `Fl` |"))

@@ -5,7 +5,6 @@ import json
 import math
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -249,10 +248,6 @@ def test_words_of_the_page_that_are_numbers():
     assert abs(sum(late[-4:])) < 0.2 and max(map(abs, late[13:])) < 0.2
 
 
-@pytest.mark.skipif(
-    int(version("transformers").split(".")[0]) < 5,
-    reason="older text encoders can't make their mask in float64",
-)
 def test_numbers_of_the_embedded_model_are_what_the_page_has():
     stored = json.loads((ROOT / "docs" / "theory.json").read_text())
     module = theory()

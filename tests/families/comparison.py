@@ -24,7 +24,8 @@ def run_of(pipe, case, *, cfg=False, **changes):
         output = pipe(**settings, generator=torch.Generator().manual_seed(7))
         found = output[0] if isinstance(output, tuple) else next(iter(output.values()))
         # Framepack gives what it has after each section.
-        return found[-1] if isinstance(found, list) else found
+        found = found[-1] if isinstance(found, list) else found
+        return torch.as_tensor(found)  # DiT of older versions: an array
 
     return run
 

@@ -7,7 +7,6 @@ without it; it is *refused* if there is an error, and *warns* if the run was not
 """
 
 import copy
-import importlib
 import inspect
 import re
 import sys
@@ -20,6 +19,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "pipelines")]
 
 from comparison import run_of  # noqa: E402
+from older_versions import tiny_cases  # noqa: E402
 from tiny_pipelines import difference  # noqa: E402
 
 from smoothed_energy import Autoguidance, GuidanceWarning  # noqa: E402
@@ -37,7 +37,7 @@ def cases():
     """All tiny pipelines, those of U-Nets first."""
     names = sorted(path.stem for path in HERE.glob("tiny_*.py"))
     names.sort(key=lambda name: name != "tiny_unet")
-    return [case for name in names for case in importlib.import_module(name).CASES]
+    return tiny_cases(*names)
 
 
 def weaker(denoiser):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import methods_by_family
 import pytest
+from older_versions import are_older
 
 from smoothed_energy.families import families, family_of
 from smoothed_energy.methods import METHODS
@@ -21,9 +22,12 @@ def test_the_columns_are_the_methods():
 
 
 def test_the_rows_are_the_tiny_pipelines():
-    assert [row[0] for row in rows()[1:]] == [case.family for case in methods_by_family.cases()]
+    named = [row[0] for row in rows()[1:]]
+    found = [case.family for case in methods_by_family.cases()]
+    assert [name for name in named if name in found or not are_older()] == found
 
 
+@pytest.mark.skipif(are_older(), reason="older diffusers or transformers lacks some")
 def test_every_family_has_a_tiny_pipeline():
     cases = methods_by_family.cases()
     found = {family_of(getattr(case.pipeline(), case.denoiser)).name for case in cases}

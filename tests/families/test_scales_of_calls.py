@@ -1,29 +1,17 @@
 """Pipelines that multiply by the argument of their call, whatever a callback makes of the scale."""
 
 import pytest
-import tiny_allegro
-import tiny_bria_fibo2
-import tiny_ernie_image
 import tiny_from_flux
-import tiny_latte
-import tiny_lumina_next
-import tiny_prx
-import tiny_sana_video
 import torch
 from comparison import run_of
+from older_versions import first_case, tiny_cases
 from tiny_pipelines import difference
 
 from smoothed_energy import SkipLayerGuidance
 from smoothed_energy.families import family_of
 
-CASES = [
-    tiny_ernie_image.CASES[0],
-    tiny_latte.CASES[0],
-    tiny_lumina_next.CASES[0],
-    tiny_prx.CASES[0],
-    tiny_allegro.CASES[0],
-    tiny_sana_video.CASES[0],
-]
+NAMES = ("ernie_image", "latte", "lumina_next", "prx", "allegro", "sana_video")
+CASES = [case for name in NAMES for case in tiny_cases(f"tiny_{name}")[:1]]
 
 
 def lower(pipe, *_):
@@ -59,7 +47,7 @@ def test_fibo_has_cfg_by_the_call_at_the_scale_of_the_callback():
 
 
 def test_fibo_2_multiplies_by_the_scale_of_the_callback():
-    denoiser = tiny_bria_fibo2.CASES[0].pipeline().transformer
+    denoiser = first_case("tiny_bria_fibo2").pipeline().transformer
     given = {"guidance_scale": 2.0, "arguments": {"guidance_scale": 4.0}}
     layout = family_of(denoiser).layout(denoiser, given.get, None)
     assert (layout.separate, layout.cfg_scale) == (True, 2.0)

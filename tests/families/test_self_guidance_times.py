@@ -1,27 +1,16 @@
 """Self-guidance tells more noise where timesteps count to 1000, and is refused elsewhere."""
 
 import pytest
-import tiny_ace_step
-import tiny_cascade
-import tiny_longcat_audio
-import tiny_mochi
-import tiny_omnigen
-import tiny_svd
 import tiny_wan
 import tiny_z_image
 import torch
 from comparison import run_of
+from older_versions import tiny_cases
 
 from smoothed_energy import SelfGuidance
 
-REFUSED = [
-    tiny_ace_step.CASES[0],
-    tiny_cascade.CASES[0],
-    tiny_longcat_audio.CASES[0],
-    tiny_mochi.CASES[0],
-    tiny_omnigen.CASES[0],
-    tiny_svd.CASES[0],
-]
+NAMES = ("ace_step", "cascade", "longcat_audio", "mochi", "omnigen", "svd")
+REFUSED = [case for name in NAMES for case in tiny_cases(f"tiny_{name}")[:1]]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.family)

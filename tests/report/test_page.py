@@ -241,7 +241,8 @@ class TestPlots:
         (left, low), (right, high) = [tuple(map(float, pair)) for pair in xy]
         assert left < right
         assert low > high  # y points down
-        band = re.search(r'id="FillBetween\w*".*? d="([^"]*)".*?<use [^>]*y="([\d.]+)"', svg, re.S)
+        name = r"(?:FillBetween|PolyCollection)\w*"  # before matplotlib 3.10
+        band = re.search(rf'id="{name}".*? d="([^"]*)".*?<use [^>]*y="([\d.]+)"', svg, re.S)
         points = re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", band[1])
         ys = [float(y) + float(band[2]) for _, y in points]
         unit = (low - high) / 5
@@ -468,5 +469,7 @@ def test_ticks_of_logarithmic_axes_are_plain_text():
         "a caption",
     )
     assert "mathdefault" not in plot.svg
-    for tick in ("10⁻¹²", "10⁻⁶", "1", "10", "100", "10³"):
+    for tick in ("1", "10", "100", "10³"):
         assert f">{tick}<" in plot.svg
+    # Which of the lower ones are there depends on the version of matplotlib.
+    assert {"10⁻⁶", "10⁻⁷"} & set(re.findall(r">([^<]*)<", plot.svg))

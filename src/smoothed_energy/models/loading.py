@@ -77,7 +77,33 @@ def load(
             ) from error
         with _loading(model):
             raise
+    _let_encoders_compute(pipe, dtype)
     return pipe.to(device)
+
+
+def _let_encoders_compute(pipe: Any, dtype: torch.dtype) -> None:
+    """Let CLIP's text encoders compute in float64, which they can't before transformers 5.
+
+    These make a mask of the lowest number of their dtype in torch's default one, where that of
+    float64 overflows.
+    """
+    import torch
+    import transformers
+
+    if dtype != torch.float64 or int(transformers.__version__.split(".")[0]) >= 5:
+        return
+
+    def begin(module: Any, args: Any) -> None:
+        module.default_dtype_before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+
+    def end(module: Any, args: Any, output: Any) -> None:
+        torch.set_default_dtype(module.default_dtype_before)
+
+    for part in pipe.components.values():
+        if type(part).__name__.startswith("CLIPText"):
+            part.register_forward_pre_hook(begin)
+            part.register_forward_hook(end, always_call=True)
 
 
 def _check_controlnet(controlnet: str | Path, place: str, known: dict[str, Any]) -> None:
