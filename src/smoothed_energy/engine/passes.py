@@ -10,10 +10,10 @@ from __future__ import annotations
 __all__ = ["PassRunner"]
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -30,8 +30,11 @@ from ..intercept.replay import Recorder, Stem
 from .altered import Acting, AlteredPass, check_altered, told
 from .caches import CacheStates
 from .context import StepContext
+from .joined import JoinedRows
 from .one_pass import CleanPass, FeatureMaps, Outcome, Pass, PassSite, PerturbedPrediction
 from .other_caches import OtherCaches
+from .pass_modules import PassModules
+from .reached import ReachedLayers
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
 _PASS = Routers("smoothed_energy_pass")
@@ -60,9 +63,8 @@ class PassRunner:
         compiled = not self.sealed and is_compiled(self.model)
         self.regions = Regions(self.model) if compiled else None
         self.look_for_other_caches()
-        self._stems: dict[Plan, Stem] = {}
-        self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
-        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
+        self._modules = PassModules(self.model, self.family, self.regions, lambda: self.layers)
+        self._reached = ReachedLayers(type(self.model).__name__)
 
     def look_for_other_caches(self) -> None:
         """Look for caches of other packages, as they are before anything is computed."""
@@ -125,8 +127,7 @@ class PassRunner:
 
     def forget(self, plan: Plan) -> None:
         """Forget what is kept of a plan whose modules were replaced."""
-        self._stems.pop(plan, None)
-        self._entered_by.pop(plan, None)
+        self._modules.forget(plan)
         vars(self).pop("layers", None)
 
     def run(  # noqa: PLR0913 - what a step may ask of a call
@@ -166,21 +167,20 @@ class PassRunner:
             outcome.observed.update({plan: {} for plan in watching})
             return outcome
         self._check(call, plans, probing)
-        arguments = Arguments(kept.argument)
-        if acting:
-            self._prepare(kept, arguments, acting)
-        regions = self.regions
-        replays = not self.sealed and (regions is None or not regions.overwrites)
-        stems = {plan: self._stem(plan) for plan in plans if plan.replay and replays}
-        recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
+        joined = self._joined(plans, acting, layout, batch)
+        apart = list(plans) if joined is None else [p for p in plans if p is not joined.plan]
+        inside = acting if joined is None else (joined.acting, *acting)
+        stems = self._replayed(apart) if joined is None else {}
+        recorder = Recorder(list(stems.values())) if stems else None
         whole = seen = Rows(0, batch, batch)
-        altered = None
-        if acting:
-            altered = AlteredPass(self.family, acting, whole)
+        arguments, altered = Arguments(kept.argument), None
+        if inside:
+            self._prepare(kept, inside, joined)
+            altered = AlteredPass(self.family, inside, whole)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
             call = call.with_forward(functools.partial(_made, altered, call))
-        features = FeatureMaps(*map(self._entered, [*watching, *plans]))
+        features = FeatureMaps(*map(self._modules.entered, [*watching, *plans]))
         everything = self._site(arguments.in_pass(features.sizes), seen, context)
         clean_pass = Pass(
             everything,
@@ -189,11 +189,10 @@ class PassRunner:
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
             altered=altered,
         )
-        altering = [one.plan for one in acting]
-        patched_for = [*watching, *plans, *altering]
-        patches = () if self.sealed else self._patched_by(patched_for, stems.values())
+        patched_for = [*watching, *plans, *[one.plan for one in acting]]
+        patches = () if self.sealed else self._modules.patched_by(patched_for, stems.values())
         with patched(patches, _PASS):
-            with holding(_PASS.current, clean_pass.handle):
+            with holding(_PASS.current, self._opened(clean_pass, joined)):
                 output = call()
             if plans and self.other_caches is not None:
                 # What was empty before has something now.
@@ -206,14 +205,43 @@ class PassRunner:
             )
             if altered is not None:
                 outcome.reached.update(altered.reached)
-            for plan in plans:
+            if joined is not None and altered is not None:
+                joined.note(outcome, altered, self.take_rows(kept, joined.acting.rows))
+                self._reached.check(joined.plan, clean_pass.called, outcome.reached[joined.plan])
+                # Passes of other guidances are without its rows.
+                site = self._site(Arguments(kept.argument).in_pass(features.sizes), whole, context)
+                clean = replace(clean, site=site)
+            for plan in apart:
                 needed = layout.rows(plan.formulation, batch)
                 predicted = needed.of(outcome.prediction)[:, : outcome.channels]
                 if needs is None or needs(plan, predicted):
-                    self._perturb(plan, needed, clean, is_last=plan is plans[-1])
+                    self._perturb(plan, needed, clean, is_last=plan is apart[-1])
         if recorder is not None:
             recorder.learn()
         return outcome
+
+    def _joined(
+        self, plans: Sequence[Plan], acting: Sequence[Acting], layout: BatchLayout, batch: int
+    ) -> JoinedRows | None:
+        """The rows that join the clean pass: those of the first plan that asks for it, if any."""
+        joining = [plan for plan in plans if plan.joined]
+        # Rows are added once. What follows has passes of its own, which give the same.
+        if not joining or any(one.alteration.adds_rows for one in acting):
+            return None
+        return JoinedRows(joining[0], layout, batch)
+
+    def _opened(self, clean_pass: Pass, joined: JoinedRows | None) -> Router:
+        """Who decides about calls of the clean pass; those in compiled blocks, for joined rows."""
+        if joined is None or self.regions is None:
+            return clean_pass.handle
+        edited = {*joined.plan.edits, *self._modules.entered(joined.plan)}
+        return self.regions.router(edited, _PASS, clean_pass.handle, has_all_rows=False)
+
+    def _replayed(self, plans: Sequence[Plan]) -> dict[Plan, Stem]:
+        """What the second passes of some plans take over from the clean pass."""
+        if self.sealed or (self.regions is not None and self.regions.overwrites):
+            return {}
+        return {plan: self._modules.stem(plan) for plan in plans if plan.replay}
 
     def _site(self, arguments: Arguments, rows: Rows, context: StepContext) -> PassSite:
         return PassSite(self.model, self.family, lambda: self.layers, arguments, rows, context)
@@ -235,7 +263,7 @@ class PassRunner:
             altered = AlteredPass(self.family, clean.acting, rows)
             seen = altered.rows
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
-        features = FeatureMaps(self._entered(plan))
+        features = FeatureMaps(self._modules.entered(plan))
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
         site = self._site(before.arguments.in_pass(features.sizes), seen, before.context)
         otherwise: Router = ModuleCall.__call__
@@ -246,7 +274,7 @@ class PassRunner:
         perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise, altered=altered)
         decide: Router = perturbed_pass.handle
         if self.regions is not None:
-            inside = {*plan.edits, *self._entered(plan)}
+            inside = {*plan.edits, *self._modules.entered(plan)}
             decide = self.regions.router(inside, _PASS, decide, has_all_rows=rows.is_all)
         run = functools.partial(self._perturbed, plan, decide, altered)
         call = self.family.isolated(self.take_rows(clean.call, rows))
@@ -259,7 +287,7 @@ class PassRunner:
         if plan.negative is None:
             predicted = negative.predict(negative.call)
             if self.caches is None:
-                self._check_reached(plan, clean.called, perturbed_pass.reached)
+                self._reached.check(plan, clean.called, perturbed_pass.reached)
         else:
             predicted = plan.negative(negative)
         difference = negative.clean - predicted[:, : outcome.channels]
@@ -290,11 +318,21 @@ class PassRunner:
             "or look at no layers"
         )
 
-    def _prepare(self, call: ModuleCall, arguments: Arguments, acting: Sequence[Acting]) -> None:
+    def _prepare(
+        self,
+        call: ModuleCall,
+        acting: Sequence[Acting],
+        joined: JoinedRows | None,
+    ) -> None:
         """Check that a call may be altered, and find out what alterations ask for."""
-        hidden = any(self._hides(module) for one in acting for module in one.plan.edits)
+        # Blocks that are compiled one by one are opened for rows that join.
+        inside = [
+            one for one in acting if self.sealed or joined is None or one is not joined.acting
+        ]
+        hidden = any(self._hides(module) for one in inside for module in one.plan.edits)
         adding = [one for one in acting if one.alteration.adds_rows]
         relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
+        arguments = Arguments(call.argument)
         keeps = self.family.is_needed_later(arguments) or self.family.keeps_keys(arguments)
         check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
         for one in acting:
@@ -303,24 +341,6 @@ class PassRunner:
     def _hides(self, module: nn.Module) -> bool:
         """Whether what a module computes in the clean pass is inside of compiled code."""
         return self.sealed or (self.regions is not None and self.regions.covers(module))
-
-    def _check_reached(self, plan: Plan, called: set[nn.Module], reached: set[str]) -> None:
-        """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
-
-        Raises:
-            RuntimeError: If it did not.
-        """
-        reachable = self._reachable.setdefault(plan, set())
-        reachable |= reached
-        if len(reachable) < len(plan.edits):
-            reachable.update(name for module, name in plan.edits.items() if module in called)
-        missing = sorted(reachable - reached)
-        if missing:
-            raise RuntimeError(
-                f"{', '.join(missing)} of this {type(self.model).__name__} was not reached in the "
-                "second pass, but in a pass before: something gives the results of one pass to "
-                "another, a cache for instance; expected a denoiser without it"
-            )
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
         arguments = Arguments(call.argument)
@@ -331,38 +351,6 @@ class PassRunner:
         channels = self.family.channels(self.model, of_latents, channels, learned)
         latent_layout = functools.partial(self.family.latent_layout, self.model, arguments)
         return Outcome(output, prediction, channels, latent_layout, self.family)
-
-    def _stem(self, plan: Plan) -> Stem:
-        if plan not in self._stems:
-            modules = self._outermost(plan.edits)
-            self._stems[plan] = Stem(self.model, modules, self.family.module_lists)
-        return self._stems[plan]
-
-    def _outermost(self, modules: Collection[nn.Module]) -> set[nn.Module]:
-        """What is patched for the sake of modules: those, or compiled blocks around them."""
-        if self.regions is None:
-            return set(modules)
-        return set(map(self.regions.outermost, modules))
-
-    def _entered(self, plan: Plan) -> dict[nn.Module, list[str]]:
-        """The modules that feature maps enter before the layers of a plan; see `FeatureMaps`."""
-        if plan not in self._entered_by:
-            names = {*plan.edits.values(), *plan.probed.values()}
-            layers = [self.layers[name] for name in names if name in self.layers]
-            self._entered_by[plan] = self.family.feature_modules(self.model, layers)
-        return self._entered_by[plan]
-
-    def _patched_by(self, plans: Sequence[Plan], stems: Collection[Stem]) -> set[nn.Module]:
-        """The modules whose calls some pass decides about."""
-        modules: set[nn.Module] = set()
-        for plan in plans:
-            modules.update(plan.edits, plan.probed, self._entered(plan))
-        modules = self._outermost(modules)
-        if self.regions is not None:
-            modules |= self.regions.modules
-        for stem in stems:
-            modules |= stem.modules
-        return modules
 
     def _perturbed(
         self,
@@ -382,7 +370,7 @@ class PassRunner:
             number: Which of the plan's calls at this step it is.
         """
         # A compiled first pass must not trace the patches, so they are there only now.
-        modules = {*plan.edits, *self._entered(plan)} if self.sealed else ()
+        modules = {*plan.edits, *self._modules.entered(plan)} if self.sealed else ()
         patches = patched(modules, _PASS)
         eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
