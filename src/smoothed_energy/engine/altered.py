@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Acting", "AlteredPass", "check_altered", "told"]
+__all__ = ["Acting", "AlteredPass", "check_altered", "refuse_hidden", "told"]
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,14 @@ class AlteredPass:
         self.added = self._added.of(self._family.prediction_of(output))
         return self._family.without_rows(output, self._added)
 
+    def forward_of(self, call: ModuleCall) -> Callable[..., Any]:
+        """What takes the place of the denoiser's forward function in a call."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self.made(ModuleCall(call.module, call.forward, args, kwargs))
+
+        return forward
+
     def with_added(self, call: ModuleCall) -> ModuleCall:
         """A call of the rows of the pass with those that are added."""
         rows, adds = self._twice, self._adds
@@ -173,13 +181,34 @@ def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> 
         raise RuntimeError(
             "a guidance that changes passes in place can't act here, since the denoiser keeps keys "
             "from call to call, which would be changed for good; expected a second pass "
-            "(formulation=conditional or unconditional), or a pipeline without such a cache"
+            "(formulation=conditional or unconditional, joined=False), or a pipeline without such "
+            "a cache"
         )
     if relates:
         raise RuntimeError(
             "rows can be added to a batch once, where rows don't depend on each other; expected "
             "one guidance that adds some, and processors that treat each row by itself"
         )
+
+
+def refuse_hidden(*, by_guidance: bool) -> None:
+    """Say that what is to be looked at is compiled.
+
+    Args:
+        by_guidance: Whether a guidance looks at it, and no observer alone.
+
+    Raises:
+        AttentionBackendError: Always.
+    """
+    if by_guidance:
+        raise AttentionBackendError(
+            "a guidance that looks at the attention of the first pass can't see into a "
+            "compiled denoiser; use one that is not compiled, or another guidance"
+        )
+    raise AttentionBackendError(
+        "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
+        "or look at no layers"
+    )
 
 
 def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> None:

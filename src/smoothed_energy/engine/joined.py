@@ -48,7 +48,7 @@ class JoinedRows:
         beside = replace(plan, alteration=PerturbedBeside(plan.perturbation))
         self.acting = Acting(beside, layout.rows(plan.formulation, batch), None, {})
 
-    def note(self, outcome: Outcome, altered: AlteredPass, call: ModuleCall) -> None:
+    def note(self, outcome: Outcome, altered: AlteredPass | None, call: ModuleCall) -> None:
         """Note in the outcome what was predicted for them.
 
         Args:
@@ -57,7 +57,7 @@ class JoinedRows:
             call: The call of the denoiser with these rows alone, as they were.
         """
         plan, family, rows = self.plan, outcome.family, self.acting.rows
-        assert altered.added is not None
+        assert altered is not None and altered.added is not None
         added = family.with_prediction(outcome.output, altered.added)
         predicted = family.prediction_in(added, Arguments(call.argument))
         outcome.clean[plan] = rows.of(outcome.prediction)[:, : outcome.channels]

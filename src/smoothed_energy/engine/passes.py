@@ -10,10 +10,10 @@ from __future__ import annotations
 __all__ = ["PassRunner"]
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -21,20 +21,25 @@ from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, related_rows
 from ..families import Arguments, Family, family_or_unknown
 from ..guidance.plan import Plan
-from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled, is_sealed
 from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
 from ..intercept.regions import Regions
 from ..intercept.replay import Recorder, Stem
-from .altered import Acting, AlteredPass, check_altered, told
+from .altered import Acting, AlteredPass, check_altered, refuse_hidden, told
 from .caches import CacheStates
 from .context import StepContext
 from .joined import JoinedRows
-from .one_pass import CleanPass, FeatureMaps, Outcome, Pass, PassSite, PerturbedPrediction
+from .one_pass import (
+    CleanPass,
+    FeatureMaps,
+    Outcome,
+    Pass,
+    PassSite,
+    PerturbedPrediction,
+    ReachedLayers,
+)
 from .other_caches import OtherCaches
-from .pass_modules import PassModules
-from .reached import ReachedLayers
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
 _PASS = Routers("smoothed_energy_pass")
@@ -63,7 +68,8 @@ class PassRunner:
         compiled = not self.sealed and is_compiled(self.model)
         self.regions = Regions(self.model) if compiled else None
         self.look_for_other_caches()
-        self._modules = PassModules(self.model, self.family, self.regions, lambda: self.layers)
+        self._stems: dict[Plan, Stem] = {}
+        self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
         self._reached = ReachedLayers(type(self.model).__name__)
 
     def look_for_other_caches(self) -> None:
@@ -127,7 +133,8 @@ class PassRunner:
 
     def forget(self, plan: Plan) -> None:
         """Forget what is kept of a plan whose modules were replaced."""
-        self._modules.forget(plan)
+        self._stems.pop(plan, None)
+        self._entered_by.pop(plan, None)
         vars(self).pop("layers", None)
 
     def run(  # noqa: PLR0913 - what a step may ask of a call
@@ -168,19 +175,15 @@ class PassRunner:
             return outcome
         self._check(call, plans, probing)
         batch = len(self.sample(kept))
-        joined = self._joined(plans, acting, layout, batch)
-        apart = list(plans) if joined is None else [p for p in plans if p is not joined.plan]
-        inside = acting if joined is None else (joined.acting, *acting)
-        stems = self._replayed(apart) if joined is None else {}
+        joined, apart, stems = self._arranged(plans, acting, layout, batch)
         recorder = Recorder(list(stems.values())) if stems else None
         whole = seen = Rows(0, batch, batch)
         arguments, altered = Arguments(kept.argument), None
-        if inside:
-            self._prepare(kept, inside, joined)
-            altered = AlteredPass(self.family, inside, whole)
+        if acting or joined is not None:
+            altered = self._altered(kept, acting, joined, whole)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
-            call = call.with_forward(functools.partial(_made, altered, call))
-        features = FeatureMaps(*map(self._modules.entered, [*watching, *plans]))
+            call = call.with_forward(altered.forward_of(call))
+        features = FeatureMaps(*map(self._entered, [*watching, *plans]))
         everything = self._site(arguments.in_pass(features.sizes), seen, context)
         clean_pass = Pass(
             everything,
@@ -189,28 +192,31 @@ class PassRunner:
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
             altered=altered,
         )
-        patched_for = [*watching, *plans, *[one.plan for one in acting]]
-        patches = () if self.sealed else self._modules.patched_by(patched_for, stems.values())
+        decide: Router = clean_pass.handle
+        if joined is not None and self.regions is not None:
+            decide = self._opened(self.regions, joined.plan, decide, has_all_rows=False)
+        altering = [one.plan for one in acting] if acting else []
+        patched_for = [*watching, *plans, *altering]
+        patches = () if self.sealed else self._patched_by(patched_for, stems.values())
         with patched(patches, _PASS):
-            with holding(_PASS.current, self._opened(clean_pass, joined)):
+            with holding(_PASS.current, decide):
                 output = call()
             if plans and self.other_caches is not None:
                 # What was empty before has something now.
                 self.other_caches.check()
             outcome = self._outcome(kept, output, context)
-            for plan in (*watching, *plans):
-                outcome.observed[plan] = clean_pass.observed.get(plan, {})
+            seen_by = clean_pass.observed
+            outcome.observed.update({plan: seen_by.get(plan, {}) for plan in (*watching, *plans)})
+            if altered is not None:
+                outcome.reached.update(altered.reached)
+            if joined is not None:
+                joined.note(outcome, altered, self.take_rows(kept, joined.acting.rows))
+                self._reached.check(joined.plan, clean_pass.called, outcome.reached[joined.plan])
+                own = Arguments(kept.argument).in_pass(features.sizes)
+                everything = self._site(own, whole, context)  # of passes without its rows
             clean = CleanPass(
                 kept, layout, everything, clean_pass.called, outcome, recorder, stems, acting
             )
-            if altered is not None:
-                outcome.reached.update(altered.reached)
-            if joined is not None and altered is not None:
-                joined.note(outcome, altered, self.take_rows(kept, joined.acting.rows))
-                self._reached.check(joined.plan, clean_pass.called, outcome.reached[joined.plan])
-                # Passes of other guidances are without its rows.
-                site = self._site(Arguments(kept.argument).in_pass(features.sizes), whole, context)
-                clean = replace(clean, site=site)
             for plan in apart:
                 needed = layout.rows(plan.formulation, batch)
                 predicted = needed.of(outcome.prediction)[:, : outcome.channels]
@@ -220,28 +226,24 @@ class PassRunner:
             recorder.learn()
         return outcome
 
-    def _joined(
+    def _opened(
+        self, regions: Regions, plan: Plan, decide: Router, *, has_all_rows: bool
+    ) -> Router:
+        """Who decides about calls, those in blocks that are compiled one by one included."""
+        edited = {*plan.edits, *self._entered(plan)}
+        return regions.router(edited, _PASS, decide, has_all_rows=has_all_rows)
+
+    def _arranged(
         self, plans: Sequence[Plan], acting: Sequence[Acting], layout: BatchLayout, batch: int
-    ) -> JoinedRows | None:
-        """The rows that join the clean pass: those of the first plan that asks for it, if any."""
-        joining = [plan for plan in plans if plan.joined]
-        # Rows are added once. What follows has passes of its own, which give the same.
-        if not joining or any(one.alteration.adds_rows for one in acting):
-            return None
-        return JoinedRows(joining[0], layout, batch)
-
-    def _opened(self, clean_pass: Pass, joined: JoinedRows | None) -> Router:
-        """Who decides about calls of the clean pass; those in compiled blocks, for joined rows."""
-        if joined is None or self.regions is None:
-            return clean_pass.handle
-        edited = {*joined.plan.edits, *self._modules.entered(joined.plan)}
-        return self.regions.router(edited, _PASS, clean_pass.handle, has_all_rows=False)
-
-    def _replayed(self, plans: Sequence[Plan]) -> dict[Plan, Stem]:
-        """What the second passes of some plans take over from the clean pass."""
+    ) -> tuple[JoinedRows | None, Sequence[Plan], dict[Plan, Stem]]:
+        """The rows that join the clean pass; the other plans, and what their passes take over."""
+        for plan in plans:
+            # Rows are added once. Others have passes of their own, which give the same.
+            if plan.joined and not any(one.alteration.adds_rows for one in acting):
+                return JoinedRows(plan, layout, batch), [p for p in plans if p is not plan], {}
         if self.sealed or (self.regions is not None and self.regions.overwrites):
-            return {}
-        return {plan: self._modules.stem(plan) for plan in plans if plan.replay}
+            return None, plans, {}
+        return None, plans, {plan: self._stem(plan) for plan in plans if plan.replay}
 
     def _site(self, arguments: Arguments, rows: Rows, context: StepContext) -> PassSite:
         return PassSite(self.model, self.family, lambda: self.layers, arguments, rows, context)
@@ -263,7 +265,7 @@ class PassRunner:
             altered = AlteredPass(self.family, clean.acting, rows)
             seen = altered.rows
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
-        features = FeatureMaps(self._modules.entered(plan))
+        features = FeatureMaps(self._entered(plan))
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
         site = self._site(before.arguments.in_pass(features.sizes), seen, before.context)
         otherwise: Router = ModuleCall.__call__
@@ -274,8 +276,7 @@ class PassRunner:
         perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise, altered=altered)
         decide: Router = perturbed_pass.handle
         if self.regions is not None:
-            inside = {*plan.edits, *self._modules.entered(plan)}
-            decide = self.regions.router(inside, _PASS, decide, has_all_rows=rows.is_all)
+            decide = self._opened(self.regions, plan, decide, has_all_rows=rows.is_all)
         run = functools.partial(self._perturbed, plan, decide, altered)
         call = self.family.isolated(self.take_rows(clean.call, rows))
         if self.model is not self.denoiser:
@@ -306,37 +307,25 @@ class PassRunner:
                     'perturbed; expected formulation="conditional"'
                 )
         probed = [module for plan in probing for module in plan.probed]
-        if not any(map(self._hides, probed)):
-            return
-        if any(plan.probed for plan in plans):
-            raise AttentionBackendError(
-                "a guidance that looks at the attention of the first pass can't see into a "
-                "compiled denoiser; use one that is not compiled, or another guidance"
-            )
-        raise AttentionBackendError(
-            "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
-            "or look at no layers"
-        )
+        if any(map(self._hides, probed)):
+            refuse_hidden(by_guidance=any(plan.probed for plan in plans))
 
-    def _prepare(
-        self,
-        call: ModuleCall,
-        acting: Sequence[Acting],
-        joined: JoinedRows | None,
-    ) -> None:
-        """Check that a call may be altered, and find out what alterations ask for."""
+    def _altered(
+        self, call: ModuleCall, acting: Sequence[Acting], joined: JoinedRows | None, rows: Rows
+    ) -> AlteredPass:
+        """What changes a clean pass, once it is known that it may, and what is asked for it."""
+        inside = acting if joined is None else (joined.acting, *acting)
         # Blocks that are compiled one by one are opened for rows that join.
-        inside = [
-            one for one in acting if self.sealed or joined is None or one is not joined.acting
-        ]
-        hidden = any(self._hides(module) for one in inside for module in one.plan.edits)
-        adding = [one for one in acting if one.alteration.adds_rows]
-        relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
+        closed = inside if self.sealed else acting
+        hidden = any(self._hides(module) for one in closed for module in one.plan.edits)
         arguments = Arguments(call.argument)
+        adding = [one for one in inside if one.alteration.adds_rows]
+        relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
         keeps = self.family.is_needed_later(arguments) or self.family.keeps_keys(arguments)
         check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
-        for one in acting:
+        for one in inside:
             told(self.family, one, call, _PASS)
+        return AlteredPass(self.family, inside, rows)
 
     def _hides(self, module: nn.Module) -> bool:
         """Whether what a module computes in the clean pass is inside of compiled code."""
@@ -351,6 +340,38 @@ class PassRunner:
         channels = self.family.channels(self.model, of_latents, channels, learned)
         latent_layout = functools.partial(self.family.latent_layout, self.model, arguments)
         return Outcome(output, prediction, channels, latent_layout, self.family)
+
+    def _stem(self, plan: Plan) -> Stem:
+        if plan not in self._stems:
+            modules = self._outermost(plan.edits)
+            self._stems[plan] = Stem(self.model, modules, self.family.module_lists)
+        return self._stems[plan]
+
+    def _outermost(self, modules: Collection[nn.Module]) -> set[nn.Module]:
+        """What is patched for the sake of modules: those, or compiled blocks around them."""
+        if self.regions is None:
+            return set(modules)
+        return set(map(self.regions.outermost, modules))
+
+    def _entered(self, plan: Plan) -> dict[nn.Module, list[str]]:
+        """The modules that feature maps enter before the layers of a plan; see `FeatureMaps`."""
+        if plan not in self._entered_by:
+            names = {*plan.edits.values(), *plan.probed.values()}
+            layers = [self.layers[name] for name in names if name in self.layers]
+            self._entered_by[plan] = self.family.feature_modules(self.model, layers)
+        return self._entered_by[plan]
+
+    def _patched_by(self, plans: Sequence[Plan], stems: Collection[Stem]) -> set[nn.Module]:
+        """The modules whose calls some pass decides about."""
+        modules: set[nn.Module] = set()
+        for plan in plans:
+            modules.update(plan.edits, plan.probed, self._entered(plan))
+        modules = self._outermost(modules)
+        if self.regions is not None:
+            modules |= self.regions.modules
+        for stem in stems:
+            modules |= stem.modules
+        return modules
 
     def _perturbed(
         self,
@@ -370,15 +391,10 @@ class PassRunner:
             number: Which of the plan's calls at this step it is.
         """
         # A compiled first pass must not trace the patches, so they are there only now.
-        modules = {*plan.edits, *self._modules.entered(plan)} if self.sealed else ()
+        modules = {*plan.edits, *self._entered(plan)} if self.sealed else ()
         patches = patched(modules, _PASS)
         eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
         with patches, eager, states, holding(_PASS.current, decide):
             call.show_to_pre_hooks(self.denoiser)
             return call() if altered is None else altered.made(call)
-
-
-def _made(altered: AlteredPass, call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
-    """What a denoiser gives with the rows that alterations add."""
-    return altered.made(ModuleCall(call.module, call.forward, args, kwargs))

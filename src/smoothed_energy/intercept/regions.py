@@ -23,8 +23,8 @@ from .module_call import ModuleCall
 from .patching import Router, Routers, patched
 
 #: The compiled copies of each denoiser, with the function and the backend that each was made from,
-#: and whether it is for blocks in which something is edited. Those have copies of their own: what is
-#: compiled for them would do for the others, too, in pieces.
+#: and whether it is for blocks in which something is edited. Those have copies of their own: what
+#: is compiled for them would do for the others, too, in pieces.
 _Copies: TypeAlias = list[tuple[Callable[..., Any], Any, bool, Callable[..., Any]]]
 _COPIES: WeakKeyDictionary[nn.Module, _Copies] = WeakKeyDictionary()
 
