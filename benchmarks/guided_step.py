@@ -61,7 +61,8 @@ OURS = "ours"
 MOST_STEP, MOST_RUN, MOST_MEMORY = 1.72, 1.26, 1.15
 MOST_COMPILED = 1.75
 DOUBLED = "batch doubled, mid"
-OF_COMPILED = (UNGUIDED, MID, "ours, mid, sigma = inf", "ours, up", BEGIN)
+JOINED = "ours, mid, joined"
+OF_COMPILED = (UNGUIDED, MID, JOINED, "ours, mid, sigma = inf", "ours, up", BEGIN)
 
 
 class BlurredHalf:
@@ -140,19 +141,19 @@ def contestants(unet: UNet2DConditionModel, size: int, cfg: bool) -> list[Contes
     wide = widened(given, 1)
 
     @contextmanager
-    def attached(index: int, replay: bool, settings: dict) -> Iterator[None]:
+    def attached(index: int, options: dict, settings: dict) -> Iterator[None]:
         with warnings.catch_warnings():
             # A run of nothing but a step that is not guided is what "begin" is timed by.
             warnings.filterwarnings("ignore", "none of the", GuidanceWarning)
-            with SmoothedEnergyGuidance(**settings).attach(unet, replay=replay) as attachment:
+            with SmoothedEnergyGuidance(**settings).attach(unet, **options) as attachment:
                 attachment.step(index, RUN_STEPS, conditional_rows=1)
                 unet(**given)  # what is built once a run, not once a step
                 yield
 
-    def guided(name: str, replay: bool = True, **settings) -> Contestant:
+    def guided(name: str, options: dict | None = None, **settings) -> Contestant:
         settings = {"blur": f"gaussian:{SIGMA:g}"} | settings
         return Contestant(
-            name, lambda index: attached(index, replay, settings), lambda: unet(**given)
+            name, lambda index: attached(index, options or {}, settings), lambda: unet(**given)
         )
 
     return [
@@ -162,7 +163,8 @@ def contestants(unet: UNet2DConditionModel, size: int, cfg: bool) -> list[Contes
             lambda index: batch_doubled(unet, "mid", 1),
             lambda: unet(**wide),
         ),
-        guided("ours without replay, mid", replay=False, layers="mid"),
+        guided("ours without replay, mid", {"replay": False}, layers="mid"),
+        guided(JOINED, {"joined": True}, layers="mid"),
         guided(MID, layers="mid"),
         guided("ours, mid, sigma = inf", layers="mid", blur="gaussian:inf"),
         guided("ours, down", layers="down"),

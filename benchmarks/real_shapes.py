@@ -132,6 +132,11 @@ def sdxl(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Any, list[lis
                     attached(ours, SmoothedEnergyGuidance(**mid), replay=False),
                 ),
                 Way(
+                    "ours: SEG, mid, joined",
+                    run,
+                    attached(ours, SmoothedEnergyGuidance(**mid), joined=True),
+                ),
+                Way(
                     "ours: SEG, every layer",
                     run,
                     attached(ours, SmoothedEnergyGuidance(layers="all")),
@@ -195,6 +200,11 @@ def flux(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Any, list[lis
             f"ours: SEG, {double}, without replay",
             run,
             attached(pipe, SmoothedEnergyGuidance(layers=double), replay=False),
+        ),
+        Way(
+            f"ours: SEG, {double}, joined",
+            run,
+            attached(pipe, SmoothedEnergyGuidance(layers=double), joined=True),
         ),
         Way(
             f"ours: PAG, {double}",

@@ -56,11 +56,11 @@ def flux_inputs():
     }
 
 
-def predictions(denoiser, guidance, given, *, rows=None, steps=3):
+def predictions(denoiser, guidance, given, *, rows=None, steps=3, joined=False):
     """The guided predictions of some steps, whose latents differ."""
     found = []
     name = next(iter(given))
-    with torch.no_grad(), guidance.attach(denoiser) as attachment:
+    with torch.no_grad(), guidance.attach(denoiser, joined=joined) as attachment:
         for index in range(steps):
             attachment.step(index, steps, conditional_rows=rows)
             changed = {name: given[name] * (1 + index / 10)}
@@ -152,6 +152,47 @@ def test_only_what_follows_the_first_edit_runs_again():
     predictions(unet, METHODS["seg"], unet_inputs(), steps=1)
     # An opened block is two graphs, before the edit and after it; the edit runs in neither.
     assert compiler.calls == len(blocks) + 2 * len(inside) + len(after)
+
+
+def test_a_pass_of_other_rows_breaks_the_edited_blocks_alone():
+    unet, compiler = small_unet(), Compiler()
+    unet.compile_repeated_blocks(backend=compiler, fullgraph=True)
+    blocks = [name for name, m in unet.named_modules() if hasattr(m, "attn1")]
+    inside = [name for name in blocks if name.startswith("mid")]
+    guidance = METHODS["seg"]
+    predictions(unet, guidance, unet_inputs(), rows=1, steps=1)
+    compiler.calls = 0
+    predictions(unet, guidance, unet_inputs(), rows=1, steps=1)
+    after = [name for name in blocks if name.startswith("up")]
+    assert compiler.calls == len(blocks) + 2 * len(inside) + len(after)
+
+
+@pytest.mark.parametrize("rows", [None, 1], ids=["all rows", "half of the rows"])
+@pytest.mark.parametrize("method", METHODS)
+def test_joined_rows_are_the_same(method, rows):
+    guidance, given = METHODS[method], unet_inputs()
+    expected = predictions(small_unet(), guidance, given, rows=rows)
+    unet = small_unet()
+    unet.compile_repeated_blocks(backend=Compiler(), fullgraph=True)
+    found = predictions(unet, guidance, given, rows=rows, joined=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_joined_rows_run_every_block_once_and_compile_nothing_later():
+    unet, compiler = small_unet(), Compiler()
+    unet.compile_repeated_blocks(backend=compiler, fullgraph=True)
+    with torch.no_grad():
+        unet(**unet_inputs())
+    blocks = [name for name, m in unet.named_modules() if hasattr(m, "attn1")]
+    predictions(unet, METHODS["seg"], unet_inputs(), steps=1, joined=True)
+    once, compiler.calls = compiler.graphs, 0
+    predictions(unet, METHODS["seg"], unet_inputs(), steps=1, joined=True)
+    # An opened block is two graphs, and the edit runs in neither.
+    inside = [name for name in blocks if name.startswith("mid")]
+    assert compiler.calls == len(blocks) + len(inside)
+    with torch.no_grad():
+        unet(**unet_inputs())
+    assert compiler.graphs == once
 
 
 def test_a_pipeline_with_cfg_gives_the_same_guidance():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Acting", "AlteredPass", "check_altered", "told"]
+__all__ = ["Acting", "AlteredPass", "check_altered", "refuse_hidden", "told"]
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Acting:
     Args:
         plan: The plan with the alteration.
         rows: The rows of the call that it acts on.
-        text: The other text, by the names of the denoiser's arguments.
+        text: The other text, by the names of the denoiser's arguments; None: the same one.
         memory: What it keeps until other images begin.
     """
 
@@ -60,7 +60,10 @@ class AlteredPass:
     Attributes:
         rows: The same rows with those that are added, of the batch with these.
         reached: The names of the layers that each plan altered.
+        added: What was predicted for the rows that are added.
     """
+
+    added: Tensor | None = None
 
     def __init__(self, family: Family, acting: Sequence[Acting], rows: Rows) -> None:
         self._family = family
@@ -81,11 +84,10 @@ class AlteredPass:
             if own is None:
                 continue
             added = None
-            if adding is not None:
-                end = adding.stop + adding.stop - adding.start
-                added = Rows(adding.stop, end, rows.stop - rows.start + end - adding.stop)
+            if adding is not None and self._adds is not None:
+                added = self._added
                 # An alteration of all rows changes those that are added, too.
-                of_branch = one.alteration.branch is not None
+                of_branch = one.alteration.branch is not None and self._adds.text is not None
                 is_same = of_branch and (own.start, own.stop) == (adding.start, adding.stop)
                 own = (
                     Rows(own.start, own.stop, added.batch) if is_same else _with_added(own, adding)
@@ -121,9 +123,16 @@ class AlteredPass:
         if self._twice is None:
             return call()
         output = self.with_added(call)()
-        return self._family.with_prediction(
-            output, self.without_added(self._family.prediction_of(output))
-        )
+        self.added = self._added.of(self._family.prediction_of(output))
+        return self._family.without_rows(output, self._added)
+
+    def forward_of(self, call: ModuleCall) -> Callable[..., Any]:
+        """What takes the place of the denoiser's forward function in a call."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self.made(ModuleCall(call.module, call.forward, args, kwargs))
+
+        return forward
 
     def with_added(self, call: ModuleCall) -> ModuleCall:
         """A call of the rows of the pass with those that are added."""
@@ -131,16 +140,19 @@ class AlteredPass:
         if rows is None or adds is None:
             return call
         named = call.named()
-        text = _fitted(self._family, adds, named, rows)
+        text = {} if adds.text is None else _fitted(self._family, adds, named, rows)
         return call.with_named(self._family.repeat_rows(named, rows, text))
 
     def without_added(self, value: Tensor) -> Tensor:
         """A tensor of the pass `(rows n, *)` without the rows that are added."""
-        if self._twice is None:
-            return value
+        return value if self._twice is None else self._added.left_out(value)
+
+    @property
+    def _added(self) -> Rows:
+        """The rows that are added, in the batch with these."""
+        assert self._twice is not None
         count = self._twice.stop - self._twice.start
-        added = Rows(self._twice.stop, self._twice.stop + count, self._twice.batch + count)
-        return added.left_out(value)
+        return Rows(self._twice.stop, self._twice.stop + count, self._twice.batch + count)
 
 
 def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> None:
@@ -169,13 +181,34 @@ def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> 
         raise RuntimeError(
             "a guidance that changes passes in place can't act here, since the denoiser keeps keys "
             "from call to call, which would be changed for good; expected a second pass "
-            "(formulation=conditional or unconditional), or a pipeline without such a cache"
+            "(formulation=conditional or unconditional, joined=False), or a pipeline without such "
+            "a cache"
         )
     if relates:
         raise RuntimeError(
-            "rows with another text can be added to a batch once, where rows don't depend on each "
-            "other; expected one such guidance, and processors that treat each row by itself"
+            "rows can be added to a batch once, where rows don't depend on each other; expected "
+            "one guidance that adds some, and processors that treat each row by itself"
         )
+
+
+def refuse_hidden(*, by_guidance: bool) -> None:
+    """Say that what is to be looked at is compiled.
+
+    Args:
+        by_guidance: Whether a guidance looks at it, and no observer alone.
+
+    Raises:
+        AttentionBackendError: Always.
+    """
+    if by_guidance:
+        raise AttentionBackendError(
+            "a guidance that looks at the attention of the first pass can't see into a "
+            "compiled denoiser; use one that is not compiled, or another guidance"
+        )
+    raise AttentionBackendError(
+        "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
+        "or look at no layers"
+    )
 
 
 def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["CleanPass", "FeatureMaps", "Outcome", "Pass", "PassSite", "PerturbedPrediction"]
+__all__ = [
+    "CleanPass",
+    "FeatureMaps",
+    "Outcome",
+    "Pass",
+    "PassSite",
+    "PerturbedPrediction",
+    "ReachedLayers",
+]
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -328,3 +337,38 @@ class CleanPass:
     recorder: Recorder | None
     stems: Mapping[Plan, Stem]
     acting: Sequence[Acting]
+
+
+class ReachedLayers:
+    """Which layers the perturbed passes of a denoiser reach, for each plan.
+
+    Args:
+        denoiser: The name of the denoiser's class, for errors.
+    """
+
+    def __init__(self, denoiser: str) -> None:
+        self._denoiser = denoiser
+        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
+
+    def check(self, plan: Plan, called: Collection[nn.Module], reached: set[str]) -> None:
+        """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
+
+        Args:
+            plan: The plan.
+            called: The modules that were called in the clean pass.
+            reached: The names of the layers that the perturbed pass reached.
+
+        Raises:
+            RuntimeError: If it did not.
+        """
+        reachable = self._reachable.setdefault(plan, set())
+        reachable |= reached
+        if len(reachable) < len(plan.edits):
+            reachable.update(name for module, name in plan.edits.items() if module in called)
+        missing = sorted(reachable - reached)
+        if missing:
+            raise RuntimeError(
+                f"{', '.join(missing)} of this {self._denoiser} was not reached in the "
+                "second pass, but in a pass before: something gives the results of one pass to "
+                "another, a cache for instance; expected a denoiser without it"
+            )

@@ -23,6 +23,7 @@ from ..guidance.plan import Memory, Plan
 from ..guidance.result_guidance import ResultGuidance
 from ..intercept.module_call import modules_of
 from ..schedule import ALL_STEPS_ANEW, Since, StepPosition
+from .joined import check_joins, join_plan
 from .passes import PassRunner
 from .summary import RunSummary
 
@@ -37,9 +38,10 @@ class Participant:
         replay: Whether its perturbed passes take over what they can from the clean one.
         rows: Which rows of the batch its passes have.
         guide_unknown: Whether a denoiser that no family knows is looked at when it is first called.
+        joined: Whether the rows that it perturbs run in the call of the clean pass.
 
     Raises:
-        ValueError: If `rows` is not known.
+        ValueError: If `rows` is not known, or the rows can't join.
     """
 
     def __init__(
@@ -48,10 +50,14 @@ class Participant:
         replay: bool = True,
         rows: RowChoice = "needed",
         guide_unknown: bool = False,
+        joined: bool = False,
     ) -> None:
         if rows not in get_args(RowChoice):
             raise ValueError(f"rows={rows!r}: expected {' or '.join(get_args(RowChoice))}")
+        if joined:
+            check_joins(guidance, rows)
         self.guidance = guidance
+        self.joined = joined
         self.replay = replay
         self.rows = rows
         self.guide_unknown = guide_unknown
@@ -69,7 +75,7 @@ class Participant:
 
     def anew(self) -> Participant:
         """One with the same settings, and nothing of what this one found out."""
-        return Participant(self.guidance, self.replay, self.rows, self.guide_unknown)
+        return Participant(self.guidance, self.replay, self.rows, self.guide_unknown, self.joined)
 
     def check(self, denoiser: nn.Module) -> None:
         """Check that the guidance can act in a denoiser.
@@ -98,6 +104,8 @@ class Participant:
         if plan is None or modules != made_for:
             guidance = cast("NegativeGuidance | PassGuidance", self.guidance)
             plan = guidance.plan(denoiser, replay=self.replay)
+            if self.joined:
+                plan = join_plan(guidance, plan, denoiser)
             self._plans[denoiser] = plan, modules
         return plan
 

@@ -21,16 +21,24 @@ from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, related_rows
 from ..families import Arguments, Family, family_or_unknown
 from ..guidance.plan import Plan
-from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled, is_sealed
 from ..intercept.module_call import ModuleCall, Rows, unwrap
 from ..intercept.patching import Router, Routers, holding, patched
 from ..intercept.regions import Regions
 from ..intercept.replay import Recorder, Stem
-from .altered import Acting, AlteredPass, check_altered, told
+from .altered import Acting, AlteredPass, check_altered, refuse_hidden, told
 from .caches import CacheStates
 from .context import StepContext
-from .one_pass import CleanPass, FeatureMaps, Outcome, Pass, PassSite, PerturbedPrediction
+from .joined import JoinedRows
+from .one_pass import (
+    CleanPass,
+    FeatureMaps,
+    Outcome,
+    Pass,
+    PassSite,
+    PerturbedPrediction,
+    ReachedLayers,
+)
 from .other_caches import OtherCaches
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
@@ -62,7 +70,7 @@ class PassRunner:
         self.look_for_other_caches()
         self._stems: dict[Plan, Stem] = {}
         self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
-        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
+        self._reached = ReachedLayers(type(self.model).__name__)
 
     def look_for_other_caches(self) -> None:
         """Look for caches of other packages, as they are before anything is computed."""
@@ -166,20 +174,15 @@ class PassRunner:
             outcome.observed.update({plan: {} for plan in watching})
             return outcome
         self._check(call, plans, probing)
-        arguments = Arguments(kept.argument)
-        if acting:
-            self._prepare(kept, arguments, acting)
-        regions = self.regions
-        replays = not self.sealed and (regions is None or not regions.overwrites)
-        stems = {plan: self._stem(plan) for plan in plans if plan.replay and replays}
-        recorder = Recorder(list(stems.values())) if stems else None
         batch = len(self.sample(kept))
+        joined, apart, stems = self._arranged(plans, acting, layout, batch)
+        recorder = Recorder(list(stems.values())) if stems else None
         whole = seen = Rows(0, batch, batch)
-        altered = None
-        if acting:
-            altered = AlteredPass(self.family, acting, whole)
+        arguments, altered = Arguments(kept.argument), None
+        if acting or joined is not None:
+            altered = self._altered(kept, acting, joined, whole)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
-            call = call.with_forward(functools.partial(_made, altered, call))
+            call = call.with_forward(altered.forward_of(call))
         features = FeatureMaps(*map(self._entered, [*watching, *plans]))
         everything = self._site(arguments.in_pass(features.sizes), seen, context)
         clean_pass = Pass(
@@ -189,31 +192,58 @@ class PassRunner:
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
             altered=altered,
         )
-        altering = [one.plan for one in acting]
+        decide: Router = clean_pass.handle
+        if joined is not None and self.regions is not None:
+            decide = self._opened(self.regions, joined.plan, decide, has_all_rows=False)
+        altering = [one.plan for one in acting] if acting else []
         patched_for = [*watching, *plans, *altering]
         patches = () if self.sealed else self._patched_by(patched_for, stems.values())
         with patched(patches, _PASS):
-            with holding(_PASS.current, clean_pass.handle):
+            with holding(_PASS.current, decide):
                 output = call()
             if plans and self.other_caches is not None:
                 # What was empty before has something now.
                 self.other_caches.check()
             outcome = self._outcome(kept, output, context)
-            for plan in (*watching, *plans):
-                outcome.observed[plan] = clean_pass.observed.get(plan, {})
+            seen_by = clean_pass.observed
+            outcome.observed.update({plan: seen_by.get(plan, {}) for plan in (*watching, *plans)})
+            if altered is not None:
+                outcome.reached.update(altered.reached)
+            if joined is not None:
+                joined.note(outcome, altered, self.take_rows(kept, joined.acting.rows))
+                self._reached.check(joined.plan, clean_pass.called, outcome.reached[joined.plan])
+                own = Arguments(kept.argument).in_pass(features.sizes)
+                everything = self._site(own, whole, context)  # of passes without its rows
             clean = CleanPass(
                 kept, layout, everything, clean_pass.called, outcome, recorder, stems, acting
             )
-            if altered is not None:
-                outcome.reached.update(altered.reached)
-            for plan in plans:
+            for plan in apart:
                 needed = layout.rows(plan.formulation, batch)
                 predicted = needed.of(outcome.prediction)[:, : outcome.channels]
                 if needs is None or needs(plan, predicted):
-                    self._perturb(plan, needed, clean, is_last=plan is plans[-1])
+                    self._perturb(plan, needed, clean, is_last=plan is apart[-1])
         if recorder is not None:
             recorder.learn()
         return outcome
+
+    def _opened(
+        self, regions: Regions, plan: Plan, decide: Router, *, has_all_rows: bool
+    ) -> Router:
+        """Who decides about calls, those in blocks that are compiled one by one included."""
+        edited = {*plan.edits, *self._entered(plan)}
+        return regions.router(edited, _PASS, decide, has_all_rows=has_all_rows)
+
+    def _arranged(
+        self, plans: Sequence[Plan], acting: Sequence[Acting], layout: BatchLayout, batch: int
+    ) -> tuple[JoinedRows | None, Sequence[Plan], dict[Plan, Stem]]:
+        """The rows that join the clean pass; the other plans, and what their passes take over."""
+        for plan in plans:
+            # Rows are added once. Others have passes of their own, which give the same.
+            if plan.joined and not any(one.alteration.adds_rows for one in acting):
+                return JoinedRows(plan, layout, batch), [p for p in plans if p is not plan], {}
+        if self.sealed or (self.regions is not None and self.regions.overwrites):
+            return None, plans, {}
+        return None, plans, {plan: self._stem(plan) for plan in plans if plan.replay}
 
     def _site(self, arguments: Arguments, rows: Rows, context: StepContext) -> PassSite:
         return PassSite(self.model, self.family, lambda: self.layers, arguments, rows, context)
@@ -246,8 +276,7 @@ class PassRunner:
         perturbed_pass = Pass(site, features, edited=plan, otherwise=otherwise, altered=altered)
         decide: Router = perturbed_pass.handle
         if self.regions is not None:
-            inside = {*plan.edits, *self._entered(plan)}
-            decide = self.regions.router(inside, _PASS, decide, has_all_rows=rows.is_all)
+            decide = self._opened(self.regions, plan, decide, has_all_rows=rows.is_all)
         run = functools.partial(self._perturbed, plan, decide, altered)
         call = self.family.isolated(self.take_rows(clean.call, rows))
         if self.model is not self.denoiser:
@@ -259,7 +288,7 @@ class PassRunner:
         if plan.negative is None:
             predicted = negative.predict(negative.call)
             if self.caches is None:
-                self._check_reached(plan, clean.called, perturbed_pass.reached)
+                self._reached.check(plan, clean.called, perturbed_pass.reached)
         else:
             predicted = plan.negative(negative)
         difference = negative.clean - predicted[:, : outcome.channels]
@@ -278,49 +307,29 @@ class PassRunner:
                     'perturbed; expected formulation="conditional"'
                 )
         probed = [module for plan in probing for module in plan.probed]
-        if not any(map(self._hides, probed)):
-            return
-        if any(plan.probed for plan in plans):
-            raise AttentionBackendError(
-                "a guidance that looks at the attention of the first pass can't see into a "
-                "compiled denoiser; use one that is not compiled, or another guidance"
-            )
-        raise AttentionBackendError(
-            "the layers of a compiled denoiser can't be looked into; use one that is not compiled, "
-            "or look at no layers"
-        )
+        if any(map(self._hides, probed)):
+            refuse_hidden(by_guidance=any(plan.probed for plan in plans))
 
-    def _prepare(self, call: ModuleCall, arguments: Arguments, acting: Sequence[Acting]) -> None:
-        """Check that a call may be altered, and find out what alterations ask for."""
-        hidden = any(self._hides(module) for one in acting for module in one.plan.edits)
-        adding = [one for one in acting if one.alteration.adds_rows]
+    def _altered(
+        self, call: ModuleCall, acting: Sequence[Acting], joined: JoinedRows | None, rows: Rows
+    ) -> AlteredPass:
+        """What changes a clean pass, once it is known that it may, and what is asked for it."""
+        inside = acting if joined is None else (joined.acting, *acting)
+        # Blocks that are compiled one by one are opened for rows that join.
+        closed = inside if self.sealed else acting
+        hidden = any(self._hides(module) for one in closed for module in one.plan.edits)
+        arguments = Arguments(call.argument)
+        adding = [one for one in inside if one.alteration.adds_rows]
         relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
         keeps = self.family.is_needed_later(arguments) or self.family.keeps_keys(arguments)
         check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
-        for one in acting:
+        for one in inside:
             told(self.family, one, call, _PASS)
+        return AlteredPass(self.family, inside, rows)
 
     def _hides(self, module: nn.Module) -> bool:
         """Whether what a module computes in the clean pass is inside of compiled code."""
         return self.sealed or (self.regions is not None and self.regions.covers(module))
-
-    def _check_reached(self, plan: Plan, called: set[nn.Module], reached: set[str]) -> None:
-        """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
-
-        Raises:
-            RuntimeError: If it did not.
-        """
-        reachable = self._reachable.setdefault(plan, set())
-        reachable |= reached
-        if len(reachable) < len(plan.edits):
-            reachable.update(name for module, name in plan.edits.items() if module in called)
-        missing = sorted(reachable - reached)
-        if missing:
-            raise RuntimeError(
-                f"{', '.join(missing)} of this {type(self.model).__name__} was not reached in the "
-                "second pass, but in a pass before: something gives the results of one pass to "
-                "another, a cache for instance; expected a denoiser without it"
-            )
 
     def _outcome(self, call: ModuleCall, output: Any, context: StepContext) -> Outcome:
         arguments = Arguments(call.argument)
@@ -389,8 +398,3 @@ class PassRunner:
         with patches, eager, states, holding(_PASS.current, decide):
             call.show_to_pre_hooks(self.denoiser)
             return call() if altered is None else altered.made(call)
-
-
-def _made(altered: AlteredPass, call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
-    """What a denoiser gives with the rows that alterations add."""
-    return altered.made(ModuleCall(call.module, call.forward, args, kwargs))

@@ -97,12 +97,14 @@ class Alterable(ABC):
         Args:
             arguments: The arguments.
             rows: The rows that come twice.
-            text: What takes the place of `text_arguments` in the second ones, as many rows.
+            text: What takes the place of `text_arguments` in the second ones, as many rows; empty
+                if they have the same.
 
         Raises:
             ValueError: If texts differ in length, and can't be padded.
         """
-        arguments, text = pad_texts(self.text_masks, arguments, text)
+        if text:
+            arguments, text = pad_texts(self.text_masks, arguments, text)
         found = repeat_rows(arguments, rows, self.unbatched | self.listed, self.folded)
         for name in self.listed & found.keys():
             value = found[name]

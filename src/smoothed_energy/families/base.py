@@ -283,6 +283,10 @@ class Family(Alterable):
         """What the denoiser returned, with another prediction, which may have other rows."""
         return with_prediction(output, prediction)
 
+    def without_rows(self, output: Any, rows: Rows) -> Any:
+        """What the denoiser returned, without some rows."""
+        return self.with_prediction(output, rows.left_out(self.prediction_of(output)))
+
     def channels(self, denoiser: nn.Module, latents: int, predicted: int, learned: bool) -> int:
         """How many channels of a prediction are no learned variance, which follows them.
 

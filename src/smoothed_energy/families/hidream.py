@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["HiDream"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -17,6 +18,7 @@ from .base import Arguments
 from .transformer import Transformer
 
 _BOTH = ("hidden_states", "encoder_hidden_states")
+_LAYERS = "encoder_hidden_states_llama3"
 
 
 class HiDream(Transformer):
@@ -33,7 +35,7 @@ class HiDream(Transformer):
     attention: ClassVar[tuple[str, ...]] = ("block.attn1",)
     text: ClassVar[Any] = "after"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
-    unbatched: ClassVar[frozenset[str]] = frozenset({"encoder_hidden_states_llama3"})
+    unbatched: ClassVar[frozenset[str]] = frozenset({_LAYERS})
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_ids", "img_sizes", "hidden_states_masks")
     reversed_flow: ClassVar[bool] = True
 
@@ -50,16 +52,15 @@ class HiDream(Transformer):
     @override
     def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
         """What the layers of a text encoder give has the layers first."""
-        taken = super().take_rows(arguments, rows)
-        name = "encoder_hidden_states_llama3"
-        if rows.is_all or taken.get(name) is None:
-            return taken
-        layers: Any = taken[name]
-        if isinstance(layers, Tensor):
-            taken[name] = layers[:, rows.start : rows.stop]
-        else:
-            taken[name] = type(layers)([rows.of(layer) for layer in layers])
-        return taken
+        if rows.is_all:
+            return arguments
+        return super().take_rows(arguments, rows) | _of_layers(arguments, rows.of)
+
+    @override
+    def repeat_rows(
+        self, arguments: dict[str, Any], rows: Rows, text: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return super().repeat_rows(arguments, rows, text) | _of_layers(arguments, rows.repeated)
 
     @override
     def outputs(
@@ -73,3 +74,12 @@ class HiDream(Transformer):
     def feed_forward(self, block: nn.Module) -> nn.Module | None:
         found: nn.Module = block.get_submodule("ff_i")
         return found
+
+
+def _of_layers(arguments: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """What the layers of a text encoder give, with another number of rows, if it is there."""
+    layers: Any = arguments.get(_LAYERS)
+    if layers is None:
+        return {}
+    changed = [change(layer) for layer in layers]
+    return {_LAYERS: torch.stack(changed) if isinstance(layers, Tensor) else type(layers)(changed)}

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError
+from ..intercept.module_call import Rows
 from .advice import Advice
 from .base import Arguments, Setting, Step
 from .transformer import Transformer
@@ -110,3 +111,13 @@ class LTX2(Transformer):
         if isinstance(output, tuple):
             return (prediction, sound, *output[2:])
         return type(output)(sample=prediction, audio_sample=sound)
+
+    @override
+    def without_rows(self, output: Any, rows: Rows) -> Any:
+        """Of the sound's prediction, too."""
+        sound = output[1] if isinstance(output, tuple) else output.audio_sample
+        kept = None if sound is None else rows.left_out(sound)
+        prediction = rows.left_out(self.prediction_of(output))
+        if isinstance(output, tuple):
+            return (prediction, kept, *output[2:])
+        return type(output)(sample=prediction, audio_sample=kept)

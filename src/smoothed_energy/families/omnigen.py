@@ -36,6 +36,22 @@ class OmniGen(Transformer):
     reversed_flow: ClassVar[bool] = True
 
     @override
+    def repeat_rows(
+        self, arguments: dict[str, Any], rows: Rows, text: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Rows once more after themselves, where no pictures stand in prompts.
+
+        Raises:
+            RuntimeError: If some do: they are numbered by rows.
+        """
+        if arguments.get(_PLACES):
+            raise RuntimeError(
+                "rows can't be added to a batch whose prompts have pictures in them; expected "
+                "joined=False"
+            )
+        return super().repeat_rows(arguments, rows, text)
+
+    @override
     def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
         taken = super().take_rows(arguments, rows)
         places = arguments.get(_PLACES)

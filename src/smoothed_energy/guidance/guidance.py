@@ -99,6 +99,7 @@ class Guidance(ABC):
         replay: bool = True,
         rows: RowChoice = "needed",
         guide_unknown: bool = False,
+        joined: bool = False,
     ) -> Attachment:
         """Guide a pipeline, or a bare denoiser, until the attachment is detached.
 
@@ -113,6 +114,10 @@ class Guidance(ABC):
             guide_unknown: Whether a denoiser that no family knows is guided by what a few calls of
                 it show, with a warning: its first call is made some times more, with latents that
                 are marked in one place. What does not show clearly is left out, or refused.
+            joined: Whether the perturbed rows run in the same call of the denoiser as the others:
+                the same picture, and faster where a GPU waits for its kernels to be started (one
+                picture of SDXL on a fast one), for twice the memory of activations; slower where
+                arithmetic is what takes the time. Of several guidances one is joined.
 
         Returns:
             A context manager that detaches when it closes; or call its `detach()`. If it is lost,
@@ -123,12 +128,14 @@ class Guidance(ABC):
             LayerError: If it has no such layers.
             RuntimeError: If an equal guidance is attached to it already, guidance of such a
                 pipeline can't come out right, or it is generating and nothing was attached then.
-            ValueError: If `rows` is neither.
+            ValueError: If `rows` is neither, or this guidance's rows can't be joined.
         """
         # The one import from above: integrations know guidance, and users know this method.
         from ..integrations.attach import attach  # noqa: PLC0415
 
-        return attach(self, target, replay=replay, rows=rows, guide_unknown=guide_unknown)
+        return attach(
+            self, target, replay=replay, rows=rows, guide_unknown=guide_unknown, joined=joined
+        )
 
     @classmethod
     def suited_to(cls, target: Any, **settings: Any) -> Self:

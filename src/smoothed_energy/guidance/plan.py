@@ -108,6 +108,7 @@ class Plan:
         memory: What it keeps; a run gives each of its plans that remember one of its own.
         rows: Which rows of the batch its passes have.
         alteration: What changes the edited modules in all passes; then it has no pass of its own.
+        joined: Whether the perturbed rows run in the call of the clean pass, beside the others.
     """
 
     formulation: Formulation = "conditional"
@@ -121,3 +122,4 @@ class Plan:
     memory: Memory | None = None
     rows: RowChoice = "needed"
     alteration: Alteration | None = None
+    joined: bool = False

@@ -1,4 +1,6 @@
-r"""Perturbations within the first pass: of the unconditional rows, at no cost but CFG's.
+r"""Perturbations within the first pass: of rows that it has anyway, or of rows that it gains.
+
+The unconditional rows can be perturbed at no cost but CFG's.
 
 Under CFG the pipeline computes $\tilde u + g\,(c - \tilde u)$, which is
 $u + g\,(c - u) + (g - 1)\,(u - \tilde u)$: what `formulation="unconditional"` gives at the scale
@@ -7,7 +9,7 @@ $g - 1$, without a second pass. There is no other scale, and nothing without CFG
 
 from __future__ import annotations
 
-__all__ = ["PerturbedWithin"]
+__all__ = ["PerturbedBeside", "PerturbedWithin"]
 
 from typing import Any
 
@@ -41,6 +43,26 @@ class PerturbedWithin(Alteration):
         if part.rows.is_all:
             return perturbed
         return _put(part.rows, natively(call.call)(), perturbed)
+
+
+class PerturbedBeside(Alteration):
+    """A perturbation of rows that run once more in the first pass, in place of a second one.
+
+    A perturbed module runs twice, once for the rows that stay.
+
+    Args:
+        perturbation: What the modules compute in these rows.
+    """
+
+    adds_rows: bool = True
+
+    def __init__(self, perturbation: Perturbation) -> None:
+        self.perturbation = perturbation
+
+    @override
+    def run(self, call: LayerCall, part: AlteredRows) -> Any:
+        assert part.added is not None
+        return _put(part.added, natively(call.call)(), self.perturbation.run(call))
 
 
 def _put(rows: Rows, output: Any, other: Any) -> Any:

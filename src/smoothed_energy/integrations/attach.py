@@ -37,11 +37,13 @@ def attach(
     replay: bool = True,
     rows: RowChoice = "needed",
     guide_unknown: bool = False,
+    joined: bool = False,
 ) -> Attachment:
     """Attach a guidance to a pipeline or a denoiser; see `Guidance.attach`."""
     warn_if_it_changes_nothing(guidance)
     denoisers_of(target)
-    return Attachment(Participant(guidance, replay, rows, guide_unknown), _session_of(target))
+    participant = Participant(guidance, replay, rows, guide_unknown, joined)
+    return Attachment(participant, _session_of(target))
 
 
 def attachments(target: Any) -> tuple[Attachment, ...]:

@@ -22,8 +22,10 @@ from torch import nn
 from .module_call import ModuleCall
 from .patching import Router, Routers, patched
 
-#: The compiled copies of each denoiser, with the function and the backend that each was made from.
-_Copies: TypeAlias = list[tuple[Callable[..., Any], Any, Callable[..., Any]]]
+#: The compiled copies of each denoiser, with the function and the backend that each was made from,
+#: and whether it is for blocks in which something is edited. Those have copies of their own: what
+#: is compiled for them would do for the others, too, in pieces.
+_Copies: TypeAlias = list[tuple[Callable[..., Any], Any, bool, Callable[..., Any]]]
 _COPIES: WeakKeyDictionary[nn.Module, _Copies] = WeakKeyDictionary()
 
 
@@ -83,9 +85,9 @@ class Regions:
             inside = opened.get(call.module)
             if inside is not None:
                 with patched(inside, routers):
-                    return self._own(call)()
+                    return self._own(call, opened=True)()
             if call.module in self.modules and not has_all_rows:
-                call = self._own(call)
+                call = self._own(call, opened=False)
             return handle(call)
 
         return run
@@ -99,11 +101,11 @@ class Regions:
                 found.setdefault(region, set()).add(module)
         return found
 
-    def _own(self, call: ModuleCall) -> ModuleCall:
+    def _own(self, call: ModuleCall, *, opened: bool) -> ModuleCall:
         """The same call of a region by compiled code apart from that of the clean pass."""
-        return call.with_forward(self._copy_of(call.module))
+        return call.with_forward(self._copy_of(call.module, opened))
 
-    def _copy_of(self, region: nn.Module) -> Callable[..., Any]:
+    def _copy_of(self, region: nn.Module, opened: bool) -> Callable[..., Any]:
         forward = type(region).forward
         hooked = region._forward_hooks or region._forward_pre_hooks or "forward" in vars(region)
         if hooked or not isinstance(forward, types.FunctionType):
@@ -111,14 +113,14 @@ class Regions:
             return region._call_impl
         backend = _backend_of(region)
         copies = _COPIES.setdefault(self._denoiser, [])
-        for function, other, compiled in copies:
+        for function, other, is_opened, compiled in copies:
             # Backends are equal when they have the same settings, and have no hash.
-            if function is forward and other == backend:
+            if function is forward and other == backend and is_opened == opened:
                 return types.MethodType(compiled, region)
         compiled = torch.compile(
             _copied(forward), backend=backend, dynamic=getattr(backend, "dynamic", None)
         )
-        copies.append((forward, backend, compiled))
+        copies.append((forward, backend, opened, compiled))
         return types.MethodType(compiled, region)
 
 
