@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["NEVER", "has_other_batches", "why_refused"]
+__all__ = ["NEVER", "has_other_batches", "is_modular", "refuse_modular", "why_refused"]
+
+from typing import Any
 
 #: Why guidance of pipelines can't come out right, by parts of the names of their classes. What
 #: stands here is refused when guidance is attached.
@@ -37,6 +39,46 @@ _OTHER_BATCHES = (
     "StableDiffusionPipelineSafe",
     "TextToVideoZero",
 )
+
+# Pipelines of Modular Diffusers whose blocks call the denoiser once a step, with the prompt alone.
+_WITHOUT_CFG = (
+    "FluxModularPipeline",
+    "FluxKontextModularPipeline",
+    "Flux2ModularPipeline",
+    "Flux2KleinModularPipeline",
+    "Flux3DistilledModularPipeline",
+    "Krea2TurboModularPipeline",
+    "QwenImage21TurboModularPipeline",
+)
+
+
+def is_modular(pipeline: type) -> bool:
+    """Whether pipelines of a class are of Modular Diffusers."""
+    return "ModularPipeline" in [cls.__name__ for cls in pipeline.__mro__]
+
+
+def refuse_modular(pipeline: Any) -> None:
+    """Refuse pipelines of Modular Diffusers, but those whose blocks have no CFG.
+
+    Raises:
+        RuntimeError: If it is one whose CFG is a guider's, or is not known.
+    """
+    cls = type(pipeline)
+    if not is_modular(cls):
+        return
+    slots = [name for name in pipeline._component_specs if "guider" in name]
+    if slots:
+        given = ", ".join([f"{slot}=SmoothedEnergyGuider(...)" for slot in slots])
+        raise RuntimeError(
+            f"a guider combines what the blocks of this {cls.__name__} predict; expected "
+            f"pipe.update_components({given}), see docs/modular.md"
+        )
+    if not any(base.__name__ in _WITHOUT_CFG for base in cls.__mro__):
+        raise RuntimeError(
+            f"the blocks of this {cls.__name__} have no guider, and whether they have "
+            "classifier-free guidance of their own can't be seen from outside; expected blocks "
+            f"with a guider, or one of {', '.join(_WITHOUT_CFG)}"
+        )
 
 
 def why_refused(pipeline: type) -> str:
