@@ -40,15 +40,15 @@ _OTHER_BATCHES = (
     "TextToVideoZero",
 )
 
-# Pipelines of Modular Diffusers whose blocks call the denoiser once a step, with the prompt alone.
+# Blocks of Modular Diffusers that call the denoiser once a step, with the prompt alone.
 _WITHOUT_CFG = (
-    "FluxModularPipeline",
-    "FluxKontextModularPipeline",
-    "Flux2ModularPipeline",
-    "Flux2KleinModularPipeline",
-    "Flux3DistilledModularPipeline",
-    "Krea2TurboModularPipeline",
-    "QwenImage21TurboModularPipeline",
+    "FluxLoopDenoiser",
+    "FluxKontextLoopDenoiser",
+    "Flux2LoopDenoiser",
+    "Flux2KleinLoopDenoiser",
+    "Flux3DistilledLoopDenoiser",
+    "Krea2TurboLoopDenoiser",
+    "QwenImage21TurboLoopDenoiser",
 )
 
 
@@ -73,12 +73,22 @@ def refuse_modular(pipeline: Any) -> None:
             f"a guider combines what the blocks of this {cls.__name__} predict; expected "
             f"pipe.update_components({given}), see docs/modular.md"
         )
-    if not any(base.__name__ in _WITHOUT_CFG for base in cls.__mro__):
+    called = [name for name in _blocks_of(pipeline._blocks) if name.endswith("LoopDenoiser")]
+    unknown = [name for name in called if name not in _WITHOUT_CFG]
+    if unknown or not called:
         raise RuntimeError(
-            f"the blocks of this {cls.__name__} have no guider, and whether they have "
-            "classifier-free guidance of their own can't be seen from outside; expected blocks "
-            f"with a guider, or one of {', '.join(_WITHOUT_CFG)}"
+            f"the blocks of this {cls.__name__} have no guider, and what "
+            f"{' and '.join(unknown) or 'its blocks'} makes of predictions can't be seen from "
+            f"outside; expected blocks with a guider, or one of {', '.join(_WITHOUT_CFG)}"
         )
+
+
+def _blocks_of(block: Any) -> list[str]:
+    """The names of the classes of the blocks in a block, of those that have no others in them."""
+    inside = getattr(block, "sub_blocks", None)
+    if not inside:
+        return [type(block).__name__]
+    return [name for one in inside.values() for name in _blocks_of(one)]
 
 
 def why_refused(pipeline: type) -> str:

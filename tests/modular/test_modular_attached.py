@@ -1,0 +1,75 @@
+"""Guidance attached to modular pipelines without CFG, compared with that of ordinary ones."""
+
+import dataclasses
+
+import pytest
+import torch
+import tiny_flux
+import tiny_flux2
+import tiny_krea2
+import tiny_qwen_image21
+from comparison import run_of
+from diffusers import FluxKontextPipeline
+from modular_families import assert_same, generate, last_latents, modular
+
+from smoothed_energy import guidance_from_text
+
+KONTEXT = dataclasses.replace(
+    tiny_flux.CASES[0],
+    pipeline=lambda: tiny_flux.flux(FluxKontextPipeline),
+    arguments={**tiny_flux.ARGUMENTS, "max_area": 96 * 64},
+)
+KREA2_TURBO = dataclasses.replace(
+    tiny_krea2.CASES[0], pipeline=lambda: tiny_krea2.krea2(is_distilled=True)
+)
+
+#: The blocks of each, the ordinary pipeline, and what its blocks call something else.
+SAME = {
+    "flux.modular_blocks_flux.FluxCoreDenoiseStep": (tiny_flux.CASES[0], {}),
+    "flux.modular_blocks_flux_kontext.FluxKontextCoreDenoiseStep": (KONTEXT, {}),
+    "flux2.modular_blocks_flux2.Flux2CoreDenoiseStep": (tiny_flux2.WITHOUT_CFG[0], {}),
+    "flux2.modular_blocks_flux2_klein.Flux2KleinCoreDenoiseStep": (tiny_flux2.WITHOUT_CFG[1], {}),
+    "krea2.modular_blocks_krea2_turbo.Krea2TurboCoreDenoiseStep": (KREA2_TURBO, {}),
+    "qwenimage21.modular_blocks_qwenimage21_turbo.QwenImage21TurboCoreDenoiseStep": (
+        tiny_qwen_image21.CASES[0],
+        {"image_pad_mask": torch.zeros(2, 5, dtype=torch.bool)},
+    ),
+}
+TEXTS = ("seg; blur=gaussian:1; scale=30; layers=b1; steps=begin+end", "slg; layers=b1; scale=30; every=2")
+
+
+def arguments_of(pipe, case, **changes):
+    known = pipe.blocks.input_names
+    return {name: value for name, value in case.arguments.items() if name in known} | changes
+
+
+@pytest.mark.parametrize("path", SAME)
+def test_as_the_ordinary_pipeline(path):
+    case, changes = SAME[path]
+    ordinary = case.pipeline()
+    pipe = modular(path, ordinary)
+    arguments = arguments_of(pipe, case, **changes)
+    for text in TEXTS:
+        plain = last_latents(ordinary.scheduler, run_of(ordinary, case))
+        with guidance_from_text(text).attach(ordinary):
+            expected = last_latents(ordinary.scheduler, run_of(ordinary, case))
+        with guidance_from_text(text).attach(pipe) as attachment:
+            found = last_latents(pipe.scheduler, lambda: generate(pipe, arguments))
+        assert attachment.last_run.guided_calls
+        assert_same(found, expected, plain, pipe)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        (
+            "wan.modular_blocks_wan22.Wan22CoreDenoiseStep",
+            r"update_components\(guider=SmoothedEnergyGuider\(...\), guider_2=Smoothed",
+        ),
+        ("ideogram4.denoise.Ideogram4DenoiseStep", "what Ideogram4LoopDenoiser makes of predict"),
+    ],
+)
+def test_pipelines_with_cfg_are_refused(path, reason):
+    pipe = modular(path, None, transformer=tiny_flux.transformer())
+    with pytest.raises(RuntimeError, match=reason):
+        guidance_from_text("seg").attach(pipe)
