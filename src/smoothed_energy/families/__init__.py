@@ -26,6 +26,7 @@ from .easyanimate import EasyAnimate
 from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
+from .flux3 import Flux3
 from .framepack import Framepack
 from .glm_image import GlmImage
 from .helios import Helios
@@ -112,6 +113,7 @@ for _family in (
     ZImage,
     Flux,
     Flux2,
+    Flux3,
     Chroma,
     OvisImage,
     LongCatImage,
