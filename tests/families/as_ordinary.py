@@ -1,16 +1,24 @@
-"""Modular pipelines that are called as ordinary ones are."""
+"""Modular pipelines that are called as ordinary ones are, and guided as each is."""
 
 import functools
+from contextlib import contextmanager
 
+from diffusers.guiders import ClassifierFreeGuidance
 from tiny_pipelines import quiet
+
+from smoothed_energy.modular import SmoothedEnergyGuider
 
 
 @functools.cache
 def _called(cls):
     class AsOrdinary(cls):
-        def __call__(self, *, num_inference_steps=None, output_type="latent", **arguments):
+        def __call__(
+            self, *, num_inference_steps=None, output_type="latent", guidance_scale=None, **given
+        ):
+            if guidance_scale is not None:
+                self.guider.guidance_scale = guidance_scale
             latents = super().__call__(
-                num_inference_steps=num_inference_steps, output="latents", **arguments
+                num_inference_steps=num_inference_steps, output="latents", **given
             )
             return (latents,)
 
@@ -19,8 +27,29 @@ def _called(cls):
 
 
 def as_ordinary(blocks, **components):
-    """The modular pipeline of these blocks, which is called as an ordinary one."""
+    """The modular pipeline of these blocks, which is called as an ordinary one.
+
+    Where it has a guider, its call takes the scale of CFG.
+    """
     pipe = quiet(blocks.init_pipeline())
     object.__setattr__(pipe, "__class__", _called(type(pipe)))
+    if "guider" in pipe._component_specs:
+        components = {"guider": ClassifierFreeGuidance(), **components}
     pipe.update_components(**components)
     return pipe
+
+
+@contextmanager
+def guided_by(guidance, pipe):
+    """A block in which a pipeline is guided: by its guider, or attached to if it has none."""
+    if "guider" not in getattr(pipe, "_component_specs", ()):
+        with guidance.attach(pipe):
+            yield
+        return
+    before, guider = pipe.guider, SmoothedEnergyGuider(guidance)
+    guider.scheduler = pipe.scheduler
+    pipe.update_components(guider=guider)
+    try:
+        yield
+    finally:
+        pipe.update_components(guider=before)

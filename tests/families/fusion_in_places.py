@@ -1,6 +1,7 @@
 """Guidance that is fused with CFG, compared with its formula where the numbers are."""
 
 import torch
+import torch.nn.functional as F
 from brute_force_attention import brute_force
 from brute_force_fusion import fused
 from comparison import run_of
@@ -20,6 +21,9 @@ def packing_of(pipe, case):
     if name.startswith("Flux2"):
         latents = numbered(1, 4, 12, 8)
         return pipe._pack_latents(pipe._patchify_latents(latents)), latents.shape[1:]
+    if name.startswith("Flux3"):
+        latents = numbered(1, 4, 12, 8)
+        return F.pixel_unshuffle(latents.double(), 2).long().flatten(2).mT, latents.shape[1:]
     if name.startswith("FiboOf"):
         latents = numbered(1, 16, 6, 4)
         return pipe._pack_latents_no_patch(latents, *latents.shape), latents.shape[1:]

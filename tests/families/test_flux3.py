@@ -1,13 +1,12 @@
 """Guidance of Flux 3."""
 
-import dataclasses
 import math
 
 import pytest
 from comparison import assert_guided_as_by_brute_force
 from guiders import assert_guider_as_by_brute_force
 from replaced_modules import assert_shuffled_as_by_hand, assert_skipped_as_by_hand
-from tiny_flux3 import CASES, IMAGES, REFERRING, WITH_CFG, WITH_CFG_REFERRING, transformer
+from tiny_flux3 import CASES, DISTILLED, DISTILLED_REFERRING, IMAGES, REFERRING, transformer
 
 from smoothed_energy.families import family_of
 
@@ -17,34 +16,34 @@ ALONE, TOGETHER = IMAGES
 
 @pytest.mark.parametrize("sigma", [1.0, math.inf])
 def test_as_by_brute_force(sigma):
-    assert_guided_as_by_brute_force(CASES[0], sigma=sigma)
+    assert_guided_as_by_brute_force(DISTILLED, sigma=sigma)
 
 
 def test_references_follow_the_image():
-    assert_guided_as_by_brute_force(REFERRING)
+    assert_guided_as_by_brute_force(DISTILLED_REFERRING)
 
 
-@pytest.mark.parametrize("cfg", [False, True])
-def test_the_guider_as_by_brute_force(cfg):
+@pytest.mark.parametrize("changes", [{"cfg": False}, {}, {"fuse": True}])
+def test_the_guider_as_by_brute_force(changes):
     """The prompts are of five and of seven tokens."""
-    assert_guider_as_by_brute_force(WITH_CFG, cfg=cfg)
+    assert_guider_as_by_brute_force(CASES[0], **changes)
 
 
 def test_the_guider_with_references():
-    assert_guider_as_by_brute_force(WITH_CFG_REFERRING, sigma=math.inf)
+    assert_guider_as_by_brute_force(REFERRING, sigma=math.inf)
 
 
 def test_skipped():
     block = ALONE.rpartition(".")[0]
-    assert_skipped_as_by_hand(CASES[0], ALONE, "block", block, "hidden_states")
-    assert_skipped_as_by_hand(REFERRING, TOGETHER, "block", TOGETHER.rpartition(".")[0], *BOTH)
-    assert_skipped_as_by_hand(CASES[0], ALONE, "attention", ALONE, "hidden_states")
-    assert_skipped_as_by_hand(CASES[0], ALONE, "feed-forward", f"{block}.ff", "hidden_states")
+    assert_skipped_as_by_hand(DISTILLED, ALONE, "block", block, "hidden_states")
+    assert_skipped_as_by_hand(DISTILLED_REFERRING, TOGETHER, "block", TOGETHER.rpartition(".")[0], *BOTH)
+    assert_skipped_as_by_hand(DISTILLED, ALONE, "attention", ALONE, "hidden_states")
+    assert_skipped_as_by_hand(DISTILLED, ALONE, "feed-forward", f"{block}.ff", "hidden_states")
 
 
 def test_shuffled_tokens():
-    assert_shuffled_as_by_hand(CASES[0], ALONE)
-    assert_shuffled_as_by_hand(REFERRING, TOGETHER)
+    assert_shuffled_as_by_hand(DISTILLED, ALONE)
+    assert_shuffled_as_by_hand(DISTILLED_REFERRING, TOGETHER)
 
 
 def test_layers():

@@ -68,26 +68,26 @@ def case(name, blocks, **more):
     return Case(name, functools.partial(flux3, blocks), {**ARGUMENTS, **more}, IMAGES)
 
 
-CASES = [case("Flux 3, distilled", Flux3DistilledCoreDenoiseStep)]
-REFERRING = case(
+DISTILLED = case("Flux 3, distilled", Flux3DistilledCoreDenoiseStep)
+DISTILLED_REFERRING = case(
     "Flux 3, distilled, with references",
     Flux3DistilledImageConditionedCoreDenoiseStep,
     **REFERENCES,
 )
 
 
-def guided_by(blocks, **more):
-    """The case whose CFG is a guider's, which is not attached."""
+def guided_by(name, blocks, **more):
+    """The case whose CFG is a guider's."""
     return Case(
-        "Flux 3",
-        lambda **components: flux3(blocks, flow_map=False, **components),
-        {**ARGUMENTS, **NEGATIVE, **more},
+        name,
+        functools.partial(flux3, blocks, flow_map=False),
+        {**ARGUMENTS, **NEGATIVE, "guidance_scale": 1.0, **more},
         IMAGES,
-        cfg={},
+        cfg={"guidance_scale": SCALE},
         scale=SCALE,
         separate=True,
     )
 
 
-WITH_CFG = guided_by(Flux3CoreDenoiseStep)
-WITH_CFG_REFERRING = guided_by(Flux3ImageConditionedCoreDenoiseStep, **REFERENCES)
+CASES = [guided_by("Flux 3", Flux3CoreDenoiseStep)]
+REFERRING = guided_by("Flux 3, with references", Flux3ImageConditionedCoreDenoiseStep, **REFERENCES)

@@ -77,6 +77,7 @@ from .unet3d import UNet3D
 from .unknown import UnknownDenoiser
 from .wan import Wan
 from .wan_animate import WanAnimate
+from .wan_animate2 import WanAnimate2
 from .wan_vace import WanVACE
 from .z_image import ZImage
 
@@ -148,6 +149,7 @@ for _family in (
     JoyImageEditPlus,
     WanVACE,
     WanAnimate,
+    WanAnimate2,
     ChronoEdit,
     SkyReelsV2,
     HunyuanVideo15,
