@@ -27,11 +27,11 @@ def modular(path, ordinary, **components):
     return pipe
 
 
-def generate(pipe, arguments, *, steps=STEPS):
+def generate(pipe, arguments):
     """A run of a modular pipeline, always on the same random numbers."""
     torch.manual_seed(7)
     generator = torch.Generator().manual_seed(7)
-    return pipe(**arguments, num_inference_steps=steps, generator=generator)
+    return pipe(**{"num_inference_steps": STEPS, **arguments}, generator=generator)
 
 
 def last_latents(scheduler, run):

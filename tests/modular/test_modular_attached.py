@@ -13,6 +13,7 @@ from diffusers import FluxKontextPipeline
 from modular_families import assert_same, generate, last_latents, modular
 
 from smoothed_energy import guidance_from_text
+from smoothed_energy.modular import SmoothedEnergyGuider
 
 KONTEXT = dataclasses.replace(
     tiny_flux.CASES[0],
@@ -59,17 +60,26 @@ def test_as_the_ordinary_pipeline(path):
         assert_same(found, expected, plain, pipe)
 
 
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        (
-            "wan.modular_blocks_wan22.Wan22CoreDenoiseStep",
-            r"update_components\(guider=SmoothedEnergyGuider\(...\), guider_2=Smoothed",
-        ),
-        ("ideogram4.denoise.Ideogram4DenoiseStep", "what Ideogram4LoopDenoiser makes of predict"),
-    ],
-)
-def test_pipelines_with_cfg_are_refused(path, reason):
-    pipe = modular(path, None, transformer=tiny_flux.transformer())
-    with pytest.raises(RuntimeError, match=reason):
-        guidance_from_text("seg").attach(pipe)
+WAN22 = "wan.modular_blocks_wan22.Wan22CoreDenoiseStep"
+IDEOGRAM4 = "ideogram4.denoise.Ideogram4DenoiseStep"
+
+
+def pipeline_of(path):
+    return modular(path, None, transformer=tiny_flux.transformer())
+
+
+def test_pipelines_with_cfg_are_refused():
+    with pytest.raises(RuntimeError, match=r"SmoothedEnergyGuider\(guidance\).put_into\(pipe\)"):
+        guidance_from_text("seg").attach(pipeline_of(WAN22))
+    with pytest.raises(RuntimeError, match="what Ideogram4LoopDenoiser makes of predictions"):
+        guidance_from_text("seg").attach(pipeline_of(IDEOGRAM4))
+
+
+def test_a_guider_that_no_block_would_call_is_refused():
+    guider = SmoothedEnergyGuider("seg")
+    with pytest.raises(RuntimeError, match=r"expected guidance.attach\(pipe\)"):
+        guider.put_into(pipeline_of("flux.modular_blocks_flux.FluxCoreDenoiseStep"))
+    with pytest.raises(RuntimeError, match="what Ideogram4LoopDenoiser makes of predictions"):
+        guider.put_into(pipeline_of(IDEOGRAM4))
+    with pytest.raises(TypeError, match=r"expected one of its pipelines, or guidance.attach"):
+        guider.put_into(tiny_flux.flux())

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["NEVER", "has_other_batches", "is_modular", "refuse_modular", "why_refused"]
+__all__ = [
+    "NEVER",
+    "guider_slots",
+    "has_other_batches",
+    "is_modular",
+    "refuse_modular",
+    "why_refused",
+]
 
 from typing import Any
 
@@ -57,6 +64,29 @@ def is_modular(pipeline: type) -> bool:
     return "ModularPipeline" in [cls.__name__ for cls in pipeline.__mro__]
 
 
+def guider_slots(pipeline: Any) -> list[str]:
+    """The components of a pipeline of Modular Diffusers that are guiders.
+
+    Raises:
+        TypeError: If it is no such pipeline.
+        RuntimeError: If its blocks call no guider, or only parts of one.
+    """
+    name = type(pipeline).__name__
+    if not is_modular(type(pipeline)):
+        raise TypeError(
+            f"a {name} has no guider of Modular Diffusers; expected one of its pipelines, or "
+            "guidance.attach(pipe) for an ordinary one"
+        )
+    slots = [slot for slot in pipeline._component_specs if slot.startswith("guider")]
+    if not slots:
+        refuse_modular(pipeline)
+        raise RuntimeError(
+            f"the blocks of this {name} call no guider, since they have no classifier-free "
+            "guidance; expected guidance.attach(pipe)"
+        )
+    return slots
+
+
 def refuse_modular(pipeline: Any) -> None:
     """Refuse pipelines of Modular Diffusers, but those whose blocks have no CFG.
 
@@ -66,12 +96,10 @@ def refuse_modular(pipeline: Any) -> None:
     cls = type(pipeline)
     if not is_modular(cls):
         return
-    slots = [name for name in pipeline._component_specs if "guider" in name]
-    if slots:
-        given = ", ".join([f"{slot}=SmoothedEnergyGuider(...)" for slot in slots])
+    if any("guider" in name for name in pipeline._component_specs):
         raise RuntimeError(
             f"a guider combines what the blocks of this {cls.__name__} predict; expected "
-            f"pipe.update_components({given}), see docs/modular.md"
+            "SmoothedEnergyGuider(guidance).put_into(pipe), see docs/modular.md"
         )
     called = [name for name in _blocks_of(pipeline._blocks) if name.endswith("LoopDenoiser")]
     unknown = [name for name in called if name not in _WITHOUT_CFG]

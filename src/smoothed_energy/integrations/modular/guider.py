@@ -18,12 +18,13 @@ from typing import Any
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_noise_cfg
 from torch import Tensor, nn
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from ..attach import warn_if_it_changes_nothing
 from ..negative_text import refuse_prompt
+from ..refused import guider_slots
 from .guider_session import GuiderSession
 from .guider_step import GuiderStep
 from .preparation import Preparation
@@ -63,7 +64,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
 
     Example:
         >>> guider = SmoothedEnergyGuider("seg; scale=3; layers=mid", guidance_scale=5.0)
-        >>> pipe.update_components(guider=guider)
+        >>> guider.put_into(pipe)
         >>> image = pipe(prompt="a lighthouse", output="images")[0]
     """
 
@@ -98,6 +99,26 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._preparation: Preparation | None = None
         self.session = GuiderSession()
         self._begin()
+
+    def put_into(self, pipeline: Any) -> Self:
+        """Make it the guider of a pipeline, in all its slots, and tell it the scheduler.
+
+        Wan 2.2 has two slots, one for each of its transformers.
+
+        Args:
+            pipeline: A pipeline of Modular Diffusers.
+
+        Returns:
+            The guider.
+
+        Raises:
+            TypeError: If it is no such pipeline.
+            RuntimeError: If its blocks call no guider, or only parts of one.
+        """
+        slots = guider_slots(pipeline)
+        pipeline.update_components(**dict.fromkeys(slots, self))
+        self.scheduler = pipeline.scheduler
+        return self
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         """Where the next batches are in the schedule; another run begins where `step` falls."""

@@ -1,0 +1,100 @@
+"""The guider in the blocks of this year's families, compared with attached guidance."""
+
+import dataclasses
+
+import pytest
+import tiny_ernie_image
+import tiny_flux2
+import tiny_helios
+import tiny_hunyuan_video15
+import tiny_krea2
+import tiny_ltx
+import tiny_qwen_image21
+import tiny_wan
+import tiny_z_image
+import torch
+from comparison import run_of
+from modular_families import assert_same, generate, last_latents, modular
+from tiny_pipelines import noise
+
+from smoothed_energy import guidance_from_text
+from smoothed_energy.modular import SmoothedEnergyGuider
+
+BOUNDARY = 0.875
+NO_PICTURE = {
+    name: torch.zeros(2, length, dtype=torch.bool)
+    for name, length in (("image_pad_mask", 5), ("negative_image_pad_mask", 7))
+}
+#: The blocks of each, the ordinary pipeline, and what its blocks are given besides.
+FAMILIES = {
+    "flux2.modular_blocks_flux2_klein_base.Flux2KleinBaseCoreDenoiseStep": (
+        tiny_flux2.CASES[0],
+        {},
+    ),
+    "z_image.modular_blocks_z_image.ZImageCoreDenoiseStep": (tiny_z_image.CASES[0], {}),
+    "krea2.modular_blocks_krea2.Krea2CoreDenoiseStep": (tiny_krea2.CASES[0], {}),
+    "ernie_image.modular_blocks_ernie_image.ErnieImageCoreDenoiseStep": (
+        tiny_ernie_image.CASES[0],
+        {},
+    ),
+    "qwenimage21.modular_blocks_qwenimage21.QwenImage21CoreDenoiseStep": (
+        tiny_qwen_image21.CASES[0],
+        NO_PICTURE,
+    ),
+    "hunyuan_video1_5.modular_blocks_hunyuan_video1_5.HunyuanVideo15CoreDenoiseStep": (
+        tiny_hunyuan_video15.CASES[0],
+        {"latents": noise(2, 4, 3, 8, 12, seed=9)},
+    ),
+    "helios.modular_blocks_helios.HeliosCoreDenoiseStep": (
+        tiny_helios.CASES[0],
+        # Its blocks round times to whole numbers.
+        {"num_inference_steps": 1},
+    ),
+    "ltx.modular_blocks_ltx.LTXCoreDenoiseStep": (tiny_ltx.CASES[0], {}),
+}
+
+
+WAN22 = dataclasses.replace(
+    tiny_wan.CASES[0],
+    pipeline=lambda: tiny_wan.wan(
+        transformer_2=tiny_wan.transformer(seed=1), boundary_ratio=BOUNDARY
+    ),
+)
+
+
+def assert_as_attached(path, case, text, changes, **components):
+    ordinary = case.pipeline()
+    steps = {"num_inference_steps": 2}
+    both = steps | {name: changes[name] for name in ("latents", *steps) if name in changes}
+    run = run_of(ordinary, case, cfg=True, **both)
+    plain = last_latents(ordinary.scheduler, run)
+    with guidance_from_text(text).attach(ordinary):
+        expected = last_latents(ordinary.scheduler, run)
+    pipe = modular(path, ordinary, **components)
+    SmoothedEnergyGuider(text, guidance_scale=case.scale).put_into(pipe)
+    known = pipe.blocks.input_names
+    given = {**case.arguments, **(case.cfg or {})}
+    given = {name: value for name, value in given.items() if name in known} | steps | changes
+    found = last_latents(pipe.scheduler, lambda: generate(pipe, given))
+    assert_same(found, expected, plain, pipe, 2e-5)
+
+
+@pytest.mark.parametrize("path", FAMILIES)
+def test_as_the_ordinary_pipeline(path):
+    case, changes = FAMILIES[path]
+    layers = ",".join(case.images)
+    for text in (
+        f"seg; blur=gaussian:1; scale=30; layers={layers}",
+        f"slg; scale=30; layers={layers}; every=2",
+        "apg; momentum=0.3; norm=0.5",
+    ):
+        assert_as_attached(path, case, text, changes)
+
+
+def test_a_guider_in_both_slots_of_wan22():
+    """What methods remember goes over from one transformer to the other."""
+    path = "wan.modular_blocks_wan22.Wan22CoreDenoiseStep"
+    layers = ",".join(WAN22.images)
+    given = {"num_inference_steps": 4, "latents": noise(2, 4, 3, 8, 12, seed=9)}
+    for text in (f"seg; blur=gaussian:1; scale=30; layers={layers}", "momentum; scale=0.9"):
+        assert_as_attached(path, WAN22, text, given)
