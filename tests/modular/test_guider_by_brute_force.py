@@ -127,7 +127,7 @@ EDIT_PLUS = case(
 LAYERED = case(
     "qwenimage.modular_blocks_qwenimage_layered.QwenImageLayeredCoreDenoiseStep",
     functools.partial(of_qwen, use_layer3d_rope=True, use_additional_t_cond=True),
-    {**PROMPTS, "image_latents": noise(1, 4, 1, 12, 8, seed=4), "layers": 2, "latents": noise(1, 72, 16, seed=5)},
+    {**PROMPTS, "image_latents": noise(1, 1, 4, 12, 8, seed=4), "layers": 2, "latents": noise(1, 72, 16, seed=5)},
     {f"transformer_blocks.{n}.attn": Image((3, 6, 4), 5) for n in (1, 2)},
     sent=cut(72),
     normalised=tiny_qwen_image.normalised,
