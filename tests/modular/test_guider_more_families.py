@@ -9,11 +9,13 @@ import tiny_helios
 import tiny_hunyuan_video15
 import tiny_krea2
 import tiny_ltx
+import tiny_ltx2
 import tiny_qwen_image21
 import tiny_wan
 import tiny_z_image
 import torch
 from comparison import run_of
+from diffusers.guiders import LTX2Guidance
 from modular_families import assert_same, generate, last_latents, modular
 from tiny_pipelines import noise
 
@@ -95,3 +97,40 @@ def test_a_guider_in_both_slots_of_wan22():
     text = f"seg; blur=gaussian:1; scale=30; layers={','.join(WAN22.images)}"
     given = {"num_inference_steps": 4, "latents": noise(2, 4, 3, 8, 12, seed=9)}
     assert_as_attached("wan.modular_blocks_wan22.Wan22CoreDenoiseStep", WAN22, text, given)
+
+
+@pytest.mark.parametrize("of_sound", [False, True])
+def test_ltx2_beside_the_guider_of_its_sound(of_sound):
+    """Which may want passes of its own, and asks the video's guider for their blocks."""
+    case, text = tiny_ltx2.CASES[0], "seg; blur=gaussian:1; scale=30; layers=b1"
+    names = ("audio_stg_scale", "audio_modality_scale", "spatio_temporal_guidance_blocks")
+    ordinary = case.pipeline()
+    own = {name: tiny_ltx2.OWN[name] for name in names} if of_sound else {}
+    run = run_of(ordinary, case, cfg=True, **own)
+    plain = last_latents(ordinary.scheduler, run)
+    with guidance_from_text(text).attach(ordinary):
+        expected = last_latents(ordinary.scheduler, run)
+    sound = {"stg_scale": 1.0, "modality_scale": 3.0} if of_sound else {}
+    pipe = modular(
+        "ltx2.modular_blocks_ltx2.LTX2CoreDenoiseStep",
+        ordinary,
+        guider=LTX2Guidance(spatio_temporal_guidance_blocks=own.get(names[-1])),
+        audio_guider=LTX2Guidance(guidance_scale=7.0, **sound),
+    )
+    SmoothedEnergyGuider(text, guidance_scale=case.scale).put_into(pipe)
+    given = {"batch_size": 2, "dtype": torch.float32, "use_cross_timestep": False}
+    given |= {name: case.arguments[name] for name in ("height", "width", "num_frames")}
+    for sign in ("", "negative_"):
+        embeddings = case.arguments[f"{sign}prompt_embeds"]
+        given[f"{sign}connector_prompt_embeds"] = embeddings
+        given[f"{sign}connector_audio_prompt_embeds"] = embeddings.flip(-1)
+        mask = case.arguments[f"{sign}prompt_attention_mask"]
+        given[f"{sign}connector_attention_mask"] = mask
+    found = last_latents(pipe.scheduler, lambda: generate(pipe, given))
+    assert_same(found, expected, plain, pipe)
+
+
+def test_ltx2_has_no_zero_steps():
+    pipe = modular("ltx2.modular_blocks_ltx2.LTX2CoreDenoiseStep", tiny_ltx2.ltx2())
+    with pytest.raises(ValueError, match=r"estimates of clean latents.*expected zero_steps=0"):
+        SmoothedEnergyGuider("cfg-zero").put_into(pipe)
