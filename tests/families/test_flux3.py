@@ -36,7 +36,9 @@ def test_the_guider_with_references():
 def test_skipped():
     block = ALONE.rpartition(".")[0]
     assert_skipped_as_by_hand(DISTILLED, ALONE, "block", block, "hidden_states")
-    assert_skipped_as_by_hand(DISTILLED_REFERRING, TOGETHER, "block", TOGETHER.rpartition(".")[0], *BOTH)
+    assert_skipped_as_by_hand(
+        DISTILLED_REFERRING, TOGETHER, "block", TOGETHER.rpartition(".")[0], *BOTH
+    )
     assert_skipped_as_by_hand(DISTILLED, ALONE, "attention", ALONE, "hidden_states")
     assert_skipped_as_by_hand(DISTILLED, ALONE, "feed-forward", f"{block}.ff", "hidden_states")
 

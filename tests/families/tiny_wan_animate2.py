@@ -69,6 +69,7 @@ def transformer():
             use_img_emb=False,
         )
     )
+
     def eager(*args, _compile, **kwargs):
         return create_block_mask(*args, **kwargs)
 

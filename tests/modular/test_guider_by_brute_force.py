@@ -55,9 +55,7 @@ VIDEO = {"height": 64, "width": 96, "num_frames": 9, "latents": noise(1, 4, 3, 8
 WAN_FROM_PICTURE = case(
     "wan.modular_blocks_wan_i2v.WanImage2VideoCoreDenoiseStep",
     lambda: of_wan(
-        tiny_wan_derived.denoiser(
-            WanTransformer3DModel, in_channels=12, image_dim=tiny_wan.WIDTH
-        )
+        tiny_wan_derived.denoiser(WanTransformer3DModel, in_channels=12, image_dim=tiny_wan.WIDTH)
     ),
     {
         **embeddings(tiny_wan.WIDTH),
@@ -70,10 +68,12 @@ WAN_FROM_PICTURE = case(
 VACE = case(
     "wan.modular_blocks_wan_vace.Wan22VaceCoreDenoiseStep",
     # The first transformer draws to the end.
-    lambda: {"boundary_ratio": 0.0, "transformer_2": None}
-    | of_wan(
-        tiny_wan_derived.denoiser(
-            WanVACETransformer3DModel, vace_layers=(0, 2), vace_in_channels=2 * 4 + 64
+    lambda: (
+        {"boundary_ratio": 0.0, "transformer_2": None}
+        | of_wan(
+            tiny_wan_derived.denoiser(
+                WanVACETransformer3DModel, vace_layers=(0, 2), vace_in_channels=2 * 4 + 64
+            )
         )
     ),
     {
@@ -127,7 +127,12 @@ EDIT_PLUS = case(
 LAYERED = case(
     "qwenimage.modular_blocks_qwenimage_layered.QwenImageLayeredCoreDenoiseStep",
     functools.partial(of_qwen, use_layer3d_rope=True, use_additional_t_cond=True),
-    {**PROMPTS, "image_latents": noise(1, 1, 4, 12, 8, seed=4), "layers": 2, "latents": noise(1, 72, 16, seed=5)},
+    {
+        **PROMPTS,
+        "image_latents": noise(1, 1, 4, 12, 8, seed=4),
+        "layers": 2,
+        "latents": noise(1, 72, 16, seed=5),
+    },
     {f"transformer_blocks.{n}.attn": Image((3, 6, 4), 5) for n in (1, 2)},
     sent=cut(72),
     normalised=tiny_qwen_image.normalised,

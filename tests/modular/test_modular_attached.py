@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-import torch
 import tiny_flux
 import tiny_flux2
 import tiny_krea2
 import tiny_qwen_image21
+import torch
 from comparison import run_of
 from diffusers import FluxKontextPipeline
 from modular_families import assert_same, generate, last_latents, modular
@@ -36,7 +36,10 @@ SAME = {
         {"image_pad_mask": torch.zeros(2, 5, dtype=torch.bool)},
     ),
 }
-TEXTS = ("seg; blur=gaussian:1; scale=30; layers=b1; steps=begin+end", "slg; layers=b1; scale=30; every=2")
+TEXTS = (
+    "seg; blur=gaussian:1; scale=30; layers=b1; steps=begin+end",
+    "slg; layers=b1; scale=30; every=2",
+)
 
 
 def arguments_of(pipe, case, **changes):

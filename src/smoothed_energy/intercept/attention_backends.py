@@ -19,6 +19,7 @@ NATIVE: Callable[..., Any] = torch._C._nn.scaled_dot_product_attention
 class AttentionBackendError(RuntimeError):
     """A chosen layer whose attention can't be perturbed, or looked at, and come out right."""
 
+
 #: Processors that ask for flex_attention, whatever backend is set.
 _FLEX = ("WanAnimate2AttnProcessor",)
 

@@ -215,7 +215,6 @@ class StepBatches:
             step: The step.
             perturbed: The perturbed predictions by the names of their batches.
         """
-
         if self._raw is not None and self._raw.shape == (1, *c.shape):
             # The block has taken the only row out of the batch.
             rows = {name: item[None] for name, item in perturbed.items()}
