@@ -10,7 +10,7 @@ from smoothed_energy.modular import SmoothedEnergyGuider
 
 
 @functools.cache
-def _called(cls):
+def _called(cls, output):
     class AsOrdinary(cls):
         def __call__(
             self, *, num_inference_steps=None, output_type="latent", guidance_scale=None, **given
@@ -18,7 +18,7 @@ def _called(cls):
             if guidance_scale is not None:
                 self.guider.guidance_scale = guidance_scale
             latents = super().__call__(
-                num_inference_steps=num_inference_steps, output="latents", **given
+                num_inference_steps=num_inference_steps, output=output, **given
             )
             return (latents,)
 
@@ -26,13 +26,13 @@ def _called(cls):
     return AsOrdinary
 
 
-def as_ordinary(blocks, **components):
+def as_ordinary(blocks, *, output="latents", **components):
     """The modular pipeline of these blocks, which is called as an ordinary one.
 
     Where it has a guider, its call takes the scale of CFG.
     """
     pipe = quiet(blocks.init_pipeline())
-    object.__setattr__(pipe, "__class__", _called(type(pipe)))
+    object.__setattr__(pipe, "__class__", _called(type(pipe), output))
     if "guider" in pipe._component_specs:
         components = {"guider": ClassifierFreeGuidance(), **components}
     pipe.update_components(**components)

@@ -75,7 +75,7 @@ def in_places(function, pipe, case):
         return of_others
     if type(pipe).__name__.startswith("Kandinsky5"):
         return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
-    if type(pipe).__name__.startswith("Sound"):
+    if type(pipe).__name__.startswith(("Sound", "MiniMaxMusic3")):
         return lambda *both: function(*(one.unsqueeze(2) for one in both)).squeeze(2)
     if type(pipe).__name__.startswith("LongSound"):
         return lambda *both: function(*(one.mT.unsqueeze(2) for one in both)).squeeze(2).mT

@@ -47,6 +47,7 @@ from .ltx import LTXVideo
 from .ltx2 import LTX2
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
+from .minimax_music3 import MiniMaxMusic3
 from .mochi import Mochi
 from .motif_video import MotifVideo
 from .nucleusmoe import NucleusMoE
@@ -172,6 +173,7 @@ for _family in (
     StableAudio,
     StableAudio3,
     LongCatAudio,
+    MiniMaxMusic3,
     AceStep,
 ):
     register(_family())
