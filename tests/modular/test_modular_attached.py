@@ -9,8 +9,10 @@ import tiny_krea2
 import tiny_qwen_image21
 import torch
 from comparison import run_of
-from diffusers import FluxKontextPipeline
+from diffusers import FluxKontextPipeline, FluxTransformer2DModel
+from diffusers.modular_pipelines import ComponentSpec, ModularPipelineBlocks
 from modular_families import assert_same, generate, last_latents, modular
+from tiny_pipelines import quiet
 
 from smoothed_energy import guidance_from_text
 from smoothed_energy.modular import SmoothedEnergyGuider
@@ -74,15 +76,28 @@ def pipeline_of(path):
 def test_pipelines_with_cfg_are_refused():
     with pytest.raises(RuntimeError, match=r"SmoothedEnergyGuider\(guidance\).put_into\(pipe\)"):
         guidance_from_text("seg").attach(pipeline_of(WAN22))
-    with pytest.raises(RuntimeError, match="what Ideogram4LoopDenoiser makes of predictions"):
+    with pytest.raises(RuntimeError, match="combine two transformers by a weight for each step"):
         guidance_from_text("seg").attach(pipeline_of(IDEOGRAM4))
+
+
+def test_blocks_that_nobody_knows_are_refused():
+    class OwnLoopDenoiser(ModularPipelineBlocks):
+        model_name = "flux"
+        expected_components = [  # noqa: RUF012
+            ComponentSpec("transformer", FluxTransformer2DModel)
+        ]
+
+    pipe = quiet(OwnLoopDenoiser().init_pipeline())
+    pipe.update_components(transformer=tiny_flux.transformer())
+    with pytest.raises(RuntimeError, match="what OwnLoopDenoiser makes of predictions can't be"):
+        guidance_from_text("seg").attach(pipe)
 
 
 def test_a_guider_that_no_block_would_call_is_refused():
     guider = SmoothedEnergyGuider("seg")
     with pytest.raises(RuntimeError, match=r"expected guidance.attach\(pipe\)"):
         guider.put_into(pipeline_of("flux.modular_blocks_flux.FluxCoreDenoiseStep"))
-    with pytest.raises(RuntimeError, match="what Ideogram4LoopDenoiser makes of predictions"):
+    with pytest.raises(RuntimeError, match="combine two transformers by a weight for each step"):
         guider.put_into(pipeline_of(IDEOGRAM4))
     with pytest.raises(TypeError, match=r"expected one of its pipelines, or guidance.attach"):
         guider.put_into(tiny_flux.flux())

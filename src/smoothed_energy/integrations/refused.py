@@ -8,6 +8,7 @@ __all__ = [
     "has_other_batches",
     "is_modular",
     "refuse_modular",
+    "why_no_guider",
     "why_refused",
 ]
 
@@ -58,6 +59,36 @@ _WITHOUT_CFG = (
     "QwenImage21TurboLoopDenoiser",
 )
 
+# Blocks of Modular Diffusers that call no guider, and why nothing can be added to what they predict.
+_OWN_WAY = {
+    "Ideogram4LoopDenoiser": "combine two transformers by a weight for each step that nobody "
+    "outside is told (Ideogram4Pipeline can be guided)",
+    "Cosmos3LoopDenoiser": "have classifier-free guidance of their own, and no guider",
+    "Cosmos3TransferLoopDenoiser": "have classifier-free guidance of their own, and no guider",
+    "EchoLoopDenoiser": "put tokens of a memory before those of the video, so its grid begins "
+    "where its denoiser does not tell",
+    "MiniMaxH3LoopDenoiser": "draw text, sound and video in one sequence, whose order no family "
+    "knows",
+    "MiniMaxH3Ref2VALoopDenoiser": "draw text, sound and video in one sequence, whose order no "
+    "family knows",
+}
+
+
+def why_no_guider(blocks: Any) -> str:
+    """Why blocks without a guider can't be guided; empty if guidance can be attached to them."""
+    called = [name for name in _blocks_of(blocks) if name.endswith("LoopDenoiser")]
+    for name in called:
+        if name in _OWN_WAY:
+            return _OWN_WAY[name]
+    unknown = [name for name in called if name not in _WITHOUT_CFG]
+    if unknown or not called:
+        what = " and ".join(unknown) or "what they call"
+        return (
+            f"call no guider, and what {what} makes of predictions can't be seen from outside "
+            f"(known are {', '.join(_WITHOUT_CFG)})"
+        )
+    return ""
+
 
 def is_modular(pipeline: type) -> bool:
     """Whether pipelines of a class are of Modular Diffusers."""
@@ -101,13 +132,10 @@ def refuse_modular(pipeline: Any) -> None:
             f"a guider combines what the blocks of this {cls.__name__} predict; expected "
             "SmoothedEnergyGuider(guidance).put_into(pipe), see docs/modular.md"
         )
-    called = [name for name in _blocks_of(pipeline._blocks) if name.endswith("LoopDenoiser")]
-    unknown = [name for name in called if name not in _WITHOUT_CFG]
-    if unknown or not called:
+    reason = why_no_guider(pipeline._blocks)
+    if reason:
         raise RuntimeError(
-            f"the blocks of this {cls.__name__} have no guider, and what "
-            f"{' and '.join(unknown) or 'its blocks'} makes of predictions can't be seen from "
-            f"outside; expected blocks with a guider, or one of {', '.join(_WITHOUT_CFG)}"
+            f"guidance of a {cls.__name__} would come out wrong, since its blocks {reason}"
         )
 
 
