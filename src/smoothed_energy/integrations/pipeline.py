@@ -264,7 +264,8 @@ def _refuse_pipeline(pipeline: Any) -> None:
     Raises:
         RuntimeError: If it is one of them.
     """
-    refuse_modular(pipeline)
+    if getattr(pipeline, "_component_specs", None) is not None:
+        refuse_modular(pipeline)
     guider = getattr(pipeline, "guider", None)
     if guider is not None:
         check_guider(guider)

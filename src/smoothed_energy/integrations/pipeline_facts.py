@@ -23,7 +23,7 @@ from ..denoisers.prediction import Preconditioned, PredictionKind
 from ..engine.run import DenoiserState
 from ..families import Family, UnknownDenoiser, family_or_unknown
 from ..schedule import StepPosition, schedule_position
-from .refused import has_other_batches, is_modular
+from .refused import has_other_batches
 
 
 def batch_layout(
@@ -45,7 +45,7 @@ def batch_layout(
         position: Where in its schedule it is.
         family: The family of the denoiser, if it is known.
     """
-    if is_modular(type(pipeline)):
+    if getattr(pipeline, "_component_specs", None) is not None:  # of Modular Diffusers
         return BatchLayout()  # Those with CFG were refused.
 
     def setting(name: str, default: Any) -> Any:

@@ -59,7 +59,7 @@ _WITHOUT_CFG = (
     "QwenImage21TurboLoopDenoiser",
 )
 
-# Blocks of Modular Diffusers that call no guider, and why nothing can be added to what they predict.
+# Blocks of Modular Diffusers that call no guider, and why guidance can't be attached to them.
 _OWN_WAY = {
     "Ideogram4LoopDenoiser": "combine two transformers by a weight for each step that nobody "
     "outside is told (Ideogram4Pipeline can be guided)",
