@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from as_ordinary import guided_by
 from brute_force_attention import brute_force
 from brute_force_fusion import fused
 from comparison import run_of
@@ -120,5 +121,5 @@ def assert_fused_as_by_brute_force(case):
     guidance = SmoothedEnergyGuidance(
         blur="gaussian:1,temporal=0", scale=SCALE, layers=list(case.images), combine="fuse"
     )
-    with guidance.attach(pipe):
+    with guided_by(guidance, pipe):
         assert difference(run(), expected) < TOLERANCE

@@ -23,7 +23,7 @@ def test_references_follow_the_image():
     assert_guided_as_by_brute_force(DISTILLED_REFERRING)
 
 
-@pytest.mark.parametrize("changes", [{"cfg": False}, {}, {"fuse": True}])
+@pytest.mark.parametrize("changes", [{"cfg": False}, {}])
 def test_the_guider_as_by_brute_force(changes):
     """The prompts are of five and of seven tokens."""
     assert_guider_as_by_brute_force(CASES[0], **changes)
