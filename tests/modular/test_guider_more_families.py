@@ -99,6 +99,14 @@ def test_a_guider_in_both_slots_of_wan22():
     assert_as_attached("wan.modular_blocks_wan22.Wan22CoreDenoiseStep", WAN22, text, given)
 
 
+def test_helios_in_stages():
+    """Each stage is a run of its own."""
+    case = tiny_helios.STAGES
+    text = f"seg; blur=gaussian:1; scale=30; layers={','.join(case.images)}"
+    path = "helios.modular_blocks_helios_pyramid.HeliosPyramidCoreDenoiseStep"
+    assert_as_attached(path, case, text, {})
+
+
 @pytest.mark.parametrize("of_sound", [False, True])
 def test_ltx2_beside_the_guider_of_its_sound(of_sound):
     """Which may want passes of its own, and asks the video's guider for their blocks."""

@@ -16,6 +16,7 @@ from tiny_pipelines import quiet
 
 from smoothed_energy import guidance_from_text
 from smoothed_energy.modular import SmoothedEnergyGuider
+from smoothed_energy.trace import Trace
 
 KONTEXT = dataclasses.replace(
     tiny_flux.CASES[0],
@@ -63,6 +64,14 @@ def test_as_the_ordinary_pipeline(path):
             found = last_latents(pipe.scheduler, lambda: generate(pipe, arguments))
         assert attachment.last_run.guided_calls
         assert_same(found, expected, plain, pipe)
+
+
+def test_traces_look_at_pipelines_without_a_guider():
+    ordinary, path = tiny_flux.flux(), "flux.modular_blocks_flux.FluxCoreDenoiseStep"
+    pipe = modular(path, ordinary)
+    with Trace(pipe) as trace:
+        generate(pipe, arguments_of(pipe, tiny_flux.CASES[0]))
+    assert set(trace.steps["step"]) == {0, 1}
 
 
 WAN22 = "wan.modular_blocks_wan22.Wan22CoreDenoiseStep"
