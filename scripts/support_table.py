@@ -16,15 +16,22 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 
 from smoothed_energy.families import families
-from smoothed_energy.integrations.refused import why_refused
+from smoothed_energy.integrations.refused import why_no_guider, why_refused
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "support.md"
 COMPARED = [*ROOT.glob("tests/families/*.py"), *ROOT.glob("tests/pipelines/*.py")]
+#: SDXL and Stable Diffusion 3 are made in the first, for `test_guider.py`.
+MODULAR = [
+    ROOT / "tests/modular/modular_pipelines.py",
+    *sorted(ROOT.glob("tests/families/tiny_*.py")),
+    *sorted(ROOT.glob("tests/modular/test_*.py")),
+]
 #: Parameters of a pipeline's constructor that are what is called at every step.
 DENOISERS = ("transformer", "unet", "unconditional_transformer", "decoder", "prior", "image_unet")
 #: Why there is nothing to guide, by what their names or base classes have.
@@ -119,7 +126,7 @@ def compared_in(name: str) -> str:
 def row(name: str, cls: type) -> Row:
     """What happens with one pipeline."""
     if "Modular" in name:
-        return Row(name, "", "modular", "by the guider, where its blocks take one")
+        return modular_row(name, cls)
     for part, reason in NO_CASE.items():
         if part in name:
             return Row(name, "", "no case", reason)
@@ -142,6 +149,42 @@ def row(name: str, cls: type) -> Row:
     return Row(name, text, "guided", remark, compared_in(name))
 
 
+def modular_row(name: str, cls: Any) -> Row:
+    """How a pipeline of Modular Diffusers is guided, by what its blocks ask for."""
+    blocks = getattr(diffusers, cls.default_blocks_name)()
+    kinds = {spec.name: spec.type_hint.__name__ for spec in blocks.expected_components}
+    denoisers = [
+        kind for part, kind in kinds.items() if re.match(r"(transformer|unet)", part) and kind
+    ]
+    denoisers = list(dict.fromkeys(denoisers))
+    family = next(filter(None, map(family_by_name, denoisers)), "")
+    slots = [slot for slot in kinds if slot.startswith("guider")]
+    reason = "" if slots else why_no_guider(blocks)
+    if not family:
+        remark = "refused: no family knows its denoiser"
+    elif slots:
+        remark = f"{family}; by {' and '.join(f'`{slot}`' for slot in slots)}"
+        remark += " (its sound by `LTX2Guidance`)" if "audio_guider" in kinds else ""
+        remark += " (no attention)" if family == "Wan Animate 2" else ""
+    else:
+        remark = f"{family}; no guider, since it has no CFG: attach to it"
+    if reason:
+        remark = f"refused: its blocks {reason}"
+    compared = "" if remark.startswith("refused") else modular_compared_in(type(blocks).__module__)
+    return Row(name, "`, `".join(denoisers), "modular", remark, compared)
+
+
+def modular_compared_in(module: str) -> str:
+    """The test file that draws with the blocks of a module of `diffusers.modular_pipelines`."""
+    package, own = module.split(".")[-2:]
+    names = [own, f"modular_pipelines.{package}"] if own == f"modular_blocks_{package}" else [own]
+    for path in MODULAR:
+        text = path.read_text("utf-8")
+        if any(re.search(rf"{re.escape(name)}(\.| import)", text) for name in names):
+            return "test_guider.py" if path is MODULAR[0] else path.name
+    return ""
+
+
 def rows() -> Iterator[Row]:
     """The rows of all exported pipelines."""
     for name, cls in sorted(exported().items()):
@@ -155,7 +198,9 @@ HEADS = {
     "refused": "Refused\n\nAn error says so when guidance is attached, or when the pipeline runs. "
     "Where no family knows the denoiser,\n[guidance that needs no layers](families.md) may still "
     "work.",
-    "modular": "Modular pipelines\n\nSee [modular](modular.md).",
+    "modular": "Modular pipelines\n\nBy the components that are guiders: "
+    "`SmoothedEnergyGuider(guidance).put_into(pipe)`. Those without\nCFG have none: "
+    "`guidance.attach(pipe)`. See [modular](modular.md).",
     "no case": "Nothing to guide",
 }
 

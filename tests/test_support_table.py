@@ -49,6 +49,9 @@ def test_the_page_is_what_the_script_prints(table):
         (StableDiffusionSAGPipeline, "refused", "runs self-attention guidance by itself"),
         (VisualClozePipeline, "refused", "grid of pictures of several sizes"),
         (diffusers.AmusedPipeline, "refused", "draws tokens of a codebook"),
+        (diffusers.Wan22ModularPipeline, "modular", "Wan; by `guider` and `guider_2`"),
+        (diffusers.FluxModularPipeline, "modular", "Flux; no guider, since it has no CFG"),
+        (diffusers.Ideogram4ModularPipeline, "modular", "refused: its blocks combine two"),
     ],
 )
 def test_results(table, cls, result, remark):

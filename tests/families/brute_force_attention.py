@@ -190,6 +190,7 @@ def brute_force(
     forward, step = denoiser.forward, scheduler.step
     calls = []
 
+    @functools.wraps(forward)  # blocks look at its parameters
     def recorded(*args, **kwargs):
         output = forward(*args, **kwargs)
         if not case.is_step(kwargs):

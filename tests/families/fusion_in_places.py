@@ -1,6 +1,8 @@
 """Guidance that is fused with CFG, compared with its formula where the numbers are."""
 
 import torch
+import torch.nn.functional as F
+from as_ordinary import guided_by
 from brute_force_attention import brute_force
 from brute_force_fusion import fused
 from comparison import run_of
@@ -20,6 +22,9 @@ def packing_of(pipe, case):
     if name.startswith("Flux2"):
         latents = numbered(1, 4, 12, 8)
         return pipe._pack_latents(pipe._patchify_latents(latents)), latents.shape[1:]
+    if name.startswith("Flux3"):
+        latents = numbered(1, 4, 12, 8)
+        return F.pixel_unshuffle(latents.double(), 2).long().flatten(2).mT, latents.shape[1:]
     if name.startswith("FiboOf"):
         latents = numbered(1, 16, 6, 4)
         return pipe._pack_latents_no_patch(latents, *latents.shape), latents.shape[1:]
@@ -71,7 +76,7 @@ def in_places(function, pipe, case):
         return of_others
     if type(pipe).__name__.startswith("Kandinsky5"):
         return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
-    if type(pipe).__name__.startswith("Sound"):
+    if type(pipe).__name__.startswith(("Sound", "MiniMaxMusic3")):
         return lambda *both: function(*(one.unsqueeze(2) for one in both)).squeeze(2)
     if type(pipe).__name__.startswith("LongSound"):
         return lambda *both: function(*(one.mT.unsqueeze(2) for one in both)).squeeze(2).mT
@@ -116,5 +121,5 @@ def assert_fused_as_by_brute_force(case):
     guidance = SmoothedEnergyGuidance(
         blur="gaussian:1,temporal=0", scale=SCALE, layers=list(case.images), combine="fuse"
     )
-    with guidance.attach(pipe):
+    with guided_by(guidance, pipe):
         assert difference(run(), expected) < TOLERANCE

@@ -18,6 +18,7 @@ import torch
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "pipelines")]
 
+from as_ordinary import guided_by  # noqa: E402
 from comparison import run_of  # noqa: E402
 from older_versions import tiny_cases  # noqa: E402
 from tiny_pipelines import difference  # noqa: E402
@@ -116,7 +117,7 @@ def outcome(method, case):
         guidance = guidance_of(method, case, getattr(pipe, case.denoiser))
         with warnings.catch_warnings():
             warnings.simplefilter("error", GuidanceWarning)
-            with guidance.attach(pipe):
+            with guided_by(guidance, pipe):
                 guided = run()
     except REFUSALS as error:
         message = str(error).strip().splitlines()[0]

@@ -4,6 +4,7 @@ In every call the denoiser runs twice, and gives $s + \gamma\,(s - \tilde s)$. F
 module's forward function is replaced. It is for runs without classifier-free guidance.
 """
 
+import functools
 from contextlib import contextmanager
 
 import torch
@@ -50,7 +51,7 @@ def _guided(denoiser, module, replacement):
             return (prediction, *output[1:])
         return type(output)(**{**output, next(iter(output)): prediction})
 
-    denoiser.forward = guided
+    denoiser.forward = functools.wraps(forward)(guided)  # blocks look at its parameters
     try:
         yield
     finally:

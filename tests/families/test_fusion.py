@@ -10,6 +10,8 @@ from smoothed_energy.denoisers.latent_layout import FramesFirst, Packed
 # Sana and Sana-Video have no softmax that could be smoothed, Lumina-Next and Stable Video Diffusion
 # have no one scale of CFG, and what Cosmos' scheduler gets under CFG is no sum of predictions.
 LEFT_OUT = ("Sana", "Sana-Video", "Lumina-Next", "Cosmos", "Stable Video Diffusion")
+# Wan Animate 2 has none that could be smoothed, either.
+LEFT_OUT += ("Wan Animate 2",)
 # Their layouts are tested beside them, and no whole runs with fusion yet.
 LEFT_OUT += ("Ideogram 4", "JoyImage-Edit Plus", "Qwen-Image 2.1")
 CASES = [case for case in cases() if case.cfg is not None and case.family not in LEFT_OUT]

@@ -42,11 +42,12 @@ def transformer():
     return denoiser
 
 
-def krea2():
+def krea2(**settings):
     return Krea2Pipeline(
         transformer=transformer(),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         **dict.fromkeys(("vae", "text_encoder", "tokenizer")),
+        **settings,
     )
 
 

@@ -26,6 +26,7 @@ from .easyanimate import EasyAnimate
 from .ernie_image import ErnieImage
 from .flux import Flux
 from .flux2 import Flux2
+from .flux3 import Flux3
 from .framepack import Framepack
 from .glm_image import GlmImage
 from .helios import Helios
@@ -46,6 +47,7 @@ from .ltx import LTXVideo
 from .ltx2 import LTX2
 from .lumina2 import Lumina2
 from .lumina_next import LuminaNext
+from .minimax_music3 import MiniMaxMusic3
 from .mochi import Mochi
 from .motif_video import MotifVideo
 from .nucleusmoe import NucleusMoE
@@ -76,6 +78,7 @@ from .unet3d import UNet3D
 from .unknown import UnknownDenoiser
 from .wan import Wan
 from .wan_animate import WanAnimate
+from .wan_animate2 import WanAnimate2
 from .wan_vace import WanVACE
 from .z_image import ZImage
 
@@ -112,6 +115,7 @@ for _family in (
     ZImage,
     Flux,
     Flux2,
+    Flux3,
     Chroma,
     OvisImage,
     LongCatImage,
@@ -146,6 +150,7 @@ for _family in (
     JoyImageEditPlus,
     WanVACE,
     WanAnimate,
+    WanAnimate2,
     ChronoEdit,
     SkyReelsV2,
     HunyuanVideo15,
@@ -168,6 +173,7 @@ for _family in (
     StableAudio,
     StableAudio3,
     LongCatAudio,
+    MiniMaxMusic3,
     AceStep,
 ):
     register(_family())

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["FramesFirstTransformer", "Transformer", "heads_and_width", "submodule"]
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -24,7 +24,8 @@ class Transformer(Family):
     last third of its blocks.
 
     Attributes:
-        stacks: A letter for each list of blocks, in the order in which they run.
+        stacks: A letter for each list of blocks, as a path from the denoiser, in the order in
+            which they run.
         attention: The self-attention modules of a block, as paths from it (`"attn"`,
             `"block.attn1"`); blocks need not have all.
         text: Where attention has the text's tokens beside the image's; None if it has none.
@@ -72,7 +73,7 @@ class Transformer(Family):
         blocks = [
             (letter, number, f"{name}.{number}", block)
             for letter, name in self.stacks.items()
-            for number, block in enumerate(getattr(denoiser, name, ()))
+            for number, block in enumerate(_stack(denoiser, name))
         ]
         found: list[SelfAttentionLayer] = []
         for place, (letter, number, name, block) in enumerate(blocks):
@@ -183,6 +184,12 @@ class FramesFirstTransformer(Transformer):
 def _block_of(layer: SelfAttentionLayer) -> str:
     """The name of the block that a layer is in: stacks are lists of blocks."""
     return ".".join(layer.name.split(".")[:2])
+
+
+def _stack(denoiser: nn.Module, path: str) -> Iterable[nn.Module]:
+    """The blocks of a stack; none if there is no such stack."""
+    found: Any = submodule(denoiser, path)
+    return () if found is None else found
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -38,7 +38,8 @@ def signal_and_noise(second: Levelled, method: str) -> tuple[float, float]:
     if sigma is None:
         raise ValueError(
             f"{method} needs the noise level, which is not known here; expected a scheduler with "
-            "sigmas or alphas_cumprod, or sigma= in step() of the attachment"
+            "sigmas or alphas_cumprod, sigma= in step() of the attachment, or a guider that was "
+            "told its scheduler by put_into(pipe)"
         )
     if second.prediction_type in ("flow", "reversed_flow"):
         noise = 1.0 if math.isinf(sigma) else sigma / (1 + sigma)

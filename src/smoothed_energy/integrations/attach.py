@@ -28,6 +28,7 @@ from ..settings.warning_place import warn_caller
 from .attachment import Attachment, Observation, Session
 from .own_loop import denoiser_session, existing_denoiser_session
 from .pipeline import existing_pipeline_session, find_denoisers, pipeline_session
+from .refused import is_modular
 
 
 def attach(
@@ -122,12 +123,11 @@ def _guider_of(target: Any) -> Any:
     """The guider of this package that a target is or has; None if that is no question.
 
     Raises:
-        TypeError: If a pipeline of Modular Diffusers has another guider, or none.
+        TypeError: If a pipeline of Modular Diffusers has another guider.
     """
     if isinstance(getattr(target, "session", None), Session):
         return target
-    names = [cls.__name__ for cls in type(target).__mro__]
-    if "ModularPipeline" not in names:
+    if not is_modular(type(target)) or "guider" not in target._component_specs:
         return None
     guider = getattr(target, "guider", None)
     if isinstance(getattr(guider, "session", None), Session):

@@ -51,7 +51,7 @@ from .pipeline_facts import (
     unconditional_denoisers,
 )
 from .pipeline_result import check_result
-from .refused import NEVER
+from .refused import NEVER, refuse_modular
 
 # Wan 2.2 has a transformer for high noise and another one for low noise; either may be missing.
 _DENOISERS = (("unet",), ("transformer", "transformer_2"))
@@ -264,6 +264,8 @@ def _refuse_pipeline(pipeline: Any) -> None:
     Raises:
         RuntimeError: If it is one of them.
     """
+    if getattr(pipeline, "_component_specs", None) is not None:
+        refuse_modular(pipeline)
     guider = getattr(pipeline, "guider", None)
     if guider is not None:
         check_guider(guider)

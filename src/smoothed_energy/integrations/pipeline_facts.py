@@ -45,6 +45,8 @@ def batch_layout(
         position: Where in its schedule it is.
         family: The family of the denoiser, if it is known.
     """
+    if getattr(pipeline, "_component_specs", None) is not None:  # of Modular Diffusers
+        return BatchLayout()  # Those with CFG were refused.
 
     def setting(name: str, default: Any) -> Any:
         if name == "arguments":

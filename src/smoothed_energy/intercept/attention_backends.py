@@ -20,6 +20,10 @@ class AttentionBackendError(RuntimeError):
     """A chosen layer whose attention can't be perturbed, or looked at, and come out right."""
 
 
+#: Processors that ask for flex_attention, whatever backend is set.
+_FLEX = ("WanAnimate2AttnProcessor",)
+
+
 def processor_name(module: nn.Module) -> str:
     """The name of what computes a module's attention: its processor, or itself."""
     return type(getattr(module, "processor", module)).__name__
@@ -48,6 +52,11 @@ def _advice(module: nn.Module) -> str:
         return (
             "linear attention has no softmax(QK^T); choose other layers, or a method that changes "
             "no attention (tpg, slg)"
+        )
+    if name in _FLEX:
+        return (
+            "it attends through flex_attention, with a mask that no other function takes; choose a "
+            "method that changes no attention (slg, tpg)"
         )
     backend = _backend(processor)
     if backend is not None and "native" not in backend:

@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = ["Router", "Routers", "holding", "patched", "unpatched"]
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -83,6 +84,11 @@ class _Patch:
         if router is None:
             return self.original(*args, **kwargs)
         return router(ModuleCall(self.module, self.original, args, kwargs))
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the function below: pipelines ask which arguments a denoiser takes."""
+        return inspect.signature(self.original)
 
     def remove_from(self, attributes: dict[str, Any]) -> None:
         """Make a module's attributes what they were before."""

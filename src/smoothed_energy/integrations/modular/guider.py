@@ -18,12 +18,13 @@ from typing import Any
 from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput, rescale_noise_cfg
 from torch import Tensor, nn
-from typing_extensions import override
+from typing_extensions import Self, override
 
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from ..attach import warn_if_it_changes_nothing
 from ..negative_text import refuse_prompt
+from ..refused import guider_slots
 from .guider_session import GuiderSession
 from .guider_step import GuiderStep
 from .preparation import Preparation
@@ -55,6 +56,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         guidances: The guidances.
         scheduler: The pipeline's scheduler, if it was set.
         session: Who looks at its steps.
+        spatio_temporal_guidance_blocks: Of LTX-2, where its audio guider has such guidance.
 
     Raises:
         TypeError: If `guidance` is none.
@@ -63,10 +65,11 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
 
     Example:
         >>> guider = SmoothedEnergyGuider("seg; scale=3; layers=mid", guidance_scale=5.0)
-        >>> pipe.update_components(guider=guider)
+        >>> guider.put_into(pipe)
         >>> image = pipe(prompt="a lighthouse", output="images")[0]
     """
 
+    spatio_temporal_guidance_blocks: list[int] | None = None
     _input_predictions = ["pred_cond", "pred_uncond"]  # noqa: RUF012 - diffusers wants a list
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -96,8 +99,36 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             guidance=texts[0] if len(texts) == 1 else texts, _use_default_values=[]
         )
         self._preparation: Preparation | None = None
+        self._beside_others = False
         self.session = GuiderSession()
         self._begin()
+
+    def put_into(self, pipeline: Any) -> Self:
+        """Make it the guider of a pipeline, in all its slots, and tell it the scheduler.
+
+        Wan 2.2 has two slots, one for each of its transformers. LTX-2 has another guider for the
+        sound, which stays as it is.
+
+        Args:
+            pipeline: A pipeline of Modular Diffusers.
+
+        Returns:
+            The guider.
+
+        Raises:
+            TypeError: If it is no such pipeline.
+            RuntimeError: If its blocks call no guider, or only parts of one.
+            ValueError: If a guidance is of predictions, and its blocks combine something else.
+        """
+        slots = guider_slots(pipeline)
+        if "audio_guider" in pipeline._component_specs:
+            _refuse_zero_steps(self.guidances)
+            self._beside_others = True
+            name = "spatio_temporal_guidance_blocks"
+            self.spatio_temporal_guidance_blocks = getattr(pipeline.guider, name, None)
+        pipeline.update_components(**dict.fromkeys(slots, self))
+        self.scheduler = pipeline.scheduler
+        return self
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         """Where the next batches are in the schedule; another run begins where `step` falls."""
@@ -125,6 +156,9 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             RuntimeError: If there is no next batch, or guidance is attached to the denoiser.
         """
         self._close()
+        if self._beside_others and self._count_prepared >= len(self._run.batches):
+            super().prepare_models(denoiser)
+            return  # It is another guider's.
         batch = self._run.next(self._count_prepared)
         super().prepare_models(denoiser)
         if batch.perturbed_by is not None:
@@ -171,6 +205,10 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._run.finish(prediction, step.cfg_scale, is_last=self._enabled and step.is_last)
         return GuiderOutput(pred=prediction, pred_cond=pred_cond, pred_uncond=pred_uncond)
 
+    def active_predictions(self) -> list[str]:
+        """The names of a step's predictions: LTX-2's blocks, which have two guiders, ask for it."""
+        return [batch.name for batch in self._run.batches]
+
     @property
     def is_conditional(self) -> bool:
         """Whether the batch for which the denoiser is prepared has the prompt."""
@@ -203,3 +241,13 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         if self._preparation is not None:
             self._preparation.close()
             self._preparation = None
+
+
+def _refuse_zero_steps(guidances: Sequence[Guidance]) -> None:
+    for guidance in guidances:
+        if getattr(guidance, "zero_steps", 0):
+            raise ValueError(
+                f"{guidance!r} predicts 0 at its first steps, and the blocks of this pipeline "
+                "combine estimates of clean latents, of which 0 is another thing; expected "
+                "zero_steps=0"
+            )

@@ -215,6 +215,12 @@ class StepBatches:
             step: The step.
             perturbed: The perturbed predictions by the names of their batches.
         """
+        if self._raw is not None and self._raw.shape == (1, *c.shape):
+            # The block has taken the only row out of the batch.
+            rows = {name: item[None] for name, item in perturbed.items()}
+            found = self.combined(c[None], None if u is None else u[None], step, rows)
+            delta, guided = (x if x is None else x[0] for x in (found.delta, found.guided))
+            return Combined(delta, guided)
 
         def predictions(formulation: Formulation) -> Predictions:
             clean = u if u is not None and formulation == "unconditional" else c
