@@ -76,7 +76,9 @@ class AlteredPass:
         self._twice = adding
         self._by_module: dict[nn.Module, list[tuple[Acting, AlteredRows]]] = {}
         # What acts later changes what is there by then, so its function lies inside of the others.
-        for one in reversed(acting):
+        # An attention is seen by the innermost first, who asks for it those around: what its
+        # weights are is said there.
+        for one in sorted(reversed(acting), key=lambda one: one.alteration.weighs):
             own = _inside(one.rows, rows)
             if own is None:
                 continue
@@ -143,13 +145,16 @@ class AlteredPass:
         return added.left_out(value)
 
 
-def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> None:
+def check_altered(
+    acting: Sequence[Acting], *, hidden: bool, cached: bool, related: bool, keeps: bool
+) -> None:
     """Check that a call of a denoiser may be altered.
 
     Args:
+        acting: The alterations.
         hidden: Whether what is to be changed is compiled.
         cached: Whether there are caches.
-        relates: Whether rows are to be added where they can't.
+        related: Whether its rows depend on each other.
         keeps: Whether later calls attend to keys that this one computes, or earlier ones did.
 
     Raises:
@@ -171,7 +176,8 @@ def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> 
             "from call to call, which would be changed for good; expected a second pass "
             "(formulation=conditional or unconditional), or a pipeline without such a cache"
         )
-    if relates:
+    adding = [one for one in acting if one.alteration.adds_rows]
+    if len(adding) > 1 or (adding and related):
         raise RuntimeError(
             "rows with another text can be added to a batch once, where rows don't depend on each "
             "other; expected one such guidance, and processors that treat each row by itself"

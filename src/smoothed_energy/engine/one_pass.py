@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
-from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import LatentLayout
 from ..denoisers.prediction import PredictionKind
@@ -128,7 +128,8 @@ class Pass:
         if self._altered is not None:
             kept = self._altered.without_added(kept)
         for plan in plans:
-            self.observed[plan][layer] = kept
+            # A block that is perturbed within the pass runs once more, for these rows alone.
+            self.observed[plan].setdefault(layer, kept)
         return output
 
 
@@ -232,6 +233,7 @@ class PerturbedPrediction(NegativeContext):
         site: What the pass may be asked.
         run: Makes a call in which the modules of the plan are edited; it is told the number of the
             call in this step, from 1.
+        branch: Which prediction it is a negative of: with the prompt where there is no CFG.
 
     Attributes:
         passes: How many such calls there were.
@@ -243,8 +245,9 @@ class PerturbedPrediction(NegativeContext):
         call: ModuleCall,
         site: PassSite,
         run: Callable[[ModuleCall, int], Any],
+        branch: Formulation = "conditional",
     ) -> None:
-        self.call = call
+        self.call, self._branch = call, branch
         self.sample = site.family.latents(Arguments(call.argument))
         self.observed: Mapping[str, Tensor] = {}
         self._plan, self._site, self._run = plan, site, run
@@ -260,7 +263,8 @@ class PerturbedPrediction(NegativeContext):
     def memory(self) -> Memory:
         if self._plan.memory is None:
             raise RuntimeError("this plan remembers nothing; expected one with remembers=True")
-        return self._plan.memory
+        found: Memory = self._plan.memory.setdefault(self._branch, {})
+        return found
 
     @override
     def predict(self, call: ModuleCall) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, related_rows
 from ..families import Arguments, Family, family_or_unknown
+from ..guidance.beside import check_apart
 from ..guidance.plan import Plan
 from ..intercept.attention import AttentionBackendError
 from ..intercept.compiled import eagerly, is_compiled, is_sealed
@@ -169,6 +170,7 @@ class PassRunner:
         arguments = Arguments(kept.argument)
         if acting:
             self._prepare(kept, arguments, acting)
+            check_apart([*plans, *[one.plan for one in acting]])
         regions = self.regions
         replays = not self.sealed and (regions is None or not regions.overwrites)
         stems = {plan: self._stem(plan) for plan in plans if plan.replay and replays}
@@ -180,7 +182,8 @@ class PassRunner:
             altered = AlteredPass(self.family, acting, whole)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
             call = call.with_forward(functools.partial(_made, altered, call))
-        features = FeatureMaps(*map(self._entered, [*watching, *plans]))
+        altering = [one.plan for one in acting]
+        features = FeatureMaps(*map(self._entered, [*watching, *plans, *altering]))
         everything = self._site(arguments.in_pass(features.sizes), seen, context)
         clean_pass = Pass(
             everything,
@@ -189,7 +192,6 @@ class PassRunner:
             otherwise=ModuleCall.__call__ if recorder is None else recorder.run,
             altered=altered,
         )
-        altering = [one.plan for one in acting]
         patched_for = [*watching, *plans, *altering]
         patches = () if self.sealed else self._patched_by(patched_for, stems.values())
         with patched(patches, _PASS):
@@ -235,7 +237,8 @@ class PassRunner:
             altered = AlteredPass(self.family, clean.acting, rows)
             seen = altered.rows
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
-        features = FeatureMaps(self._entered(plan))
+        entered = [plan, *[one.plan for one in clean.acting]]
+        features = FeatureMaps(*map(self._entered, entered))
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
         site = self._site(before.arguments.in_pass(features.sizes), seen, before.context)
         otherwise: Router = ModuleCall.__call__
@@ -252,7 +255,8 @@ class PassRunner:
         call = self.family.isolated(self.take_rows(clean.call, rows))
         if self.model is not self.denoiser:
             call = call.with_forward(self.model)
-        negative = PerturbedPrediction(plan, call, site, run)
+        branch = plan.formulation if clean.layout.has_cfg else "conditional"
+        negative = PerturbedPrediction(plan, call, site, run, branch)
         negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
         observed = outcome.observed[plan]
         negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
@@ -293,10 +297,9 @@ class PassRunner:
     def _prepare(self, call: ModuleCall, arguments: Arguments, acting: Sequence[Acting]) -> None:
         """Check that a call may be altered, and find out what alterations ask for."""
         hidden = any(self._hides(module) for one in acting for module in one.plan.edits)
-        adding = [one for one in acting if one.alteration.adds_rows]
-        relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
         keeps = self.family.is_needed_later(arguments) or self.family.keeps_keys(arguments)
-        check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
+        cached, related = self.caches is not None, bool(self.related_rows)
+        check_altered(acting, hidden=hidden, cached=cached, related=related, keeps=keeps)
         for one in acting:
             told(self.family, one, call, _PASS)
 

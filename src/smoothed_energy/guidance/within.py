@@ -31,16 +31,18 @@ class PerturbedWithin(Alteration):
     """
 
     branch: Formulation | None = "unconditional"
+    perturbs = True
 
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
-        perturbed = self.perturbation.run(call)
         if part.rows.is_all:
-            return perturbed
-        return _put(part.rows, natively(call.call)(), perturbed)
+            return self.perturbation.run(call)
+        # First as it is: what second passes of other rows take over is of the first call.
+        output = natively(call.call.copied())()
+        return _put(part.rows, output, self.perturbation.run(call))
 
 
 def _put(rows: Rows, output: Any, other: Any) -> Any:

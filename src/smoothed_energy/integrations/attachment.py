@@ -17,7 +17,7 @@ from ..engine.observer import Observer
 from ..engine.participant import Participant
 from ..engine.summary import RunSummary
 from ..families import forget_found
-from ..guidance.cfg_rules.rule import check_one_sum
+from ..guidance.beside import check_apart, check_beside
 from ..guidance.guidance import Guidance
 from ..schedule import StepPosition
 from .loop_step import LoopStep
@@ -64,7 +64,11 @@ class Session(ABC):
                     "raise its scale to guide more"
                 )
         if self.attachments:
-            check_one_sum([one.guidance for one in (*self.attachments, attachment)])
+            check_beside([one.guidance for one in (*self.attachments, attachment)])
+            together = (*self.participants, attachment.participant)
+            for denoiser in self.denoisers:
+                plans = [one.check(denoiser) for one in together]
+                check_apart([plan for plan in plans if plan is not None])
         self._open_first()
         self.attachments.append(attachment)
         self._list_participants()
