@@ -27,7 +27,7 @@ from tiny_pipelines import DOWN, MID, TEXT_WIDTH, UP, new_unet, noise
 
 COUNT, ROWS, G = 3, 2, 4.0
 GRID = (8, 6)
-TIMES = (800, 500, 200)
+TIMES = (999, 666, 332)
 LAYERS = (DOWN, MID, *UP)
 
 

@@ -70,7 +70,7 @@ def added(text):
 
 
 S2 = "s2; share=0.5; seed=3; scale=1.5"
-TSG = "tsg; noise=2; seed=3; scale=1.5"
+TSG = "tsg; noise=2; seed=3; scale=1.5; formulation=unconditional"
 WINDOWS = ((0, 6), (2, 8)), ((0, 4), (2, 6))
 
 #: The piece of each method, by its name.
@@ -100,8 +100,13 @@ METHODS = {
     "tpg": Piece(
         of(f"tpg; layers={MID},{UP[1]}; seed=3"), change=shuffled([MID, UP[1]], order(3)), scale=3.0
     ),
-    "swg": Piece(of("swg; scale=1.5"), negative=through_windows(*WINDOWS), scale=1.5),
-    "tsg": Piece(of(TSG), change=noisy_time(added(TSG)), scale=1.5),
+    "swg": Piece(
+        of("swg; scale=1.5; formulation=unconditional"),
+        negative=through_windows(*WINDOWS),
+        scale=1.5,
+        branch="u",
+    ),
+    "tsg": Piece(of(TSG), change=noisy_time(added(TSG)), scale=1.5, branch="u"),
     "sg": Piece(of("sg; shift=150"), negative=told_later(150), scale=3.0),
     "autoguidance": Piece(
         lambda: Autoguidance(weak=weak(), scale=1.5), negative=by_weak_denoiser, scale=1.5
@@ -169,4 +174,7 @@ REFUSED = {
     for one in RULES
     for other in RULES
     if one != other
+} | {
+    frozenset(("autoguidance", other)): f"{other} changes what this one predicts and not the other"
+    for other in ("nag", "pladis")
 }

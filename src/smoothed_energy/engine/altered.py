@@ -76,9 +76,9 @@ class AlteredPass:
         self._twice = adding
         self._by_module: dict[nn.Module, list[tuple[Acting, AlteredRows]]] = {}
         # What acts later changes what is there by then, so its function lies inside of the others.
-        # An attention is seen by the innermost first, who asks for it those around: what its
-        # weights are is said there.
-        for one in sorted(reversed(acting), key=lambda one: one.alteration.weighs):
+        # An attention is seen by the innermost first, who asks those around it: what one attention
+        # is comes before what is made of several.
+        for one in sorted(reversed(acting), key=lambda one: one.alteration.is_one_attention):
             own = _inside(one.rows, rows)
             if own is None:
                 continue
@@ -177,6 +177,12 @@ def check_altered(
             "(formulation=conditional or unconditional), or a pipeline without such a cache"
         )
     adding = [one for one in acting if one.alteration.adds_rows]
+    reading = [module for one in acting if one.alteration.reads_text for module in one.plan.edits]
+    if len({*reading}) < len(reading):
+        raise RuntimeError(
+            "two guidances turn the same attention away from a negative prompt, and what it would "
+            "be then is not known; expected one of them, or other layers or steps in each"
+        )
     if len(adding) > 1 or (adding and related):
         raise RuntimeError(
             "rows with another text can be added to a batch once, where rows don't depend on each "

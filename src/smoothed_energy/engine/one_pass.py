@@ -234,6 +234,7 @@ class PerturbedPrediction(NegativeContext):
         run: Makes a call in which the modules of the plan are edited; it is told the number of the
             call in this step, from 1.
         branch: Which prediction it is a negative of: with the prompt where there is no CFG.
+        altered: What else is changed in the pass.
 
     Attributes:
         passes: How many such calls there were.
@@ -246,8 +247,9 @@ class PerturbedPrediction(NegativeContext):
         site: PassSite,
         run: Callable[[ModuleCall, int], Any],
         branch: Formulation = "conditional",
+        altered: AlteredPass | None = None,
     ) -> None:
-        self.call, self._branch = call, branch
+        self.call, self._branch, self._altered = call, branch, altered
         self.sample = site.family.latents(Arguments(call.argument))
         self.observed: Mapping[str, Tensor] = {}
         self._plan, self._site, self._run = plan, site, run
@@ -275,7 +277,19 @@ class PerturbedPrediction(NegativeContext):
 
     @override
     def of_sample(self, sample: Tensor) -> Tensor:
-        return self.predict(self._site.family.with_latents(self.call, sample))
+        site, call = self._site, self._site.family.with_latents(self.call, sample)
+        if sample.shape == self.sample.shape:
+            return self.predict(call)
+        # What layers ask is answered by latents of another size, in the rows of this pass alone.
+        before = site.arguments, site.rows
+        whole = call if self._altered is None else self._altered.with_added(call)
+        rows = before[1].stop - before[1].start
+        site.arguments = Arguments(whole.argument).in_pass(before[0].features)
+        site.rows = Rows(0, rows, rows)
+        try:
+            return self.predict(call)
+        finally:
+            site.arguments, site.rows = before
 
     @override
     def told_later(self, by: float) -> ModuleCall:

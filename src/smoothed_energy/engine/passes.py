@@ -256,7 +256,7 @@ class PassRunner:
         if self.model is not self.denoiser:
             call = call.with_forward(self.model)
         branch = plan.formulation if clean.layout.has_cfg else "conditional"
-        negative = PerturbedPrediction(plan, call, site, run, branch)
+        negative = PerturbedPrediction(plan, call, site, run, branch, altered)
         negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
         observed = outcome.observed[plan]
         negative.observed = {layer: rows.of(value) for layer, value in observed.items()}

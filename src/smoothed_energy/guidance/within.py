@@ -32,6 +32,7 @@ class PerturbedWithin(Alteration):
 
     branch: Formulation | None = "unconditional"
     perturbs = True
+    is_one_attention = True
 
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation

@@ -66,7 +66,7 @@ class _TowardsSparse(Alteration):
         scale: $\lambda$.
     """
 
-    weighs = True
+    is_one_attention = True
 
     def __init__(self, scale: float) -> None:
         self.scale = scale
