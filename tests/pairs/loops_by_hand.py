@@ -353,9 +353,7 @@ def guided(pieces):
             memory, rests = memories[pieces.index(rule)], rule.rests(step)
             plain = torch.stack(
                 [
-                    rule.rule(
-                        c[n], u[n], G, StepByHand(step, x[n], memory.setdefault(n, {}))
-                    )
+                    rule.rule(c[n], u[n], G, StepByHand(step, x[n], memory.setdefault(n, {})))
                     for n in range(ROWS)
                 ]
             )

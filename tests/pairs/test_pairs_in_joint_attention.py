@@ -104,7 +104,9 @@ def predict(branch, *, x=X, time=TIME, change=contextlib.nullcontext, perturbed=
     words, pooled = TEXTS[branch]
     with_nag = branch == "c"
     if with_nag:
-        words, pooled = (torch.cat([a, b]) for a, b in zip(TEXTS["c"], TEXTS["negative"], strict=True))
+        words, pooled = (
+            torch.cat([a, b]) for a, b in zip(TEXTS["c"], TEXTS["negative"], strict=True)
+        )
     grid = tuple(side // 2 for side in x.shape[2:])
     with change(), attention(with_nag, *perturbed, grid), torch.no_grad():
         x = torch.cat([x, x]) if with_nag else x

@@ -78,7 +78,9 @@ class AlteredPass:
         # What acts later changes what is there by then, so its function lies inside of the others.
         # An attention is seen by the innermost first, who asks those around it: what one attention
         # is comes before what is made of several.
-        for one in sorted(reversed(acting), key=lambda one: one.alteration.is_one_attention):
+        outward = list(reversed(acting))
+        outward.sort(key=lambda one: one.alteration.is_one_attention)
+        for one in outward:
             own = _inside(one.rows, rows)
             if own is None:
                 continue
