@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -217,6 +218,8 @@ def test_a_layer_is_perturbed_or_looked_at_once_in_the_rows_without_the_prompt(w
     for first, second in ((within, other), (other, within)):
         with first.attach(unet()), pytest.raises(RuntimeError, match="formulation=within of anoth"):
             second.attach(unet())
+    with within.attach(unet()), replace(other, steps="0:0.5").attach(unet()):
+        pass  # It depends on the step.
     if other.formulation == "unconditional":  # A guider has a call for each.
         with pytest.raises(RuntimeError, match="formulation=within of another"):
             in_a_guider_of([within, other])
@@ -228,6 +231,10 @@ def test_a_weaker_denoiser_is_not_compared_with_what_is_perturbed_within():
     refused = pytest.raises(RuntimeError, match=r"tpg \(formulation=within\).*=conditional")
     with within.attach(unet()), refused:
         weaker.attach(unet())
+    # What is off, or in other rows, changes nothing that is compared.
+    for one in (replace(weaker, scale=0), replace(weaker, formulation="conditional")):
+        with within.attach(unet()), one.attach(unet()):
+            pass
 
 
 def test_two_negative_prompts_turn_other_attention_away():

@@ -23,11 +23,11 @@ def check_beside(guidances: Sequence[Guidance]) -> None:
         RuntimeError: If they can't.
     """
     check_one_sum(guidances)
-    negatives = [one for one in guidances if isinstance(one, NegativeGuidance)]
-    for one in negatives:
-        if not one.predicts_elsewhere:
+    acting = [one for one in guidances if not one.is_off]
+    for one in acting:
+        if not (isinstance(one, NegativeGuidance) and one.predicts_elsewhere):
             continue
-        for other in guidances:
+        for other in acting:
             within = isinstance(other, NegativeGuidance) and other.is_within
             if isinstance(other, PassGuidance) or (within and one.formulation == "unconditional"):
                 kind = f"{other.method} (formulation=within)" if within else other.method

@@ -19,7 +19,7 @@ from ..engine.summary import RunSummary
 from ..families import forget_found
 from ..guidance.beside import check_apart, check_beside
 from ..guidance.guidance import Guidance
-from ..schedule import StepPosition
+from ..schedule import StepPosition, Steps
 from .loop_step import LoopStep
 from .negative_text import refuse_prompt
 
@@ -65,9 +65,14 @@ class Session(ABC):
                 )
         if self.attachments:
             check_beside([one.guidance for one in (*self.attachments, attachment)])
-            together = (*self.participants, attachment.participant)
+            # Of the others, the steps tell whether they act together.
+            always = [
+                one
+                for one in (*self.participants, attachment.participant)
+                if getattr(one.guidance, "steps", None) == Steps() and not one.guidance.is_off
+            ]
             for denoiser in self.denoisers:
-                plans = [one.check(denoiser) for one in together]
+                plans = [one.check(denoiser) for one in always]
                 check_apart([plan for plan in plans if plan is not None])
         self._open_first()
         self.attachments.append(attachment)
