@@ -290,3 +290,13 @@ def test_windows_know_their_own_size_where_rows_are_perturbed_within():
     c, u = predict("c"), predict("u", perturbed=perturbed)
     expected = u + G * (c - u) + 2 * (u - through_windows("u", perturbed=perturbed))
     assert difference(in_one_batch(nag(), within, windows), expected) < TOLERANCE
+
+
+def test_where_an_interval_takes_cfg_away():
+    interval = guidance_from_text("interval; steps=0:0.2")
+    text = "seg; blur=gaussian:1; layers=b1,b2"
+    seg = guidance_from_text(f"{text}; formulation=unconditional; scale=3")
+    c = predict("c")
+    expected = c + 3 * (c - SECOND_PASSES[text]("c"))
+    for loop in (in_one_batch, in_two_calls):
+        assert difference(loop(nag(), seg, interval), expected) < TOLERANCE
