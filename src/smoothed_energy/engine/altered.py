@@ -79,7 +79,11 @@ class AlteredPass:
         self._twice = adding
         self._by_module: dict[nn.Module, list[tuple[Acting, AlteredRows]]] = {}
         # What acts later changes what is there by then, so its function lies inside of the others.
-        for one in reversed(acting):
+        # An attention is seen by the innermost first, who asks those around it: what one attention
+        # is comes before what is made of several.
+        outward = list(reversed(acting))
+        outward.sort(key=lambda one: one.alteration.is_one_attention)
+        for one in outward:
             own = _inside(one.rows, rows)
             if own is None:
                 continue
@@ -155,13 +159,16 @@ class AlteredPass:
         return Rows(self._twice.stop, self._twice.stop + count, self._twice.batch + count)
 
 
-def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> None:
+def check_altered(
+    acting: Sequence[Acting], *, hidden: bool, cached: bool, related: bool, keeps: bool
+) -> None:
     """Check that a call of a denoiser may be altered.
 
     Args:
+        acting: The alterations.
         hidden: Whether what is to be changed is compiled.
         cached: Whether there are caches.
-        relates: Whether rows are to be added where they can't.
+        related: Whether its rows depend on each other.
         keeps: Whether later calls attend to keys that this one computes, or earlier ones did.
 
     Raises:
@@ -184,7 +191,14 @@ def check_altered(*, hidden: bool, cached: bool, relates: bool, keeps: bool) -> 
             "(formulation=conditional or unconditional, joined=False), or a pipeline without such "
             "a cache"
         )
-    if relates:
+    adding = [one for one in acting if one.alteration.adds_rows]
+    reading = [module for one in acting if one.alteration.reads_text for module in one.plan.edits]
+    if len({*reading}) < len(reading):
+        raise RuntimeError(
+            "two guidances turn the same attention away from a negative prompt, and what it would "
+            "be then is not known; expected one of them, or other layers or steps in each"
+        )
+    if len(adding) > 1 or (adding and related):
         raise RuntimeError(
             "rows can be added to a batch once, where rows don't depend on each other; expected "
             "one guidance that adds some, and processors that treat each row by itself"

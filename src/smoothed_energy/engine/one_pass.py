@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
-from ..denoisers.cfg_batch import BatchLayout
+from ..denoisers.cfg_batch import BatchLayout, Formulation
 from ..denoisers.image_tokens import ImageTokens
 from ..denoisers.latent_layout import LatentLayout
 from ..denoisers.prediction import PredictionKind
@@ -137,7 +137,8 @@ class Pass:
         if self._altered is not None:
             kept = self._altered.without_added(kept)
         for plan in plans:
-            self.observed[plan][layer] = kept
+            # A block that is perturbed within the pass runs once more, for these rows alone.
+            self.observed[plan].setdefault(layer, kept)
         return output
 
 
@@ -241,6 +242,8 @@ class PerturbedPrediction(NegativeContext):
         site: What the pass may be asked.
         run: Makes a call in which the modules of the plan are edited; it is told the number of the
             call in this step, from 1.
+        branch: Which prediction it is a negative of: with the prompt where there is no CFG.
+        altered: What else is changed in the pass.
 
     Attributes:
         passes: How many such calls there were.
@@ -252,8 +255,10 @@ class PerturbedPrediction(NegativeContext):
         call: ModuleCall,
         site: PassSite,
         run: Callable[[ModuleCall, int], Any],
+        branch: Formulation = "conditional",
+        altered: AlteredPass | None = None,
     ) -> None:
-        self.call = call
+        self.call, self._branch, self._altered = call, branch, altered
         self.sample = site.family.latents(Arguments(call.argument))
         self.observed: Mapping[str, Tensor] = {}
         self._plan, self._site, self._run = plan, site, run
@@ -269,7 +274,8 @@ class PerturbedPrediction(NegativeContext):
     def memory(self) -> Memory:
         if self._plan.memory is None:
             raise RuntimeError("this plan remembers nothing; expected one with remembers=True")
-        return self._plan.memory
+        found: Memory = self._plan.memory.setdefault(self._branch, {})
+        return found
 
     @override
     def predict(self, call: ModuleCall) -> Tensor:
@@ -280,7 +286,19 @@ class PerturbedPrediction(NegativeContext):
 
     @override
     def of_sample(self, sample: Tensor) -> Tensor:
-        return self.predict(self._site.family.with_latents(self.call, sample))
+        site, call = self._site, self._site.family.with_latents(self.call, sample)
+        if sample.shape == self.sample.shape:
+            return self.predict(call)
+        # What layers ask is answered by latents of another size, in the rows of this pass alone.
+        before = site.arguments, site.rows
+        whole = call if self._altered is None else self._altered.with_added(call)
+        rows = before[1].stop - before[1].start
+        site.arguments = Arguments(whole.argument).in_pass(before[0].features)
+        site.rows = Rows(0, rows, rows)
+        try:
+            return self.predict(call)
+        finally:
+            site.arguments, site.rows = before
 
     @override
     def told_later(self, by: float) -> ModuleCall:

@@ -77,16 +77,17 @@ class Participant:
         """One with the same settings, and nothing of what this one found out."""
         return Participant(self.guidance, self.replay, self.rows, self.guide_unknown, self.joined)
 
-    def check(self, denoiser: nn.Module) -> None:
-        """Check that the guidance can act in a denoiser.
+    def check(self, denoiser: nn.Module) -> Plan | None:
+        """What the guidance does in a denoiser; None if it has no plan, or a call has to tell.
 
         Raises:
             LayerError: If the denoiser has no such layers.
         """
         if self.guide_unknown and family_or_unknown(denoiser).is_unknown:
-            return  # its first call tells
-        if isinstance(self.guidance, (NegativeGuidance, PassGuidance)):
-            self.plan_for(denoiser)
+            return None  # its first call tells
+        if not isinstance(self.guidance, (NegativeGuidance, PassGuidance)):
+            return None
+        return self.plan_for(denoiser)
 
     @property
     def looks_for_layers(self) -> bool:

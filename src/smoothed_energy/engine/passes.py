@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import BatchLayout, related_rows
 from ..families import Arguments, Family, family_or_unknown
+from ..guidance.beside import check_apart
 from ..guidance.plan import Plan
 from ..intercept.compiled import eagerly, is_compiled, is_sealed
 from ..intercept.module_call import ModuleCall, Rows, unwrap
@@ -180,10 +181,11 @@ class PassRunner:
         whole = seen = Rows(0, batch, batch)
         arguments, altered = Arguments(kept.argument), None
         if acting or joined is not None:
-            altered = self._altered(kept, acting, joined, whole)
+            altered = self._altered(kept, plans, acting, joined)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
             call = call.with_forward(altered.forward_of(call))
-        features = FeatureMaps(*map(self._entered, [*watching, *plans]))
+        altering = [one.plan for one in acting] if acting else []
+        features = FeatureMaps(*map(self._entered, [*watching, *plans, *altering]))
         everything = self._site(arguments.in_pass(features.sizes), seen, context)
         clean_pass = Pass(
             everything,
@@ -195,7 +197,6 @@ class PassRunner:
         decide: Router = clean_pass.handle
         if joined is not None and self.regions is not None:
             decide = self._opened(self.regions, joined.plan, decide, has_all_rows=False)
-        altering = [one.plan for one in acting] if acting else []
         patched_for = [*watching, *plans, *altering]
         patches = () if self.sealed else self._patched_by(patched_for, stems.values())
         with patched(patches, _PASS):
@@ -265,7 +266,8 @@ class PassRunner:
             altered = AlteredPass(self.family, clean.acting, rows)
             seen = altered.rows
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
-        features = FeatureMaps(self._entered(plan))
+        entered = [plan, *[one.plan for one in clean.acting]]
+        features = FeatureMaps(*map(self._entered, entered))
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
         site = self._site(before.arguments.in_pass(features.sizes), seen, before.context)
         otherwise: Router = ModuleCall.__call__
@@ -281,7 +283,8 @@ class PassRunner:
         call = self.family.isolated(self.take_rows(clean.call, rows))
         if self.model is not self.denoiser:
             call = call.with_forward(self.model)
-        negative = PerturbedPrediction(plan, call, site, run)
+        branch = plan.formulation if clean.layout.has_cfg else "conditional"
+        negative = PerturbedPrediction(plan, call, site, run, branch, altered)
         negative.clean = rows.of(outcome.prediction)[:, : outcome.channels]
         observed = outcome.observed[plan]
         negative.observed = {layer: rows.of(value) for layer, value in observed.items()}
@@ -311,21 +314,26 @@ class PassRunner:
             refuse_hidden(by_guidance=any(plan.probed for plan in plans))
 
     def _altered(
-        self, call: ModuleCall, acting: Sequence[Acting], joined: JoinedRows | None, rows: Rows
+        self,
+        call: ModuleCall,
+        plans: Sequence[Plan],
+        acting: Sequence[Acting],
+        joined: JoinedRows | None,
     ) -> AlteredPass:
         """What changes a clean pass, once it is known that it may, and what is asked for it."""
+        check_apart([*plans, *[one.plan for one in acting]])
         inside = acting if joined is None else (joined.acting, *acting)
         # Blocks that are compiled one by one are opened for rows that join.
         closed = inside if self.sealed else acting
         hidden = any(self._hides(module) for one in closed for module in one.plan.edits)
         arguments = Arguments(call.argument)
-        adding = [one for one in inside if one.alteration.adds_rows]
-        relates = len(adding) > 1 or (bool(adding) and bool(self.related_rows))
         keeps = self.family.is_needed_later(arguments) or self.family.keeps_keys(arguments)
-        check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
+        cached, related = self.caches is not None, bool(self.related_rows)
+        check_altered(inside, hidden=hidden, cached=cached, related=related, keeps=keeps)
         for one in inside:
             told(self.family, one, call, _PASS)
-        return AlteredPass(self.family, inside, rows)
+        batch = len(self.sample(call))
+        return AlteredPass(self.family, inside, Rows(0, batch, batch))
 
     def _hides(self, module: nn.Module) -> bool:
         """Whether what a module computes in the clean pass is inside of compiled code."""

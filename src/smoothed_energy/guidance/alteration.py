@@ -37,12 +37,17 @@ class Alteration(ABC):
 
     Attributes:
         branch: The prediction whose rows are changed; None: all of them.
+        perturbs: Whether it makes a prediction worse that others may perturb, too.
+        is_one_attention: Whether it says what an attention of its modules is; what others make of
+            several attentions is then made of these.
         reads_text: Whether it asks how its modules are called with another text.
         adds_rows: Whether its rows run once more beside themselves, with another text.
         text: The other text, by the names of the denoiser's arguments; None: that of the run.
     """
 
     branch: Formulation | None = None
+    perturbs: bool = False
+    is_one_attention: bool = False
     reads_text: bool = False
     adds_rows: bool = False
     text: Mapping[str, Any] | None = None

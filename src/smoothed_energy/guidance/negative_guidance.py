@@ -85,6 +85,8 @@ class NegativeGuidance(Guidance):
 
     #: The formulations that it has.
     formulations: ClassVar[tuple[str, ...]] = ("conditional", "unconditional")
+    #: Whether another denoiser predicts, in which nothing is changed that is changed in this one.
+    predicts_elsewhere: ClassVar[bool] = False
 
     _: KW_ONLY
     scale: float | ScaleSchedule | str = 3.0

@@ -48,6 +48,8 @@ class NegativeContext(ABC):
     def memory(self) -> Memory:
         """What the plan kept in earlier steps of this run, and keeps for later ones.
 
+        What was kept of predictions with the prompt is apart from what was of those without it.
+
         Raises:
             RuntimeError: If the plan remembers nothing.
         """

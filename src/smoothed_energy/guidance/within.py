@@ -33,16 +33,19 @@ class PerturbedWithin(Alteration):
     """
 
     branch: Formulation | None = "unconditional"
+    perturbs = True
+    is_one_attention = True
 
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
-        perturbed = self.perturbation.run(call)
         if part.rows.is_all:
-            return perturbed
-        return _put(part.rows, natively(call.call)(), perturbed)
+            return self.perturbation.run(call)
+        # First as it is: what second passes of other rows take over is of the first call.
+        output = natively(call.call.copied())()
+        return _put(part.rows, output, self.perturbation.run(call))
 
 
 class PerturbedBeside(Alteration):
@@ -54,7 +57,8 @@ class PerturbedBeside(Alteration):
         perturbation: What the modules compute in these rows.
     """
 
-    adds_rows: bool = True
+    adds_rows = True
+    is_one_attention = True
 
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
@@ -62,7 +66,8 @@ class PerturbedBeside(Alteration):
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
         assert part.added is not None
-        return _put(part.added, natively(call.call)(), self.perturbation.run(call))
+        output = natively(call.call.copied())()
+        return _put(part.added, output, self.perturbation.run(call))
 
 
 def _put(rows: Rows, output: Any, other: Any) -> Any:

@@ -17,9 +17,9 @@ from ..engine.observer import Observer
 from ..engine.participant import Participant
 from ..engine.summary import RunSummary
 from ..families import forget_found
-from ..guidance.cfg_rules.rule import check_one_sum
+from ..guidance.beside import check_apart, check_beside
 from ..guidance.guidance import Guidance
-from ..schedule import StepPosition
+from ..schedule import StepPosition, Steps
 from .loop_step import LoopStep
 from .negative_text import refuse_prompt
 
@@ -64,7 +64,16 @@ class Session(ABC):
                     "raise its scale to guide more"
                 )
         if self.attachments:
-            check_one_sum([one.guidance for one in (*self.attachments, attachment)])
+            check_beside([one.guidance for one in (*self.attachments, attachment)])
+            # Of the others, the steps tell whether they act together.
+            always = [
+                one
+                for one in (*self.participants, attachment.participant)
+                if getattr(one.guidance, "steps", None) == Steps() and not one.guidance.is_off
+            ]
+            for denoiser in self.denoisers:
+                plans = [one.check(denoiser) for one in always]
+                check_apart([plan for plan in plans if plan is not None])
         self._open_first()
         self.attachments.append(attachment)
         self._list_participants()

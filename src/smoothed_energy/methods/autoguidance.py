@@ -84,6 +84,7 @@ class Autoguidance(NegativeGuidance):
     )
 
     needs_softmax: ClassVar[bool] = False
+    predicts_elsewhere: ClassVar[bool] = True
 
     weak: nn.Module | str = ""
 

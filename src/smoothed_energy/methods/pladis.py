@@ -66,6 +66,8 @@ class _TowardsSparse(Alteration):
         scale: $\lambda$.
     """
 
+    is_one_attention = True
+
     def __init__(self, scale: float) -> None:
         self.scale = scale
 

@@ -17,7 +17,7 @@ from ...denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ...engine.participant import Participant
 from ...families.layer_selection import self_attention_layers
 from ...guidance import Guidance
-from ...guidance.cfg_rules.rule import check_one_sum
+from ...guidance.beside import check_beside
 from ...guidance.result_guidance import ResultGuidance
 from ...methods import as_guidances
 from .conflicts import check_sum, why_not_beside
@@ -70,7 +70,7 @@ def guide(patcher: Any, guidance: str | Mapping[str, Any] | Guidance | Sequence[
             )
         Participant(item).check(denoiser)
         _check_parts(item, denoiser)
-    check_one_sum([*before, *added])
+    check_beside([*before, *added])
     _check(patcher.model_options)
     copy = patcher.clone()
     options = copy.model_options

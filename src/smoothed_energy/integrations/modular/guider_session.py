@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from ...engine.participant import Participant
 from ...guidance import Guidance
-from ...guidance.cfg_rules.rule import check_one_sum
+from ...guidance.beside import check_beside
 from ..attachment import Attachment, Session
 from .step_batches import StepBatches
 
@@ -22,7 +22,7 @@ class GuiderSession(Session):
 
     def begin(self, guidances: Sequence[Guidance]) -> StepBatches:
         """The batches of a run, which begins: its observers are told."""
-        check_one_sum(guidances)
+        check_beside(guidances)
         for observer in self.observers:
             observer.begin()
         participants = [Participant(guidance) for guidance in guidances]
