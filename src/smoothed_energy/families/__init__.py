@@ -38,6 +38,7 @@ from .ideogram4 import Ideogram4
 from .joyimage import JoyImage, JoyImageEditPlus
 from .kandinsky3 import Kandinsky3
 from .kandinsky5 import Kandinsky5
+from .kandinsky6 import Kandinsky6, Kandinsky6SR
 from .krea2 import Krea2
 from .latte import Latte
 from .longcat_audio import LongCatAudio
@@ -135,6 +136,8 @@ for _family in (
     LuminaNext,
     Kandinsky3,
     Kandinsky5,
+    Kandinsky6,
+    Kandinsky6SR,
     PRX,
     Krea2,
     NucleusMoE,

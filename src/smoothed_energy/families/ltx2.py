@@ -5,19 +5,19 @@ from __future__ import annotations
 __all__ = ["LTX2"]
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError
 from .advice import Advice
 from .base import Arguments, Setting, Step
-from .transformer import Transformer
+from .beside_sound import BesideSound
 
 
-class LTX2(Transformer):
+class LTX2(BesideSound):
     """Self-attention of a video's tokens, beside that of the sound's; each attends to the other.
 
     The layers are the video's, and its prediction is corrected. The sound's prediction stays as it
@@ -99,14 +99,3 @@ class LTX2(Transformer):
         if setting("do_classifier_free_guidance", False):
             return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=scale)
         return BatchLayout()
-
-    @override
-    def with_prediction(self, output: Any, prediction: Tensor) -> Any:
-        """The sound's prediction as it is, repeated if the video's is."""
-        given = self.prediction_of(output)
-        sound = output[1] if isinstance(output, tuple) else output.audio_sample
-        if sound is not None and len(prediction) != len(given):
-            sound = sound.repeat(len(prediction) // len(given), *([1] * (sound.ndim - 1)))
-        if isinstance(output, tuple):
-            return (prediction, sound, *output[2:])
-        return type(output)(sample=prediction, audio_sample=sound)
