@@ -44,7 +44,8 @@ def _guided(denoiser, module, replacement):
         step += 1
         clean = output[0]
         if isinstance(clean, list):
-            return ([s + SCALE * (s - t) for s, t in zip(clean, perturbed, strict=True)],)
+            guided = [s + SCALE * (s - t) for s, t in zip(clean, perturbed, strict=True)]
+            return (guided, *output[1:])
         prediction = clean + SCALE * (clean - perturbed)
         if isinstance(output, tuple):
             return (prediction, *output[1:])

@@ -80,7 +80,7 @@ class OfPrompts(Kandinsky6TI2VAPipeline):
 
 
 def kandinsky6(scheduler=None, **changes):
-    pipe = OfPrompts(
+    return OfPrompts(
         vae=video_vae(),
         transformer=transformer(**changes),
         scheduler=scheduler or FlowMatchEuler(shift=5.0),
@@ -88,7 +88,6 @@ def kandinsky6(scheduler=None, **changes):
         vocoder=Decoder(),
         **dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")),
     )
-    return pipe
 
 
 def prompts(prefix, length, seed):

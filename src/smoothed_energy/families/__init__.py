@@ -21,6 +21,7 @@ from .cogview import CogView3Plus, CogView4
 from .consisid import ConsisID
 from .controlnet_xs import ControlNetXS
 from .cosmos import Cosmos
+from .cosmos3 import Cosmos3
 from .dit import DiT
 from .easyanimate import EasyAnimate
 from .ernie_image import ErnieImage
@@ -157,6 +158,7 @@ for _family in (
     Mochi,
     Latte,
     Cosmos,
+    Cosmos3,
     Framepack,
     Allegro,
     ConsisID,

@@ -91,7 +91,3 @@ class Kandinsky6SR(Kandinsky5):
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
         return TokensWithoutGrid(count, f"tokens of {layer} lie in blocks of 8 x 8, not in rows")
-
-    @override
-    def multiple(self, denoiser: nn.Module) -> int:
-        return 8 * super().multiple(denoiser)
