@@ -68,6 +68,7 @@ from .registry import (
 )
 from .sana import Sana
 from .sana_video import SanaVideo
+from .sana_wm import SanaWM
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
 from .stable_audio import StableAudio, StableAudio3
@@ -163,6 +164,7 @@ for _family in (
     Allegro,
     ConsisID,
     SanaVideo,
+    SanaWM,
     StableVideoDiffusion,
     UNet3D,
     ControlNetXS,

@@ -1,4 +1,4 @@
-"""Families of denoisers that predict a video and its sound at once, of which the video is guided."""
+"""Families of denoisers that predict a video and its sound, of which the video is guided."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ class BesideSound(Transformer):
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
         """The sound's prediction as it is, repeated if the video's is."""
         given = self.prediction_of(output)
-        if isinstance(output, tuple):
-            sounds = output[1:]
-        else:
-            sounds = (output.audio_sample,)
+        sounds = output[1:] if isinstance(output, tuple) else (output.audio_sample,)
         times = max(1, len(prediction) // len(given))
         sounds = tuple(
             sound.repeat(times, *[1] * (sound.ndim - 1)) if isinstance(sound, Tensor) else sound

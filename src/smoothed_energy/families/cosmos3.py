@@ -73,7 +73,8 @@ class Cosmos3(Transformer):
 
     @override
     def prediction_of(self, output: Any) -> Tensor:
-        return _only(output[0] if isinstance(output, tuple) else output.sample)
+        prediction: Tensor = _only(output[0] if isinstance(output, tuple) else output.sample)
+        return prediction
 
     @override
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
@@ -88,11 +89,6 @@ class Cosmos3(Transformer):
     @override
     def feed_forward(self, block: nn.Module) -> nn.Module | None:
         return block.get_submodule("mlp_moe_gen")
-
-    @override
-    def time_embeddings(self, denoiser: nn.Module) -> dict[str, nn.Module]:
-        """None that gives one embedding for a sample: one that all tokens have their own of."""
-        return {}
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:
