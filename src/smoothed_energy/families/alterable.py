@@ -43,6 +43,9 @@ class Alterable(ABC):
         text_arguments: Arguments that follow from the prompt; none: they are not known.
         text_masks: Those of them, `(B, L, *)`, whose rows may be padded, and the argument that then
             tells which tokens `(B, L)` are a row's own.
+        cross_inputs: The text and its mask as attention to the text alone takes them.
+        text_runs_along: Whether such attention gets a text that depends on the time or the layer.
+        why_no_text: Why no other text can be given to the denoiser; empty: nothing is known.
     """
 
     unbatched: ClassVar[frozenset[str]] = frozenset()
@@ -51,6 +54,9 @@ class Alterable(ABC):
     tells_timesteps: ClassVar[bool] = True
     text_arguments: ClassVar[tuple[str, ...]] = ()
     text_masks: ClassVar[Mapping[str, str]] = {}
+    cross_inputs: ClassVar[tuple[str, str]] = ("encoder_hidden_states", "attention_mask")
+    text_runs_along: ClassVar[bool] = False
+    why_no_text: ClassVar[str] = ""
 
     @abstractmethod
     def timestep(
@@ -121,8 +127,7 @@ class Alterable(ABC):
     def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
         """The attention of the image's tokens to the text alone, in the block of a layer, if any.
 
-        It takes the text as `encoder_hidden_states`, and which of its tokens count as
-        `attention_mask`, both the same in all layers and at all times.
+        It takes `cross_inputs`, the same in all layers and at all times unless `text_runs_along`.
         """
         return None
 

@@ -17,12 +17,17 @@ class BesideSound(Transformer):
 
     @override
     def with_prediction(self, output: Any, prediction: Tensor) -> Any:
-        """The sound's prediction as it is, repeated if the video's is."""
-        given = self.prediction_of(output)
+        """The sound's prediction as it is, repeated if the video's is.
+
+        If rows are left out, they are the last.
+        """
+        given, rows = self.prediction_of(output), len(prediction)
         sounds = output[1:] if isinstance(output, tuple) else (output.audio_sample,)
-        times = max(1, len(prediction) // len(given))
+        times = max(1, rows // len(given))
         sounds = tuple(
-            sound.repeat(times, *[1] * (sound.ndim - 1)) if isinstance(sound, Tensor) else sound
+            sound.repeat(times, *[1] * (sound.ndim - 1))[:rows]
+            if isinstance(sound, Tensor)
+            else sound
             for sound in sounds
         )
         if isinstance(output, tuple):

@@ -38,6 +38,7 @@ class Cosmos3(Transformer):
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH}
     tied_to_size: ClassVar[tuple[str, ...]] = ("position_ids",)
+    why_no_text: ClassVar[str] = "it takes one prompt in a call, as the numbers of its words"
 
     @override
     def patch(self, denoiser: nn.Module) -> tuple[int, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["HiDream"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -16,6 +17,7 @@ from ..intercept.module_call import Rows
 from .base import Arguments
 from .transformer import Transformer
 
+_LAYERS = "encoder_hidden_states_llama3"
 _BOTH = ("hidden_states", "encoder_hidden_states")
 
 
@@ -33,7 +35,12 @@ class HiDream(Transformer):
     attention: ClassVar[tuple[str, ...]] = ("block.attn1",)
     text: ClassVar[Any] = "after"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
-    unbatched: ClassVar[frozenset[str]] = frozenset({"encoder_hidden_states_llama3"})
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states_t5",
+        _LAYERS,
+        "pooled_embeds",
+    )
+    unbatched: ClassVar[frozenset[str]] = frozenset({_LAYERS})
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_ids", "img_sizes", "hidden_states_masks")
     reversed_flow: ClassVar[bool] = True
 
@@ -51,15 +58,28 @@ class HiDream(Transformer):
     def take_rows(self, arguments: dict[str, Any], rows: Rows) -> dict[str, Any]:
         """What the layers of a text encoder give has the layers first."""
         taken = super().take_rows(arguments, rows)
-        name = "encoder_hidden_states_llama3"
-        if rows.is_all or taken.get(name) is None:
-            return taken
-        layers: Any = taken[name]
+        layers = taken.get(_LAYERS)
         if isinstance(layers, Tensor):
-            taken[name] = layers[:, rows.start : rows.stop]
-        else:
-            taken[name] = type(layers)([rows.of(layer) for layer in layers])
+            taken[_LAYERS] = layers[:, rows.start : rows.stop]
+        elif layers is not None:
+            taken[_LAYERS] = _each(rows.of, layers)
         return taken
+
+    @override
+    def repeat_rows(
+        self, arguments: dict[str, Any], rows: Rows, text: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        others = {name: value for name, value in text.items() if name != _LAYERS}
+        found = super().repeat_rows(arguments, rows, others)
+        count = rows.stop - rows.start
+        twice = Rows(rows.stop, rows.stop + count, rows.batch + count)
+
+        def put(layer: Tensor, other: Tensor) -> Tensor:
+            one = other.to(layer).expand(count, *other.shape[1:])
+            return twice.put(rows.repeated(layer), one)
+
+        found[_LAYERS] = _each(put, arguments[_LAYERS], text[_LAYERS])
+        return found
 
     @override
     def outputs(
@@ -73,3 +93,9 @@ class HiDream(Transformer):
     def feed_forward(self, block: nn.Module) -> nn.Module | None:
         found: nn.Module = block.get_submodule("ff_i")
         return found
+
+
+def _each(change: Callable[..., Tensor], layers: Any, *others: Any) -> Any:
+    """A change made of what every layer of a text encoder gives, in one tensor or in a list."""
+    found = [change(*each) for each in zip(layers, *others, strict=True)]
+    return torch.stack(found) if isinstance(layers, Tensor) else type(layers)(found)

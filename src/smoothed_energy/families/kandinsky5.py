@@ -31,6 +31,10 @@ class Kandinsky5(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("Kandinsky5Transformer3DModel",)
     stacks: ClassVar[Mapping[str, str]] = {"b": "visual_transformer_blocks"}
     attention: ClassVar[tuple[str, ...]] = ("self_attention",)
+    cross: ClassVar[str | None] = "cross_attention"
+    # The text runs through blocks of its own, which are told the time.
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "pooled_projections")
+    text_runs_along: ClassVar[bool] = True
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("visual_embed",)}
     unbatched: ClassVar[frozenset[str]] = frozenset(
         {"visual_rope_pos", "text_rope_pos", "scale_factor", "sparse_params"}

@@ -31,6 +31,13 @@ class Kandinsky6(BesideSound, Kandinsky5):
     name: ClassVar[str] = "Kandinsky 6"
     denoisers: ClassVar[tuple[str, ...]] = ("Kandinsky6Transformer3DModel",)
     attention: ClassVar[tuple[str, ...]] = ("video_dec_block.self_attention",)
+    cross: ClassVar[str | None] = "video_dec_block.cross_attention"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "pooled_projections",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("vis", "aud")}
     returns_none: ClassVar[bool] = True
     # Windows would cut the last axes, which are not those of a picture.
@@ -79,6 +86,9 @@ class Kandinsky6SR(Kandinsky5):
 
     name: ClassVar[str] = "Kandinsky 6 SR"
     denoisers: ClassVar[tuple[str, ...]] = ("Kandinsky6SRTransformer3DModel",)
+    cross: ClassVar[str | None] = None
+    text_arguments: ClassVar[tuple[str, ...]] = ()
+    why_no_text: ClassVar[str] = "it has no text"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     tied_to_size: ClassVar[tuple[str, ...]] = ("hidden_states",)
 

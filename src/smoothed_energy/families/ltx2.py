@@ -46,6 +46,19 @@ class LTX2(BesideSound):
     )
     packed: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "audio_encoder_hidden_states",
+        "encoder_attention_mask",
+        "audio_encoder_attention_mask",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_attention_mask",
+        "audio_encoder_hidden_states": "audio_encoder_attention_mask",
+    }
+    # In 2.3 what attention gets of it follows from the time.
+    text_runs_along: ClassVar[bool] = True
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "audio_hidden_states")
     }

@@ -28,6 +28,9 @@ class SanaWM(Transformer):
     parts: ClassVar[tuple[str, ...]] = (*PARTS, "recurrent")
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("x",), "r": ("x",)}
+    cross: ClassVar[str | None] = "cross_attn"
+    cross_inputs: ClassVar[tuple[str, str]] = ("cond", "mask")
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "mask")
     tied_to_size: ClassVar[tuple[str, ...]] = ("camera_conditions", "chunk_plucker")
 
     @override

@@ -64,14 +64,15 @@ class _TowardsSparse(Alteration):
 
     Args:
         scale: $\lambda$.
+        text: The name of the input that is the text.
     """
 
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
+    def __init__(self, scale: float, text: str) -> None:
+        self.scale, self._text = scale, text
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
-        if call.call.named().get("encoder_hidden_states") is None:
+        if call.call.named().get(self._text) is None:
             raise AttentionBackendError(
                 f"layer {call.name!r} is given no text to attend to here, but its own tokens; "
                 "expected a model that attends to its prompt"
@@ -172,7 +173,8 @@ class SparseTextAttention(PassGuidance):
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         edits = self._edits(denoiser, super().select(denoiser))
-        return Plan(alteration=_TowardsSparse(self.scale), edits=edits)
+        text, _ = family_of(denoiser).cross_inputs
+        return Plan(alteration=_TowardsSparse(self.scale, text), edits=edits)
 
     def _edits(
         self, denoiser: nn.Module, layers: tuple[SelfAttentionLayer, ...]
