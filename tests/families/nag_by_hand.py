@@ -33,6 +33,11 @@ def blended(positive, negative, scale, tau, alpha):
     return alpha * guided + (1 - alpha) * positive
 
 
+def for_all_heads(query, *shared):
+    """Keys and values that heads of queries share, once for each of them."""
+    return [tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1) for tensor in shared]
+
+
 def merged(heads):
     return heads.transpose(1, 2).flatten(2)
 
@@ -128,14 +133,12 @@ def keyed(denoiser, modules, text, settings, *, prompt=slice(None), separate=Fal
         return call
 
     def note(module, query, key, value, attn_mask=None, *args, **more):
-        shared = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+        key, value = for_all_heads(query, key, value)
         kept[module] = key, value, attn_mask
         return query @ key.mT[..., :1] * value[..., :1, :]
 
     def blend(module, query, key, value, attn_mask=None, *args, **more):
-        shared = query.shape[1] // key.shape[1]
-        key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+        key, value = for_all_heads(query, key, value)
         both = merged(softmax_attention(query, key, value, attn_mask))
         negative = merged(softmax_attention(query[prompt], *kept[module]))
         both[prompt] = blended(both[prompt], negative, *settings)
@@ -207,8 +210,7 @@ def beside(
         def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
             nonlocal count
             count += 1
-            shared = query.shape[1] // key.shape[1]
-            key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
+            key, value = for_all_heads(query, key, value)
             # The image alone, or the text.
             if query.shape[-2] <= length and (keys_from is None or key.shape[-2] <= length):
                 return softmax_attention(query, key, value, attn_mask).to(value.dtype)

@@ -138,6 +138,10 @@ class Alterable(ABC):
         found = [(self.cross_attention(denoiser, layer), layer.name) for layer in layers]
         return {module: name for module, name in found if module is not None}
 
+    def no_text(self, denoiser: nn.Module) -> str:
+        """Why no other text can be given to a denoiser; by default `why_no_text`."""
+        return self.why_no_text
+
     def attends_beside_text(self, denoiser: nn.Module) -> bool:
         """Whether its layers attend with the tokens of the image and of the text together."""
         return False

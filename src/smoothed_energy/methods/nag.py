@@ -392,11 +392,12 @@ class NormalizedAttentionGuidance(PassGuidance):
         beside = not edits and family.attends_beside_text(model)
         if beside:
             edits = {layer.module: layer.name for layer in family.layers(model)}
-        if family.why_no_text:
+        reason = family.no_text(model)
+        if reason:
             raise LayerError(
-                f"layers: no negative text can be given to a {type(model).__name__}: "
-                f"{family.why_no_text}; expected another model (docs/methods.md), or a negative "
-                "prompt under classifier-free guidance"
+                f"layers: no negative text can be given to a {type(model).__name__}: {reason}; "
+                "expected another model (docs/methods.md), or a negative prompt under "
+                "classifier-free guidance"
             )
         if not edits or not family.text_arguments:
             raise LayerError(
