@@ -99,6 +99,9 @@ class _TowardsSparse(Alteration):
 def _sparse(attention: Attention, dtype: torch.dtype) -> Tensor:
     """Attention whose weights are sparse."""
     query, key, value, options, _ = attention
+    if options.get("enable_gqa"):  # heads share keys and values
+        shared = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
     factor = options.get("scale")
     factor = 1 / math.sqrt(query.shape[-1]) if factor is None else factor
     mask = options.get("attn_mask")
