@@ -162,20 +162,18 @@ class _InRows(Alteration):
         return attend_with(attend, call.with_input(tied).call, call.name)
 
 
-class _BesideText(Alteration):
+class _BesideText(_InRows):
     """NAG where the tokens of image and text attend together.
 
     The rows of the prompt run once more with the negative text. What is not of the text is the same
     in both, so only the streams of the text differ, and attention is asked by the same queries.
     """
 
-    branch: Formulation | None = "conditional"
-    adds_rows = True
-
     def __init__(
         self, strength: _Strength, text: Mapping[str, Any] | None, layers: frozenset[str]
     ) -> None:
-        self.strength, self.text, self._layers = strength, text, layers
+        super().__init__(strength, text)
+        self._layers = layers
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
@@ -393,17 +391,12 @@ class NormalizedAttentionGuidance(PassGuidance):
         if beside:
             edits = {layer.module: layer.name for layer in family.layers(model)}
         reason = family.no_text(model)
+        if not reason and not (edits and family.text_arguments):
+            reason = f"how it attends to its text is not known in layers={self.layers!r}"
         if reason:
             raise LayerError(
                 f"layers: no negative text can be given to a {type(model).__name__}: {reason}; "
-                "expected another model (docs/methods.md), or a negative prompt under "
-                "classifier-free guidance"
-            )
-        if not edits or not family.text_arguments:
-            raise LayerError(
-                f"layers: how a {type(model).__name__} attends to its text is not known in "
-                f"layers={self.layers!r}, so a negative text can't be given there; expected other "
-                "layers or another model (docs/methods.md), or a negative prompt under "
-                "classifier-free guidance"
+                "expected other layers or another model (docs/methods.md), or a negative prompt "
+                "under classifier-free guidance"
             )
         return edits, beside
