@@ -366,15 +366,12 @@ class NormalizedAttentionGuidance(PassGuidance):
         layers = super().select(denoiser)
         strength = _Strength(self.scale, self.tau, self.alpha)
         edits, beside = self._edits(denoiser, layers)
-        family = family_of(denoiser)
-        alteration: Alteration
-        if family.text_runs_along:
-            alteration = _InRows(strength, self.negative_embeds)
-        else:
-            alteration = _InCrossAttention(strength, self.negative_embeds, family.cross_inputs)
+        family, text = family_of(denoiser), self.negative_embeds
+        alteration: Alteration = _InCrossAttention(strength, text, family.cross_inputs)
         if beside:
-            chosen = frozenset([layer.name for layer in layers])
-            alteration = _BesideText(strength, self.negative_embeds, chosen)
+            alteration = _BesideText(strength, text, frozenset([layer.name for layer in layers]))
+        elif family.text_runs_along:
+            alteration = _InRows(strength, text)
         return Plan(alteration=alteration, edits=edits)
 
     def _edits(
