@@ -11,6 +11,9 @@ from tiny_pipelines import MARGIN, TOLERANCE, difference
 
 from smoothed_energy import MomentumGuidance, SmoothedEnergyGuidance
 from smoothed_energy.denoisers.latent_layout import ChannelsLast
+from smoothed_energy.families import Arguments, family_of
+from smoothed_energy.intercept.module_call import ModuleCall
+from smoothed_energy.methods import SlidingWindowGuidance
 
 CASE = CASES[0]
 LAYER = next(iter(CASE.images))
@@ -51,6 +54,20 @@ def test_skipped_modules():
 def test_shuffled_tokens():
     assert_shuffled_as_by_hand(CASE, LAYER, block=BLOCK)
     assert_shuffled_as_by_hand(MORE[0], LAYER, block=BLOCK)
+
+
+def test_latents_are_the_first_channels():
+    pipe = CASE.pipeline()
+    family = family_of(pipe.transformer)
+    given = torch.randn(2, 3, 8, 12, 9)
+    call = ModuleCall(pipe.transformer, pipe.transformer.forward, (given,), {})
+    latents = family.latents(Arguments(call.argument))
+    assert torch.equal(latents, given[..., :4])
+    other = family.with_latents(call, -latents).argument("hidden_states")
+    assert torch.equal(other, torch.cat([-given[..., :4], given[..., 4:]], dim=-1))
+    # Windows would cut channels.
+    with SlidingWindowGuidance().attach(pipe), pytest.raises(ValueError, match="into windows"):
+        run_of(pipe, CASE)()
 
 
 def test_the_sound_hears_of_the_video_at_the_next_step():
