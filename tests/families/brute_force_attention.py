@@ -116,15 +116,17 @@ def explicit_attention(image, sigma, temporal):
         if more.pop("enable_gqa", False):  # heads share keys and values
             shared = query.shape[1] // key.shape[1]
             key, value = (x.repeat_interleave(shared, dim=1) for x in (key, value))
-        assert not is_causal and not dropout_p and not any(more.values())
+        assert not dropout_p and not any(more.values())
         scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
         logits = query.double() @ key.double().mT
         count = query.shape[-2]
-        is_image = image.other_keys or count == key.shape[-2]
+        is_image = not is_causal and (image.other_keys or count == key.shape[-2])
         if is_image if image.queries is None else count == image.queries:
             blur = [operator(image, r, count, sigma, temporal) for r in range(len(query))]
             logits = torch.stack(blur)[:, None] @ logits
         logits = logits * scale
+        if is_causal:
+            attn_mask = torch.ones(count, key.shape[-2], dtype=torch.bool).tril()
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             logits = logits.masked_fill(~attn_mask, -math.inf)
         elif attn_mask is not None:

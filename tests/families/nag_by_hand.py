@@ -6,6 +6,7 @@ $r = |\tilde Z|_1 / |Z^+|_1$ and $\tilde Z = Z^+ + s\,(Z^+ - Z^-)$, the norms ov
 Nothing of `smoothed_energy` is used here.
 """
 
+import functools
 import inspect
 import math
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ def blended(positive, negative, scale, tau, alpha):
     ratio = guided.abs().sum(-1, keepdim=True) / positive.abs().sum(-1, keepdim=True)
     guided = guided * ratio.clamp(max=tau) / ratio
     return alpha * guided + (1 - alpha) * positive
+
+
+def for_all_heads(query, *shared):
+    """Keys and values that heads of queries share, once for each of them."""
+    return [tensor.repeat_interleave(query.shape[1] // tensor.shape[1], dim=1) for tensor in shared]
 
 
 def merged(heads):
@@ -96,8 +102,90 @@ def cross(denoiser, texts, settings, *, conditional=lambda rows: slice(None), ac
 
 
 @contextmanager
+def keyed(denoiser, modules, text, settings, *, prompt=slice(None), separate=False):
+    """Cross attention asked twice, by what it is asked in a run with the negative text.
+
+    Keys and values follow from text and time, whatever the image is.
+
+    Args:
+        denoiser: The denoiser.
+        modules: The names of the cross attentions.
+        text: The negative text, by names of arguments, as many rows as there are prompts.
+        settings: scale, tau, alpha.
+        prompt: The rows of the batch that have the prompt.
+        separate: Whether every second call is without the prompt.
+    """
+    native, forward, calls = F.scaled_dot_product_attention, denoiser.forward, []
+    names = list(inspect.signature(forward).parameters)
+    attentions = [denoiser.get_submodule(name) for name in modules]
+    kept = {}
+
+    def attending(module, attend):
+        inner = type(module).forward.__get__(module)
+
+        def call(*args, **kwargs):
+            F.scaled_dot_product_attention = functools.partial(attend, module)
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                F.scaled_dot_product_attention = native
+
+        return call
+
+    def note(module, query, key, value, attn_mask=None, *args, **more):
+        key, value = for_all_heads(query, key, value)
+        kept[module] = key, value, attn_mask
+        return query @ key.mT[..., :1] * value[..., :1, :]
+
+    def blend(module, query, key, value, attn_mask=None, *args, **more):
+        key, value = for_all_heads(query, key, value)
+        both = merged(softmax_attention(query, key, value, attn_mask))
+        negative = merged(softmax_attention(query[prompt], *kept[module]))
+        both[prompt] = blended(both[prompt], negative, *settings)
+        return both.unflatten(2, (query.shape[1], -1)).transpose(1, 2).to(value.dtype)
+
+    def run(attend, named):
+        for module in attentions:
+            module.forward = attending(module, attend)
+        try:
+            return forward(**named)
+        finally:
+            for module in attentions:
+                del module.forward
+
+    def call(*args, **named):
+        named = dict(zip(names, args, strict=False)) | named
+        calls.append(None)
+        if separate and len(calls) % 2 == 0:
+            return forward(**named)
+        rows = len(named[names[0]])
+
+        def taken(value):
+            batched = isinstance(value, torch.Tensor) and value.ndim and len(value) == rows
+            return value[prompt] if batched else value
+
+        run(note, {name: taken(value) for name, value in named.items()} | text)
+        return run(blend, named)
+
+    try:
+        denoiser.forward = call
+        yield
+    finally:
+        del denoiser.forward
+
+
+@contextmanager
 def beside(
-    denoiser, text, settings, length, *, start, prompt=slice(None), separate=False, seg=None
+    denoiser,
+    text,
+    settings,
+    length,
+    *,
+    start,
+    prompt=slice(None),
+    separate=False,
+    seg=None,
+    keys_from=None,
 ):
     """Joint attention with the rows of the prompt once more, with the negative text.
 
@@ -110,9 +198,11 @@ def beside(
         prompt: The rows of the batch that have the prompt.
         separate: Whether every second call is without the prompt.
         seg: Calls of attention with blurred queries in a second run, the image and the scale.
+        keys_from: Where the image's keys begin if the text is among the keys alone.
     """
     native, forward, calls = F.scaled_dot_product_attention, denoiser.forward, []
     image = slice(start, start + length)
+    of_keys = image if keys_from is None else slice(keys_from, keys_from + length)
 
     def run(rows, blurred, named):
         count = 0
@@ -120,11 +210,13 @@ def beside(
         def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
             nonlocal count
             count += 1
-            if query.shape[-2] <= length:  # the image alone, or the text
+            key, value = for_all_heads(query, key, value)
+            # The image alone, or the text.
+            if query.shape[-2] <= length and (keys_from is None or key.shape[-2] <= length):
                 return softmax_attention(query, key, value, attn_mask).to(value.dtype)
             query, key, value = query.clone(), key.clone(), value.clone()
-            for tensor in (query, key, value):
-                tensor[rows:, :, image] = tensor[:rows][prompt, :, image]
+            for tensor, where in ((query, image), (key, of_keys), (value, of_keys)):
+                tensor[rows:, :, where] = tensor[:rows][prompt, :, where]
             if count - 1 in blurred:
                 full = operator(seg[1], 0, query.shape[-2], 1.0, 0.0)
                 query = (full @ query.double()).to(query.dtype)
@@ -155,6 +247,8 @@ def beside(
                 return [*value, *(value[prompt] if other is None else other)]
             if not isinstance(value, torch.Tensor) or name.endswith("_ids"):
                 return value
+            if name == "encoder_hidden_states_llama3":  # layers first
+                return torch.cat([value, value[:, prompt] if other is None else other], dim=1)
             if value.ndim == 0 or len(value) != rows:
                 return value
             other = value[prompt] if other is None else other

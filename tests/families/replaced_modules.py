@@ -45,7 +45,8 @@ def _guided(denoiser, module, replacement):
         step += 1
         clean = output[0]
         if isinstance(clean, list):
-            return ([s + SCALE * (s - t) for s, t in zip(clean, perturbed, strict=True)],)
+            guided = [s + SCALE * (s - t) for s, t in zip(clean, perturbed, strict=True)]
+            return (guided, *output[1:])
         prediction = clean + SCALE * (clean - perturbed)
         if isinstance(output, tuple):
             return (prediction, *output[1:])
@@ -86,12 +87,12 @@ def assert_skipped_as_by_hand(case, layer, skip, module, *returned):
     _assert_guided_as_by_hand(case, guidance, module, lambda own, step: giving(*returned))
 
 
-def assert_shuffled_as_by_hand(case, layer, start=0):
+def assert_shuffled_as_by_hand(case, layer, start=0, block=None):
     """Token perturbation guidance, where the image's tokens enter a block in another order.
 
-    They begin at `start` in what the block gets.
+    They begin at `start` in what the block gets, by default what has the layer.
     """
-    block = layer.rpartition(".")[0]
+    block = block or layer.rpartition(".")[0]
     count = torch.Size(case.images[layer].grid).numel()
 
     def shuffled(own, step):

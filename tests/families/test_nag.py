@@ -352,7 +352,7 @@ def test_what_cant_be_is_refused():
     two = nag(negative_embeds=text).attach(pipe), nag(negative_embeds=other).attach(pipe)
     with two[0], two[1], pytest.raises(RuntimeError, match="added to a batch once"):
         run_of(pipe, case)()
-    with pytest.raises(LayerError, match="attends to its text"):
+    with pytest.raises(LayerError, match="has no text"):
         nag(negative_embeds=text).attach(tiny_unet.CASES[2].pipeline())
 
 

@@ -14,7 +14,7 @@ WIDTH = 16
 @functools.cache
 def transformer():
     torch.manual_seed(0)
-    return with_sharp_attention(
+    denoiser = with_sharp_attention(
         LuminaNextDiT2DModel(
             sample_size=12,
             hidden_size=32,
@@ -25,6 +25,11 @@ def transformer():
             cross_attention_dim=WIDTH,
         )
     )
+    # Those of new cross attention are closed.
+    with torch.no_grad():
+        for layer in denoiser.layers:
+            layer.gate.fill_(0.5)
+    return denoiser
 
 
 def lumina_next():

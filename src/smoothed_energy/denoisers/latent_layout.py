@@ -53,15 +53,25 @@ class ChannelsFirst(LatentLayout):
 
 @dataclass(frozen=True)
 class ChannelsLast(LatentLayout):
-    """`(B, H, W, C)` or `(B, F, H, W, C)`."""
+    """`(B, H, W, C)` or `(B, F, H, W, C)`.
+
+    Args:
+        given: The number of frames at the end that the pipeline gives and drops.
+    """
+
+    given: int = 0
 
     @override
     def unpack(self, prediction: Tensor) -> Tensor:
-        return prediction.movedim(-1, 1)
+        drawn = prediction[:, : -self.given] if self.given else prediction
+        return drawn.movedim(-1, 1)
 
     @override
     def pack(self, unpacked: Tensor, like: Tensor) -> Tensor:
-        return unpacked.movedim(1, -1)
+        packed = unpacked.movedim(1, -1)
+        if not self.given:
+            return packed
+        return torch.cat([packed, torch.zeros_like(packed[:, : self.given])], dim=1)
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,11 @@ class PassSite:
         """Whether a layer attends in blocks of queries."""
         return self.family.attends_in_blocks
 
+    @property
+    def returns_none(self) -> bool:
+        """Whether a block returns what a call leaves out as None."""
+        return self.family.returns_none
+
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's, in the rows of the pass."""
         found = self.family.tokens(self.denoiser, self.arguments, layer, count)

@@ -21,6 +21,7 @@ from .cogview import CogView3Plus, CogView4
 from .consisid import ConsisID
 from .controlnet_xs import ControlNetXS
 from .cosmos import Cosmos
+from .cosmos3 import Cosmos3
 from .dit import DiT
 from .easyanimate import EasyAnimate
 from .ernie_image import ErnieImage
@@ -39,6 +40,7 @@ from .ideogram4 import Ideogram4
 from .joyimage import JoyImage, JoyImageEditPlus
 from .kandinsky3 import Kandinsky3
 from .kandinsky5 import Kandinsky5
+from .kandinsky6 import Kandinsky6, Kandinsky6SR
 from .krea2 import Krea2
 from .latte import Latte
 from .longcat_audio import LongCatAudio
@@ -68,6 +70,7 @@ from .registry import (
 )
 from .sana import Sana
 from .sana_video import SanaVideo
+from .sana_wm import SanaWM
 from .sd3 import StableDiffusion3
 from .skyreels_v2 import SkyReelsV2
 from .stable_audio import StableAudio, StableAudio3
@@ -139,6 +142,8 @@ for _family in (
     LuminaNext,
     Kandinsky3,
     Kandinsky5,
+    Kandinsky6,
+    Kandinsky6SR,
     PRX,
     Krea2,
     NucleusMoE,
@@ -159,10 +164,12 @@ for _family in (
     Mochi,
     Latte,
     Cosmos,
+    Cosmos3,
     Framepack,
     Allegro,
     ConsisID,
     SanaVideo,
+    SanaWM,
     StableVideoDiffusion,
     UNet3D,
     ControlNetXS,

@@ -22,6 +22,9 @@ class AceStep(Audio):
     channels_last: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
+    cross: ClassVar[str | None] = "cross_attn"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     tied_to_size: ClassVar[tuple[str, ...]] = ("context_latents",)
 
     @override

@@ -43,6 +43,9 @@ class Alterable(ABC):
         text_arguments: Arguments that follow from the prompt; none: they are not known.
         text_masks: Those of them, `(B, L, *)`, whose rows may be padded, and the argument that then
             tells which tokens `(B, L)` are a row's own.
+        cross_inputs: The text and its mask as attention to the text alone takes them.
+        text_runs_along: Whether such attention gets a text that depends on the time or the layer.
+        why_no_text: Why no other text can be given to the denoiser; empty: nothing is known.
     """
 
     unbatched: ClassVar[frozenset[str]] = frozenset()
@@ -51,6 +54,9 @@ class Alterable(ABC):
     tells_timesteps: ClassVar[bool] = True
     text_arguments: ClassVar[tuple[str, ...]] = ()
     text_masks: ClassVar[Mapping[str, str]] = {}
+    cross_inputs: ClassVar[tuple[str, str]] = ("encoder_hidden_states", "attention_mask")
+    text_runs_along: ClassVar[bool] = False
+    why_no_text: ClassVar[str] = ""
 
     @abstractmethod
     def timestep(
@@ -123,8 +129,7 @@ class Alterable(ABC):
     def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
         """The attention of the image's tokens to the text alone, in the block of a layer, if any.
 
-        It takes the text as `encoder_hidden_states`, and which of its tokens count as
-        `attention_mask`, both the same in all layers and at all times.
+        It takes `cross_inputs`, the same in all layers and at all times unless `text_runs_along`.
         """
         return None
 
@@ -134,6 +139,10 @@ class Alterable(ABC):
         """The attention to the text alone in the blocks of layers, with the names of these."""
         found = [(self.cross_attention(denoiser, layer), layer.name) for layer in layers]
         return {module: name for module, name in found if module is not None}
+
+    def no_text(self, denoiser: nn.Module) -> str:
+        """Why no other text can be given to a denoiser; by default `why_no_text`."""
+        return self.why_no_text
 
     def attends_beside_text(self, denoiser: nn.Module) -> bool:
         """Whether its layers attend with the tokens of the image and of the text together."""

@@ -96,6 +96,7 @@ class Family(Alterable):
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
         rows_first: Whether blocks have the rows of a batch in the first dimension of their tokens;
             attention has in any case.
+        returns_none: Whether a block returns what a call leaves out as None.
         attends_in_blocks: Whether a layer may attend in several blocks of queries, of which one
             sees all tokens, and has the image's.
         is_unknown: Whether it stands for denoisers of which next to nothing is known.
@@ -117,6 +118,7 @@ class Family(Alterable):
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
     rows_first: ClassVar[bool] = True
+    returns_none: ClassVar[bool] = False
     attends_in_blocks: ClassVar[bool] = False
     is_unknown: ClassVar[bool] = False
     advised: ClassVar[tuple[Advice, ...]] = ()
@@ -359,6 +361,10 @@ class Family(Alterable):
             module: The layer's attention, the block around it, or a feed-forward network there.
         """
         return (parameter_names(module)[0],)
+
+    def block(self, layer: str) -> str:
+        """The name of the module that calls the parts of a layer's block, by the layer's name."""
+        return layer.rpartition(".")[0]
 
     def feed_forward(self, block: nn.Module) -> nn.Module | None:
         """The feed-forward network of a block for the image's tokens, if there is one."""

@@ -21,7 +21,7 @@ class Bria(Flux):
 
     name: ClassVar[str] = "Bria"
     denoisers: ClassVar[tuple[str, ...]] = ("BriaTransformer2DModel",)
-    text_arguments: ClassVar[tuple[str, ...]] = ()
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     time_factor: ClassVar[float] = 1.0
 
     @override

@@ -21,6 +21,9 @@ class BriaFibo(Flux):
     name: ClassVar[str] = "Bria Fibo"
     denoisers: ClassVar[tuple[str, ...]] = ("BriaFiboTransformer2DModel",)
     text_arguments: ClassVar[tuple[str, ...]] = ()
+    why_no_text: ClassVar[str] = (
+        "every block has a text of its own, in a list, and masks are among its other arguments"
+    )
     cfg_of_call: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1.0
 

@@ -32,6 +32,7 @@ class BriaFibo2(Transformer):
     stacks: ClassVar[Mapping[str, str]] = {"n": "noise_refiner", "b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("attention",)
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"n": ("x",), "b": ("x",)}
 
     @override

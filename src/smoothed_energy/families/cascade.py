@@ -28,6 +28,9 @@ class StableCascade(FeatureMaps):
     name: ClassVar[str] = "Stable Cascade"
     tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("StableCascadeUNet",)
+    why_no_text: ClassVar[str] = (
+        "its text is among the keys of feature maps, beside those of pictures"
+    )
     time: ClassVar[str] = "timestep_ratio"
     tied_to_size: ClassVar[tuple[str, ...]] = ("effnet", "pixels")
 
@@ -60,6 +63,9 @@ class Wuerstchen(StableCascade):
     name: ClassVar[str] = "Wuerstchen"
     tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("WuerstchenDiffNeXt", "WuerstchenPrior")
+    why_no_text: ClassVar[str] = (
+        "its text is among the keys of feature maps, beside those of pictures"
+    )
     stacks: ClassVar[Mapping[str, str]] = {**StableCascade.stacks, "blocks": "b"}
     sample: ClassVar[str] = "x"
     time: ClassVar[str] = "r"

@@ -26,6 +26,7 @@ class CogView3Plus(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("CogView3PlusTransformer2DModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "before"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "encoder_hidden_states")
     }

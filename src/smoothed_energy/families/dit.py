@@ -20,6 +20,7 @@ class DiT(Transformer):
 
     name: ClassVar[str] = "DiT"
     denoisers: ClassVar[tuple[str, ...]] = ("DiTTransformer2DModel",)
+    why_no_text: ClassVar[str] = "it has no text, but classes"
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     learned_variance: ClassVar[bool] = True
 

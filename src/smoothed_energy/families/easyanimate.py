@@ -21,6 +21,10 @@ class EasyAnimate(Transformer):
     scale_of_call: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "before"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_hidden_states_t5",
+    )
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "encoder_hidden_states")
     }

@@ -27,6 +27,7 @@ class ErnieImage(Transformer):
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("self_attention",)
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = ("text_bth", "text_lens")
     rows_first: ClassVar[bool] = False
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("x",)}
 

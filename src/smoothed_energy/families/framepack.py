@@ -27,12 +27,20 @@ class Framepack(HunyuanVideo):
 
     name: ClassVar[str] = "HunyuanVideo Framepack"
     denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideoFramepackTransformer3DModel",)
-    text_arguments: ClassVar[tuple[str, ...]] = ()
     # Places of frames in the video, the same in all rows.
     unbatched: ClassVar[frozenset[str]] = frozenset(
         ["indices_latents", *[f"indices_{name}" for name in _HISTORY]]
     )
     tied_to_size: ClassVar[tuple[str, ...]] = tuple(_HISTORY)
+
+    @override
+    def beside_text(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> tuple[int | tuple[int, ...], int]:
+        """Those of given frames and of the frames that are drawn, which the text follows."""
+        image = self.tokens(denoiser, argument, layer, count)
+        assert isinstance(image.start, int)
+        return 0, image.start + image.count
 
     @override
     def tokens(

@@ -21,6 +21,9 @@ class GlmImage(Transformer):
 
     name: ClassVar[str] = "GLM-Image"
     denoisers: ClassVar[tuple[str, ...]] = ("GlmImageTransformer2DModel",)
+    why_no_text: ClassVar[str] = (
+        "most of its prompt is in the tokens of a prior, one for each of the image's"
+    )
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "before"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {

@@ -35,6 +35,11 @@ class HiDream(Transformer):
     attention: ClassVar[tuple[str, ...]] = ("block.attn1",)
     text: ClassVar[Any] = "after"
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states_t5",
+        _LAYERS,
+        "pooled_embeds",
+    )
     unbatched: ClassVar[frozenset[str]] = frozenset({_LAYERS})
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_ids", "img_sizes", "hidden_states_masks")
     reversed_flow: ClassVar[bool] = True
@@ -54,13 +59,33 @@ class HiDream(Transformer):
         """What the layers of a text encoder give has the layers first."""
         if rows.is_all:
             return arguments
-        return super().take_rows(arguments, rows) | _of_layers(arguments, rows.of)
+        taken = super().take_rows(arguments, rows)
+        layers = taken.get(_LAYERS)
+        if isinstance(layers, Tensor):
+            taken[_LAYERS] = layers[:, rows.start : rows.stop]
+        elif layers is not None:
+            taken[_LAYERS] = _each(rows.of, layers)
+        return taken
 
     @override
     def repeat_rows(
         self, arguments: dict[str, Any], rows: Rows, text: Mapping[str, Any]
     ) -> dict[str, Any]:
-        return super().repeat_rows(arguments, rows, text) | _of_layers(arguments, rows.repeated)
+        others = {name: value for name, value in text.items() if name != _LAYERS}
+        found = super().repeat_rows(arguments, rows, others)
+        count = rows.stop - rows.start
+        twice = Rows(rows.stop, rows.stop + count, rows.batch + count)
+
+        def put(layer: Tensor, other: Tensor) -> Tensor:
+            one = other.to(layer).expand(count, *other.shape[1:])
+            return twice.put(rows.repeated(layer), one)
+
+        layers = arguments.get(_LAYERS)
+        if _LAYERS in text:
+            found[_LAYERS] = _each(put, layers, text[_LAYERS])
+        elif layers is not None:
+            found[_LAYERS] = _each(rows.repeated, layers)
+        return found
 
     @override
     def outputs(
@@ -76,10 +101,7 @@ class HiDream(Transformer):
         return found
 
 
-def _of_layers(arguments: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """What the layers of a text encoder give, with another number of rows, if it is there."""
-    layers: Any = arguments.get(_LAYERS)
-    if layers is None:
-        return {}
-    changed = [change(layer) for layer in layers]
-    return {_LAYERS: torch.stack(changed) if isinstance(layers, Tensor) else type(layers)(changed)}
+def _each(change: Callable[..., Tensor], layers: Any, *others: Any) -> Any:
+    """A change made of what every layer of a text encoder gives, in one tensor or in a list."""
+    found = [change(*each) for each in zip(layers, *others, strict=True)]
+    return torch.stack(found) if isinstance(layers, Tensor) else type(layers)(found)

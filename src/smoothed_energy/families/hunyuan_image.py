@@ -31,6 +31,16 @@ class HunyuanImage(Transformer):
         "s": "single_transformer_blocks",
     }
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "encoder_hidden_states_2",
+        "encoder_attention_mask_2",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_attention_mask",
+        "encoder_hidden_states_2": "encoder_attention_mask_2",
+    }
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
 
     @override

@@ -22,6 +22,16 @@ class HunyuanVideo15(Transformer):
     name: ClassVar[str] = "HunyuanVideo 1.5"
     denoisers: ClassVar[tuple[str, ...]] = ("HunyuanVideo15Transformer3DModel",)
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "encoder_hidden_states_2",
+        "encoder_attention_mask_2",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_attention_mask",
+        "encoder_hidden_states_2": "encoder_attention_mask_2",
+    }
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "encoder_hidden_states")
     }

@@ -29,6 +29,9 @@ class Ideogram4(LastTokens):
 
     name: ClassVar[str] = "Ideogram 4"
     denoisers: ClassVar[tuple[str, ...]] = ("Ideogram4Transformer2DModel",)
+    why_no_text: ClassVar[str] = (
+        "texts have places in the image's own sequence, as many as the prompt has words"
+    )
     unconditional: ClassVar[str] = "unconditional_transformer"
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("attention",)

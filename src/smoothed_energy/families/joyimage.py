@@ -31,6 +31,13 @@ class JoyImage(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("JoyImageEditTransformer3DModel",)
     stacks: ClassVar[Mapping[str, str]] = {"b": "double_blocks"}
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_hidden_states_mask",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_hidden_states_mask"
+    }
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "encoder_hidden_states")
     }

@@ -26,6 +26,8 @@ class Krea2(Transformer):
     packed: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
     text: ClassVar[Any] = "before"
+    # Its places are of texts of one length, so that none can be padded.
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
     unbatched: ClassVar[frozenset[str]] = frozenset({"position_ids"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("position_ids",)
 

@@ -26,6 +26,10 @@ class LongCatAudio(Audio):
     channels_last: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
+    cross: ClassVar[str | None] = "cross_attn"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
+    text_runs_along: ClassVar[bool] = True
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

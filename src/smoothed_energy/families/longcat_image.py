@@ -21,7 +21,7 @@ class LongCatImage(Flux):
 
     name: ClassVar[str] = "LongCat-Image"
     denoisers: ClassVar[tuple[str, ...]] = ("LongCatImageTransformer2DModel",)
-    text_arguments: ClassVar[tuple[str, ...]] = ()
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     picture: ClassVar[int] = 1
 
     @override

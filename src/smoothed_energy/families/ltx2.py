@@ -5,20 +5,19 @@ from __future__ import annotations
 __all__ = ["LTX2"]
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from ..denoisers.cfg_batch import BatchLayout
 from ..denoisers.image_tokens import GridError
-from ..intercept.module_call import Rows
 from .advice import Advice
 from .base import Arguments, Setting, Step
-from .transformer import Transformer
+from .beside_sound import BesideSound
 
 
-class LTX2(Transformer):
+class LTX2(BesideSound):
     """Self-attention of a video's tokens, beside that of the sound's; each attends to the other.
 
     The layers are the video's, and its prediction is corrected. The sound's prediction stays as it
@@ -47,6 +46,19 @@ class LTX2(Transformer):
     )
     packed: ClassVar[bool] = True
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "audio_encoder_hidden_states",
+        "encoder_attention_mask",
+        "audio_encoder_attention_mask",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_attention_mask",
+        "audio_encoder_hidden_states": "audio_encoder_attention_mask",
+    }
+    # In 2.3 what attention gets of it follows from the time.
+    text_runs_along: ClassVar[bool] = True
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "audio_hidden_states")
     }
@@ -100,24 +112,3 @@ class LTX2(Transformer):
         if setting("do_classifier_free_guidance", False):
             return BatchLayout(2, conditional=1, unconditional=0, cfg_scale=scale)
         return BatchLayout()
-
-    @override
-    def with_prediction(self, output: Any, prediction: Tensor) -> Any:
-        """The sound's prediction as it is, repeated if the video's is."""
-        given = self.prediction_of(output)
-        sound = output[1] if isinstance(output, tuple) else output.audio_sample
-        if sound is not None and len(prediction) != len(given):
-            sound = sound.repeat(len(prediction) // len(given), *([1] * (sound.ndim - 1)))
-        if isinstance(output, tuple):
-            return (prediction, sound, *output[2:])
-        return type(output)(sample=prediction, audio_sample=sound)
-
-    @override
-    def without_rows(self, output: Any, rows: Rows) -> Any:
-        """Of the sound's prediction, too."""
-        sound = output[1] if isinstance(output, tuple) else output.audio_sample
-        kept = None if sound is None else rows.left_out(sound)
-        prediction = rows.left_out(self.prediction_of(output))
-        if isinstance(output, tuple):
-            return (prediction, kept, *output[2:])
-        return type(output)(sample=prediction, audio_sample=kept)

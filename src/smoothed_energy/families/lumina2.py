@@ -28,6 +28,12 @@ class Lumina2(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("Lumina2Transformer2DModel",)
     stacks: ClassVar[Mapping[str, str]] = {"n": "noise_refiner", "b": "layers"}
     reversed_flow: ClassVar[bool] = True
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
+
+    @override
+    def attends_beside_text(self, denoiser: nn.Module) -> bool:
+        return True
 
     @override
     def tokens(

@@ -24,6 +24,10 @@ class LuminaNext(Transformer):
     cfg_of_call: ClassVar[bool] = True
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_mask"}
+    text_runs_along: ClassVar[bool] = True
     learned_variance: ClassVar[bool] = True
     reversed_flow: ClassVar[bool] = True
     unbatched: ClassVar[frozenset[str]] = frozenset({"image_rotary_emb"})

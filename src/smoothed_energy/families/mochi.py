@@ -35,6 +35,10 @@ class Mochi(Transformer):
     )
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
     text: ClassVar[Any] = "after"
+    why_no_text: ClassVar[str] = (
+        "rows attend one by one, each with as much text as its prompt has, so that two of them are "
+        "never seen together"
+    )
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "encoder_hidden_states")
     }

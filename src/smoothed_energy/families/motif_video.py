@@ -32,6 +32,8 @@ class MotifVideo(Transformer):
         "s": "single_transformer_blocks",
     }
     text: ClassVar[Any] = "after"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH, "s": _BOTH}
 
     @override

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["NucleusMoE"]
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -26,6 +27,18 @@ class NucleusMoE(Transformer):
     time_factor: ClassVar[float] = 1000.0
     reversed_flow: ClassVar[bool] = True
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_shapes",)
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_hidden_states_mask",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_hidden_states_mask"
+    }
+
+    @override
+    def attends_beside_text(self, denoiser: nn.Module) -> bool:
+        """The text is among the keys."""
+        return True
 
     @override
     def grid(self, denoiser: nn.Module, argument: Arguments) -> tuple[int, ...]:

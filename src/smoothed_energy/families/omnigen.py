@@ -28,6 +28,9 @@ class OmniGen(Transformer):
     name: ClassVar[str] = "OmniGen"
     tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("OmniGenTransformer2DModel",)
+    why_no_text: ClassVar[str] = (
+        "its prompt is the numbers of its words, with places for pictures among them"
+    )
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
     text: ClassVar[Any] = "before"

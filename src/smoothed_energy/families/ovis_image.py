@@ -20,7 +20,7 @@ class OvisImage(Flux):
 
     name: ClassVar[str] = "Ovis-Image"
     denoisers: ClassVar[tuple[str, ...]] = ("OvisImageTransformer2DModel",)
-    text_arguments: ClassVar[tuple[str, ...]] = ()
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
 
     @override
     def layout(self, denoiser: nn.Module, setting: Setting, step: Step) -> BatchLayout:

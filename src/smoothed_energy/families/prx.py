@@ -7,6 +7,9 @@ __all__ = ["PRX"]
 from collections.abc import Mapping
 from typing import ClassVar
 
+from torch import nn
+from typing_extensions import override
+
 from .transformer import Transformer
 
 
@@ -19,3 +22,10 @@ class PRX(Transformer):
     time_factor: ClassVar[float] = 1000.0
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     attention: ClassVar[tuple[str, ...]] = ("attention",)
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "attention_mask"}
+
+    @override
+    def attends_beside_text(self, denoiser: nn.Module) -> bool:
+        """The text is among the keys."""
+        return True

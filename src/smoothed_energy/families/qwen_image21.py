@@ -27,6 +27,9 @@ class QwenImage21(LastTokens):
 
     name: ClassVar[str] = "Qwen-Image 2.1"
     denoisers: ClassVar[tuple[str, ...]] = ("QwenImage21Transformer2DModel",)
+    why_no_text: ClassVar[str] = (
+        "the keys and values of its text are computed at the first step, and kept for all others"
+    )
     attends_in_blocks: ClassVar[bool] = True
     time_factor: ClassVar[float] = 1000.0
     tied_to_size: ClassVar[tuple[str, ...]] = ("img_shapes",)

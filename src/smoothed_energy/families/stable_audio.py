@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["StableAudio", "StableAudio3"]
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,6 +22,9 @@ class StableAudio(Audio):
     tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("StableAudioDiTModel",)
     attention: ClassVar[tuple[str, ...]] = ("attn1",)
+    cross: ClassVar[str | None] = "attn2"
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
+    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
     text: ClassVar[Any] = "before"
     unbatched: ClassVar[frozenset[str]] = frozenset({"rotary_embedding"})
 
@@ -35,6 +39,9 @@ class StableAudio3(Audio):
     name: ClassVar[str] = "Stable Audio 3"
     tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("StableAudio3DiTModel",)
+    why_no_text: ClassVar[str] = (
+        "its attention to the text is the difference of two, which are no weights alone"
+    )
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
     text: ClassVar[Any] = "before"
 

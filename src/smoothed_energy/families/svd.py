@@ -26,6 +26,7 @@ class StableVideoDiffusion(AnimateDiff):
     name: ClassVar[str] = "Stable Video Diffusion"
     tells_timesteps: ClassVar[bool] = False
     denoisers: ClassVar[tuple[str, ...]] = ("UNetSpatioTemporalConditionModel",)
+    why_no_text: ClassVar[str] = "it has no text, but a picture"
     motion: ClassVar[tuple[str, ...]] = (".temporal_transformer_blocks.",)
     frames: ClassVar[int] = 1
     # What it attends to is a picture.

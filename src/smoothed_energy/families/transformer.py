@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FramesFirstTransformer", "Transformer", "heads_and_width", "submodule"]
+__all__ = ["FramesFirstTransformer", "Transformer", "block_of", "heads_and_width", "submodule"]
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -123,7 +123,7 @@ class Transformer(Family):
     def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
         if self.cross is None:
             return None
-        return submodule(denoiser.get_submodule(_block_of(layer)), self.cross)
+        return submodule(denoiser.get_submodule(block_of(layer.name)), self.cross)
 
     @override
     def attends_beside_text(self, denoiser: nn.Module) -> bool:
@@ -160,7 +160,7 @@ class Transformer(Family):
     def outputs(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, module: nn.Module
     ) -> tuple[str, ...]:
-        if module is denoiser.get_submodule(layer.name.rpartition(".")[0]):
+        if module is denoiser.get_submodule(self.block(layer.name)):
             return self.returns.get(layer.letter, ("hidden_states",))
         if module is layer.module and self.text is not None:
             return ("hidden_states", "encoder_hidden_states")
@@ -181,9 +181,9 @@ class FramesFirstTransformer(Transformer):
         return FramesFirst()
 
 
-def _block_of(layer: SelfAttentionLayer) -> str:
-    """The name of the block that a layer is in: stacks are lists of blocks."""
-    return ".".join(layer.name.split(".")[:2])
+def block_of(layer: str) -> str:
+    """The name of the block that a layer is in, by its name: stacks are lists of blocks."""
+    return ".".join(layer.split(".")[:2])
 
 
 def _stack(denoiser: nn.Module, path: str) -> Iterable[nn.Module]:

@@ -155,6 +155,19 @@ class UNet(Family):
         return found if getattr(found, "is_cross_attention", False) else None
 
     @override
+    def no_text(self, denoiser: nn.Module) -> str:
+        if self.why_no_text:
+            return self.why_no_text
+        if "encoder_hidden_states" not in parameter_names(denoiser):
+            return "it has no text"
+        if "encoder_hidden_states_1" in parameter_names(denoiser):
+            return "it has two texts, which layers attend to in turns"
+        layers = self.layers(denoiser)
+        if any(getattr(layer.module, "add_k_proj", None) is not None for layer in layers):
+            return "its text is among the keys of feature maps"
+        return ""
+
+    @override
     def multiple(self, denoiser: nn.Module) -> int:
         """The size at every stage is half of the one before, without a remainder."""
         return int(2 ** (len(token_grids(denoiser, (1, 1, 1, 1))) - 1))

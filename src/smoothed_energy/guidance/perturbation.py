@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import LayerError, SelfAttentionLayer
 from ..denoisers.image_tokens import ImageTokens
+from ..families import family_or_unknown
 from ..intercept.module_call import ModuleCall
 from ..schedule import StepPosition
 from .softmax import require_softmax
@@ -32,6 +33,11 @@ class LayerSite(Protocol):
     @property
     def attends_in_blocks(self) -> bool:
         """Whether a layer attends in blocks of queries; see `Family.attends_in_blocks`."""
+        ...
+
+    @property
+    def returns_none(self) -> bool:
+        """Whether a block returns what a call leaves out as None; see `Family.returns_none`."""
         ...
 
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
@@ -122,6 +128,8 @@ class LayerCall:
         names = self.site.outputs(self.name, self.module)
         inputs = [self.call.argument(name) for name in names]
         found = tuple([value for value in inputs if value is not None])
+        if found and self.site.returns_none:
+            found = tuple(inputs)
         if not found:
             raise ValueError(
                 f"{type(self.module).__name__} of {self.name} was given none of its inputs "
@@ -260,7 +268,7 @@ def enclosing_block(denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module
     Raises:
         LayerError: If it is in none.
     """
-    block = denoiser.get_submodule(layer.name.rpartition(".")[0])
+    block = denoiser.get_submodule(family_or_unknown(denoiser).block(layer.name))
     if isinstance(block, nn.ModuleList):
         raise LayerError(
             f"layers: {layer.name} is attention by itself and not part of a transformer block; "

@@ -132,6 +132,8 @@ class LayerAttention:
         if self.noted:
             self.noted.append(attention)
             return False
+        if not self.image and attention.options.get("is_causal"):
+            return False  # The text's, where a sequence has no axis for rows.
         whole = self._is_whole(attention)
         if whole and attention.has_a_key_for_each_query:
             self._own.append(attention)

@@ -84,8 +84,10 @@ class _InCrossAttention(Alteration):
     branch: Formulation | None = "conditional"
     reads_text = True
 
-    def __init__(self, strength: _Strength, text: Mapping[str, Any] | None) -> None:
-        self.strength, self.text = strength, text
+    def __init__(
+        self, strength: _Strength, text: Mapping[str, Any] | None, inputs: tuple[str, str]
+    ) -> None:
+        self.strength, self.text, self._inputs = strength, text, inputs
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
@@ -119,12 +121,12 @@ class _InCrossAttention(Alteration):
 
             made = call.with_input(part.rows.of(call.input()))
             inputs = call.call.named()
-            if inputs.get("encoder_hidden_states") is None:
+            if inputs.get(self._inputs[0]) is None:
                 raise AttentionBackendError(
                     f"the attention to the text of layer {call.name!r} is given "
-                    f"{', '.join(inputs)}; expected encoder_hidden_states among them"
+                    f"{', '.join(inputs)}; expected {self._inputs[0]} among them"
                 )
-            for argument in ("encoder_hidden_states", "attention_mask"):
+            for argument in self._inputs:
                 if argument in {*inputs, *call.call.parameters}:
                     made = made.with_input(part.told.argument(argument), argument)
             attend_with(attend, made.call, call.name)
@@ -133,20 +135,45 @@ class _InCrossAttention(Alteration):
         return found
 
 
-class _BesideText(Alteration):
+class _InRows(Alteration):
+    """NAG where attention has the text alone for its keys, made of it anew at each time or layer.
+
+    The rows of the prompt run once more with the negative text, and ask what the first ask.
+    """
+
+    branch: Formulation | None = "conditional"
+    adds_rows = True
+
+    def __init__(self, strength: _Strength, text: Mapping[str, Any] | None) -> None:
+        self.strength, self.text = strength, text
+
+    @override
+    def run(self, call: LayerCall, part: AlteredRows) -> Any:
+        added = part.added
+        assert added is not None
+        tied = added.put(call.input(), part.rows.of(call.input()))
+
+        def attend(attention: Attention) -> Tensor:
+            output = attention()
+            _check_heads(output, call.name)
+            guided = self.strength(part.rows.of(output), added.of(output))
+            return part.rows.put(output, guided)
+
+        return attend_with(attend, call.with_input(tied).call, call.name)
+
+
+class _BesideText(_InRows):
     """NAG where the tokens of image and text attend together.
 
     The rows of the prompt run once more with the negative text. What is not of the text is the same
     in both, so only the streams of the text differ, and attention is asked by the same queries.
     """
 
-    branch: Formulation | None = "conditional"
-    adds_rows = True
-
     def __init__(
         self, strength: _Strength, text: Mapping[str, Any] | None, layers: frozenset[str]
     ) -> None:
-        self.strength, self.text, self._layers = strength, text, layers
+        super().__init__(strength, text)
+        self._layers = layers
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
@@ -159,16 +186,21 @@ class _BesideText(Alteration):
         for row, added in pairs:
             first, second = (0, 0) if alone else (starts[row], starts[added])
             tied[added, second : second + length] = tokens[row, first : first + length]
-        call = call.with_input(tied)
+        # What keys are made of may be told apart from what queries are.
+        again = [name for name, value in call.call.named().items() if value is tokens]
+        for name in again:
+            call = call.with_input(tied, name)
         if call.name not in self._layers:
             return call()
 
         def attend(attention: Attention) -> Tensor:
             output = attention()
-            if attention.queries == length:
+            if attention.queries == length and attention.has_a_key_for_each_query:
                 return output  # The text is not among the tokens.
             _check_heads(output, call.name)
-            starts, _ = call.site.beside_text(call.name, attention.queries)
+            starts = (0,) * len(output)
+            if attention.queries > length:
+                starts, _ = call.site.beside_text(call.name, attention.queries)
             changed = output.clone()
             for row, added in pairs:
                 first, second = starts[row], starts[added]
@@ -334,10 +366,12 @@ class NormalizedAttentionGuidance(PassGuidance):
         layers = super().select(denoiser)
         strength = _Strength(self.scale, self.tau, self.alpha)
         edits, beside = self._edits(denoiser, layers)
-        alteration: Alteration = _InCrossAttention(strength, self.negative_embeds)
+        family, text = family_of(denoiser), self.negative_embeds
+        alteration: Alteration = _InCrossAttention(strength, text, family.cross_inputs)
         if beside:
-            chosen = frozenset([layer.name for layer in layers])
-            alteration = _BesideText(strength, self.negative_embeds, chosen)
+            alteration = _BesideText(strength, text, frozenset([layer.name for layer in layers]))
+        elif family.text_runs_along:
+            alteration = _InRows(strength, text)
         return Plan(alteration=alteration, edits=edits)
 
     def _edits(
@@ -353,11 +387,13 @@ class NormalizedAttentionGuidance(PassGuidance):
         beside = not edits and family.attends_beside_text(model)
         if beside:
             edits = {layer.module: layer.name for layer in family.layers(model)}
-        if not edits or not family.text_arguments:
+        reason = family.no_text(model)
+        if not reason and not (edits and family.text_arguments):
+            reason = f"how it attends to its text is not known in layers={self.layers!r}"
+        if reason:
             raise LayerError(
-                f"layers: how a {type(model).__name__} attends to its text is not known in "
-                f"layers={self.layers!r}, so a negative text can't be given there; expected other "
-                "layers or another model (docs/methods.md), or a negative prompt under "
-                "classifier-free guidance"
+                f"layers: no negative text can be given to a {type(model).__name__}: {reason}; "
+                "expected other layers or another model (docs/methods.md), or a negative prompt "
+                "under classifier-free guidance"
             )
         return edits, beside

@@ -64,16 +64,17 @@ class _TowardsSparse(Alteration):
 
     Args:
         scale: $\lambda$.
+        text: The name of the input that is the text.
     """
 
     is_one_attention = True
 
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
+    def __init__(self, scale: float, text: str) -> None:
+        self.scale, self._text = scale, text
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
-        if call.call.named().get("encoder_hidden_states") is None:
+        if call.call.named().get(self._text) is None:
             raise AttentionBackendError(
                 f"layer {call.name!r} is given no text to attend to here, but its own tokens; "
                 "expected a model that attends to its prompt"
@@ -100,6 +101,9 @@ class _TowardsSparse(Alteration):
 def _sparse(attention: Attention, dtype: torch.dtype) -> Tensor:
     """Attention whose weights are sparse."""
     query, key, value, options, _ = attention
+    if options.get("enable_gqa"):  # heads share keys and values
+        shared = query.shape[1] // key.shape[1]
+        key, value = (part.repeat_interleave(shared, dim=1) for part in (key, value))
     factor = options.get("scale")
     factor = 1 / math.sqrt(query.shape[-1]) if factor is None else factor
     mask = options.get("attn_mask")
@@ -174,7 +178,8 @@ class SparseTextAttention(PassGuidance):
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         edits = self._edits(denoiser, super().select(denoiser))
-        return Plan(alteration=_TowardsSparse(self.scale), edits=edits)
+        text, _ = family_of(denoiser).cross_inputs
+        return Plan(alteration=_TowardsSparse(self.scale, text), edits=edits)
 
     def _edits(
         self, denoiser: nn.Module, layers: tuple[SelfAttentionLayer, ...]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ..denoisers.attention_layer import LayerError
 from ..denoisers.image_tokens import rows_in_order
 from ..families.layer_selection import LayerSelection
 from ..guidance.guidance import SECOND_PASS, About
@@ -48,6 +49,11 @@ class ShuffleTokens(BlockPerturbation):
     @override
     def run(self, call: LayerCall) -> Any:
         given: Tensor = call.input()
+        if given.ndim < 3:
+            raise LayerError(
+                f"the block of {call.name} gets tokens of shape {tuple(given.shape)}, with no axis "
+                "for rows, so they can't be shuffled; expected another guidance than TPG"
+            )
         # Some blocks get their tokens as a feature map, `(B, C, H, W)`.
         tokens = given.flatten(2).mT if given.ndim == 4 else given
         parts = []
