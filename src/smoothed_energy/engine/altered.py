@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Acting", "AlteredPass", "check_altered", "told"]
+__all__ = ["Acting", "AlteredPass", "check_altered", "told", "told_by"]
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,20 +192,38 @@ def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> Non
     Raises:
         RuntimeError: If it calls none of its modules.
     """
+    def made() -> ModuleCall:
+        named = call.named()
+        text = _fitted(family, one, named, one.rows)
+        return call.with_named({**family.take_rows(named, one.rows), **text})
+
+    told_by(one, made, routers)
+
+
+def told_by(one: Acting, made: Callable[[], ModuleCall], routers: Routers) -> None:
+    """Find out how the first module of an alteration is called, once.
+
+    Args:
+        one: The alteration, in whose memory the call is kept.
+        made: The call of the denoiser for its rows, with the other text.
+        routers: Who decides about the calls of the denoiser's modules.
+
+    Raises:
+        RuntimeError: If the denoiser calls none of its modules.
+    """
     key = _told_name(one.rows)
     if not one.alteration.reads_text or key in one.memory:
         return
-    named = call.named()
-    text = _fitted(family, one, named, one.rows)
-    taken = call.with_named({**family.take_rows(named, one.rows), **text}).copied()
+    taken = made().copied()
+    stop = functools.partial(_stop, one.plan.edits)
     try:
-        with patched(one.plan.edits, routers), holding(routers.current, _stop):
+        with patched(one.plan.edits, routers), holding(routers.current, stop):
             taken()
     except _FoundError as found:
         one.memory[key] = found.call
         return
     raise RuntimeError(
-        f"the {type(call.module).__name__} called none of {', '.join(one.plan.edits.values())}, "
+        f"the {type(taken.module).__name__} called none of {', '.join(one.plan.edits.values())}, "
         "which are to be changed"
     )
 
@@ -218,7 +236,9 @@ class _FoundError(Exception):
         self.call = call
 
 
-def _stop(call: ModuleCall) -> Any:
+def _stop(modules: Container[nn.Module], call: ModuleCall) -> Any:
+    if call.module not in modules:
+        return call()  # Somebody else is asked about it.
     raise _FoundError(call)
 
 

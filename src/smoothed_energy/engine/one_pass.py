@@ -192,13 +192,18 @@ class PassSite:
         rows: Rows,
         context: StepContext,
     ) -> None:
-        self.denoiser, self.family, self._layers = denoiser, family, layers
+        self.denoiser, self.family, self.layers = denoiser, family, layers
         self.arguments, self.rows, self.context = arguments, rows, context
 
     @property
     def attends_in_blocks(self) -> bool:
         """Whether a layer attends in blocks of queries."""
         return self.family.attends_in_blocks
+
+    @property
+    def cross_inputs(self) -> tuple[str, ...]:
+        """The inputs of attention to the text alone that are of the text."""
+        return self.family.cross_inputs
 
     def image_tokens(self, layer: str, count: int) -> ImageTokens:
         """Which of the `count` tokens of a layer are the image's, in the rows of the pass."""
@@ -214,13 +219,17 @@ class PassSite:
             return (start,) * (self.rows.stop - self.rows.start), length
         return start[self.rows.start : self.rows.stop], length
 
+    def modulates(self, layer: str) -> bool:
+        """Whether a layer's module does more than attend, which follows from the text."""
+        return self.family.modulates(self.layers()[layer])
+
     def position(self) -> StepPosition:
         """Where the step is in its schedule."""
         return self.context.position()
 
     def outputs(self, layer: str, module: nn.Module) -> tuple[str, ...]:
         """The names of the inputs that a module returns changed, in the order of its outputs."""
-        return self.family.outputs(self.denoiser, self._layers()[layer], module)
+        return self.family.outputs(self.denoiser, self.layers()[layer], module)
 
 
 class PerturbedPrediction(NegativeContext):

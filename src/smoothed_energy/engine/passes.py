@@ -7,7 +7,7 @@ these runs are one kind of pass: what a module does in it is edited, observed, r
 
 from __future__ import annotations
 
-__all__ = ["PassRunner"]
+__all__ = ["PASS", "PassRunner"]
 
 import functools
 from collections.abc import Callable, Collection, Sequence
@@ -34,7 +34,7 @@ from .one_pass import CleanPass, FeatureMaps, Outcome, Pass, PassSite, Perturbed
 from .other_caches import OtherCaches
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
-_PASS = Routers("smoothed_energy_pass")
+PASS = Routers("smoothed_energy_pass")
 
 
 class PassRunner:
@@ -177,7 +177,7 @@ class PassRunner:
         whole = seen = Rows(0, batch, batch)
         altered = None
         if acting:
-            altered = AlteredPass(self.family, acting, whole)
+            altered = self.altered_pass(acting, whole)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
             call = call.with_forward(functools.partial(_made, altered, call))
         features = FeatureMaps(*map(self._entered, [*watching, *plans]))
@@ -192,8 +192,8 @@ class PassRunner:
         altering = [one.plan for one in acting]
         patched_for = [*watching, *plans, *altering]
         patches = () if self.sealed else self._patched_by(patched_for, stems.values())
-        with patched(patches, _PASS):
-            with holding(_PASS.current, clean_pass.handle):
+        with patched(patches, PASS):
+            with holding(PASS.current, clean_pass.handle):
                 output = call()
             if plans and self.other_caches is not None:
                 # What was empty before has something now.
@@ -215,6 +215,14 @@ class PassRunner:
             recorder.learn()
         return outcome
 
+    def altered_pass(self, acting: Sequence[Acting], rows: Rows) -> AlteredPass:
+        """What alterations do in a pass of some rows."""
+        return AlteredPass(self.family, acting, rows)
+
+    def tell(self, one: Acting, call: ModuleCall) -> None:
+        """Find out what an alteration asks for, before a call is made."""
+        told(self.family, one, call, PASS)
+
     def _site(self, arguments: Arguments, rows: Rows, context: StepContext) -> PassSite:
         return PassSite(self.model, self.family, lambda: self.layers, arguments, rows, context)
 
@@ -232,7 +240,7 @@ class PassRunner:
         rows = Rows(0, needed.batch, needed.batch) if whole else needed
         altered, seen = None, rows
         if clean.acting:
-            altered = AlteredPass(self.family, clean.acting, rows)
+            altered = self.altered_pass(clean.acting, rows)
             seen = altered.rows
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
         features = FeatureMaps(self._entered(plan))
@@ -247,7 +255,7 @@ class PassRunner:
         decide: Router = perturbed_pass.handle
         if self.regions is not None:
             inside = {*plan.edits, *self._entered(plan)}
-            decide = self.regions.router(inside, _PASS, decide, has_all_rows=rows.is_all)
+            decide = self.regions.router(inside, PASS, decide, has_all_rows=rows.is_all)
         run = functools.partial(self._perturbed, plan, decide, altered)
         call = self.family.isolated(self.take_rows(clean.call, rows))
         if self.model is not self.denoiser:
@@ -298,7 +306,7 @@ class PassRunner:
         keeps = self.family.is_needed_later(arguments) or self.family.keeps_keys(arguments)
         check_altered(hidden=hidden, cached=self.caches is not None, relates=relates, keeps=keeps)
         for one in acting:
-            told(self.family, one, call, _PASS)
+            self.tell(one, call)
 
     def _hides(self, module: nn.Module) -> bool:
         """Whether what a module computes in the clean pass is inside of compiled code."""
@@ -383,10 +391,10 @@ class PassRunner:
         """
         # A compiled first pass must not trace the patches, so they are there only now.
         modules = {*plan.edits, *self._entered(plan)} if self.sealed else ()
-        patches = patched(modules, _PASS)
+        patches = patched(modules, PASS)
         eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
-        with patches, eager, states, holding(_PASS.current, decide):
+        with patches, eager, states, holding(PASS.current, decide):
             call.show_to_pre_hooks(self.denoiser)
             return call() if altered is None else altered.made(call)
 

@@ -43,6 +43,7 @@ class Alterable(ABC):
         text_arguments: Arguments that follow from the prompt; none: they are not known.
         text_masks: Those of them, `(B, L, *)`, whose rows may be padded, and the argument that then
             tells which tokens `(B, L)` are a row's own.
+        cross_inputs: The inputs of `cross_attention` that are of the text: first the text itself.
     """
 
     unbatched: ClassVar[frozenset[str]] = frozenset()
@@ -51,6 +52,7 @@ class Alterable(ABC):
     tells_timesteps: ClassVar[bool] = True
     text_arguments: ClassVar[tuple[str, ...]] = ()
     text_masks: ClassVar[Mapping[str, str]] = {}
+    cross_inputs: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "attention_mask")
 
     @abstractmethod
     def timestep(
@@ -121,8 +123,8 @@ class Alterable(ABC):
     def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
         """The attention of the image's tokens to the text alone, in the block of a layer, if any.
 
-        It takes the text as `encoder_hidden_states`, and which of its tokens count as
-        `attention_mask`, both the same in all layers and at all times.
+        It takes the text, and which of its tokens count, as `cross_inputs`: the same in all layers
+        and at all times.
         """
         return None
 
@@ -132,6 +134,10 @@ class Alterable(ABC):
         """The attention to the text alone in the blocks of layers, with the names of these."""
         found = [(self.cross_attention(denoiser, layer), layer.name) for layer in layers]
         return {module: name for module, name in found if module is not None}
+
+    def modulates(self, layer: SelfAttentionLayer) -> bool:
+        """Whether what stands for a layer's attention does more, which follows from the text."""
+        return False
 
     def attends_beside_text(self, denoiser: nn.Module) -> bool:
         """Whether its layers attend with the tokens of the image and of the text together."""

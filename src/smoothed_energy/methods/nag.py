@@ -9,7 +9,7 @@ from __future__ import annotations
 
 __all__ = ["NormalizedAttentionGuidance", "normalized"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, ClassVar
 
@@ -119,12 +119,13 @@ class _InCrossAttention(Alteration):
 
             made = call.with_input(part.rows.of(call.input()))
             inputs = call.call.named()
-            if inputs.get("encoder_hidden_states") is None:
+            text = call.site.cross_inputs
+            if inputs.get(text[0]) is None:
                 raise AttentionBackendError(
                     f"the attention to the text of layer {call.name!r} is given "
-                    f"{', '.join(inputs)}; expected encoder_hidden_states among them"
+                    f"{', '.join(inputs)}; expected {text[0]} among them"
                 )
-            for argument in ("encoder_hidden_states", "attention_mask"):
+            for argument in text:
                 if argument in {*inputs, *call.call.parameters}:
                     made = made.with_input(part.told.argument(argument), argument)
             attend_with(attend, made.call, call.name)
@@ -154,19 +155,27 @@ class _BesideText(Alteration):
         pairs = list(zip(_numbers(part.rows), _numbers(part.added), strict=True))
         tokens: Tensor = call.input()
         starts, length = call.site.beside_text(call.name, max(tokens.shape[1], 0))
-        alone = tokens.shape[1] == length
-        tied = tokens.clone()
-        for row, added in pairs:
-            first, second = (0, 0) if alone else (starts[row], starts[added])
-            tied[added, second : second + length] = tokens[row, first : first + length]
-        call = call.with_input(tied)
-        if call.name not in self._layers:
+        modulates = call.site.modulates(call.name)
+        if not modulates:
+            alone = tokens.shape[1] == length
+            first = (0,) * len(starts) if alone else starts
+            call = call.with_input(_tied(tokens, pairs, first, length))
+        if not modulates and call.name not in self._layers:
             return call()
 
         def attend(attention: Attention) -> Tensor:
-            output = attention()
             if attention.queries == length:
-                return output  # The text is not among the tokens.
+                return attention()  # The text is not among the tokens.
+            if modulates:
+                found, _ = call.site.beside_text(call.name, attention.queries)
+                query, key, value = (
+                    _tied(part.transpose(1, 2), pairs, found, length).transpose(1, 2)
+                    for part in attention[:3]
+                )
+                attention = attention._replace(query=query, key=key, value=value)
+            output = attention()
+            if call.name not in self._layers:
+                return output
             _check_heads(output, call.name)
             starts, _ = call.site.beside_text(call.name, attention.queries)
             changed = output.clone()
@@ -178,6 +187,24 @@ class _BesideText(Alteration):
             return changed
 
         return attend_with(attend, call.call, call.name)
+
+
+def _tied(
+    tokens: Tensor, pairs: Sequence[tuple[int, int]], starts: Sequence[int], length: int
+) -> Tensor:
+    """Tokens `(B, T, *)` in which added rows have those of the image from the rows they repeat.
+
+    Args:
+        tokens: The tokens.
+        pairs: Rows, each with the one that was added for it.
+        starts: Where the tokens of the image begin, in each row.
+        length: How many these are.
+    """
+    tied = tokens.clone()
+    for row, added in pairs:
+        first, second = starts[row], starts[added]
+        tied[added, second : second + length] = tokens[row, first : first + length]
+    return tied
 
 
 def _numbers(rows: Rows) -> range:

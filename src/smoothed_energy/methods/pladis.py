@@ -71,7 +71,7 @@ class _TowardsSparse(Alteration):
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
-        if call.call.named().get("encoder_hidden_states") is None:
+        if call.call.argument(call.site.cross_inputs[0]) is None:
             raise AttentionBackendError(
                 f"layer {call.name!r} is given no text to attend to here, but its own tokens; "
                 "expected a model that attends to its prompt"

@@ -21,14 +21,15 @@ from ...denoisers.prediction import Predictions
 from ...engine.finite import check_finite
 from ...engine.one_pass import Outcome
 from ...engine.participant import Participant, note_call
-from ...engine.passes import PassRunner
 from ...engine.step import GuidedStep, Members
 from ...engine.summary import warn_if_idle
 from ...guidance import Guidance
 from ...guidance.negative_guidance import NegativeGuidance
 from ...intercept.module_call import ModuleCall
+from .altered import ComfyRunner
 from .denoiser import CONDITIONAL, UNCONDITIONAL, ComfyDenoiser, Conditioning, Denoised
 from .known import denoiser_of
+from .negative import TextOfRun
 from .step import ComfyStep, Schedule
 from .units import Units, prediction_kind
 
@@ -71,7 +72,7 @@ class ComfyRun:
         self._schedule = schedule
         self._members = Members()
         self._denoiser: ComfyDenoiser | None = None
-        self._runner: PassRunner | None = None
+        self._runner: ComfyRunner | None = None
         self._predicted: _Predicted | None = None
         self._probing: set[Participant] = set()
 
@@ -88,7 +89,7 @@ class ComfyRun:
                 f"{len(given)} branches of conditionings with {sum(c is None for c in given)} of "
                 "them empty are not known; expected a prompt, and perhaps a negative prompt"
             )
-        runner = self._runner_for(model)
+        runner = self._runner_for(model, x)
         context = self._context(model, sigma)
         has_cfg = given[UNCONDITIONAL] is not None
         limiting = self._members.without_cfg(self.participants, context) if has_cfg else []
@@ -116,7 +117,7 @@ class ComfyRun:
 
     def _call(
         self,
-        runner: PassRunner,
+        runner: ComfyRunner,
         conds: list[Conditioning],
         asked: Mapping[str, Any],
         *,
@@ -221,11 +222,11 @@ class ComfyRun:
         for participant, state in zip(self.participants, states, strict=True):
             warn_if_idle(participant.guidance, state.summary())
 
-    def _runner_for(self, model: Any) -> PassRunner:
+    def _runner_for(self, model: Any, latents: Tensor) -> ComfyRunner:
         """What runs the passes of a model: found once in a run."""
         if self._runner is None:
             self._denoiser = denoiser_of(model)
-            self._runner = PassRunner(self._denoiser)
+            self._runner = ComfyRunner(self._denoiser, TextOfRun(model, latents))
             for participant in self.participants:
                 if isinstance(participant.guidance, NegativeGuidance):
                     plan = participant.plan_for(self._denoiser)

@@ -36,12 +36,14 @@ class ComfyTransformer(ComfyFamily):
             attend themselves.
         returns: For each stack, the inputs that a block returns, in this order.
         has_text: Whether the text attends beside the picture.
+        cross: The attention of a block to the text alone; None: it has none that is known.
     """
 
     stacks: ClassVar[Mapping[str, str]]
     attention: ClassVar[Mapping[str, str]]
     returns: ClassVar[Mapping[str, tuple[str, ...]]]
     has_text: ClassVar[bool] = True
+    cross: ClassVar[str | None] = None
 
     def patch(self, network: Any) -> tuple[int, ...]:
         """The size of a token in latents, along their last axes."""
@@ -108,6 +110,29 @@ class ComfyTransformer(ComfyFamily):
         )
 
     @override
+    def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
+        if self.cross is None:
+            return None
+        block = denoiser.get_submodule(layer.name.rpartition(".")[0])
+        return getattr(block, self.cross, None)
+
+    @override
+    def modulates(self, layer: SelfAttentionLayer) -> bool:
+        return not self.attention[layer.letter]
+
+    @override
+    def attends_beside_text(self, denoiser: nn.Module) -> bool:
+        return self.has_text
+
+    @override
+    def beside_text(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> tuple[int | tuple[int, ...], int]:
+        grid, _, references = self.counts(denoiser)
+        start = self.tokens(denoiser, argument, layer, count).start
+        return start, math.prod(grid) + references
+
+    @override
     def layer_grid(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
@@ -134,6 +159,11 @@ class ComfyFlux(ComfyTransformer):
     stacks: ClassVar[Mapping[str, str]] = {"b": "double_blocks", "s": "single_blocks"}
     attention: ClassVar[Mapping[str, str]] = {"b": "", "s": ""}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("img", "txt"), "s": ("x",)}
+    texts: ClassVar[Mapping[str, str]] = {
+        "c_crossattn": "context",
+        "y": "y",
+        "attention_mask": "attention_mask",
+    }
 
 
 class ComfyChroma(ComfyFlux):
@@ -153,6 +183,11 @@ class ComfyQwenImage(ComfyTransformer):
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }
+    texts: ClassVar[Mapping[str, str]] = {
+        "c_crossattn": "context",
+        "attention_mask": "attention_mask",
+    }
+    masks: ClassVar[Mapping[str, str]] = {"context": "attention_mask"}
 
     @override
     def heads_and_width(self, module: Any) -> tuple[int, int]:
@@ -176,6 +211,7 @@ class ComfyWan(ComfyTransformer):
     attention: ClassVar[Mapping[str, str]] = {"b": "self_attn"}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("x",)}
     has_text: ClassVar[bool] = False
+    cross: ClassVar[str | None] = "cross_attn"
 
     @override
     def patch(self, network: Any) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ class ComfyUNet(ComfyFamily):
 
     name: ClassVar[str] = "ComfyUI U-Net"
     networks: ClassVar[tuple[str, ...]] = ("UNetModel",)
+    changes_text: ClassVar[tuple[str, ...]] = ("attn2_patch",)
     module_lists: ClassVar[tuple[str, ...]] = ("TimestepEmbedSequential",)
 
     @override
@@ -45,6 +46,13 @@ class ComfyUNet(ComfyFamily):
             if inside is not None:
                 found.extend(_of_part(part, f"diffusion_model.{name}", inside))
         return tuple(found)
+
+    @override
+    def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
+        block: Any = denoiser.get_submodule(layer.name.rpartition(".")[0])
+        # Some attend to themselves twice.
+        attends_to_text = not getattr(block, "switch_temporal_ca_to_sa", False)
+        return getattr(block, "attn2", None) if attends_to_text else None
 
     @override
     def tokens(
