@@ -71,7 +71,7 @@ def with_blocks(modules, attend):
         if not running:
             return function(q, k, v, heads, *args, skip_reshape=skip_reshape, **kwargs)
         if not skip_reshape:
-            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
         return attend(q, k, v).transpose(1, 2).flatten(2)
 
     def noted(forward, *args, **kwargs):

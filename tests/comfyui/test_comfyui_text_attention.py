@@ -22,7 +22,9 @@ from smoothed_energy.integrations.comfyui.guide import guide
 from smoothed_energy.integrations.comfyui.negative import NegativeText
 
 SCALE, TAU, ALPHA = 4.0, 1.2, 0.5
-NEGATIVE = prompt(5, TEXT, pooled_output=torch.zeros(1, 16))
+NEGATIVE = prompt(
+    5, TEXT, pooled_output=torch.zeros(1, 16), conditioning_llama3=torch.randn(1, 2, TEXT, 16)
+)
 
 
 def nag(layers, negative=None):
@@ -160,7 +162,7 @@ def test_nag_in_the_cross_attention_of_wan():
 
 
 @pytest.mark.parametrize(
-    "name", ["Flux", "QwenImage", *of_this_version("SD3", "Chroma", "Flux2", "ZImage")]
+    "name", ["Flux", "QwenImage", *of_this_version("SD3", "HiDream", "Chroma", "Flux2", "ZImage")]
 )
 def test_nag_where_text_and_picture_attend_together(name):
     """By hand both texts are run in one batch, and the second looks with the eyes of the first."""
@@ -171,19 +173,20 @@ def test_nag_where_text_and_picture_attend_together(name):
 
     def override(function, q, k, v, heads, *args, skip_reshape=False, transformer_options, **others):
         if not skip_reshape:
-            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
         start, stop = parts(name, q.shape[-2])
+        stop = q.shape[-2] if start else stop  # with what fills up the picture
         if start < 0:  # the text alone
             return softmax_attention(q, k, v).transpose(1, 2).flatten(2)
         order = transformer_options["cond_or_uncond"]
         plus, minus = (slice(order.index(i) * 2, order.index(i) * 2 + 2) for i in (0, 1))
         q, k, v = (x.clone() for x in (q, k, v))
         for x in (q, k, v):
-            x[minus, :, start:] = x[plus, :, start:]
+            x[minus, :, start:stop] = x[plus, :, start:stop]
         found = softmax_attention(q, k, v)
-        if chosen and start:
-            both = turned_away(found[plus, :, start:], found[minus, :, start:])
-            found[plus, :, start:] = both
+        if chosen and q.shape[-2] > stop - start:
+            both = turned_away(found[plus, :, start:stop], found[minus, :, start:stop])
+            found[plus, :, start:stop] = both
         return found.transpose(1, 2).flatten(2)
 
     def noted(forward, *args, **kwargs):
@@ -240,11 +243,12 @@ def test_nag_beside_a_perturbed_pass():
     found = sampled(both, 1.0, **settings)
     network = model.model.diffusion_model
     block = network.single_blocks[0]
+    forward = block.forward
     with_nag = sampled(guide(model, nag("b1")), 1.0, **settings)
     # In one step: s + 2 (s - s~).
     once = {**settings, "sigmas": levels("CONST")[2:]}
     s = sampled(guide(model, nag("b1")), 1.0, **once)
-    block.forward = lambda x, *args, **kwargs: x
+    block.forward = lambda x, *args, **kwargs: (x, forward(x.clone(), *args, **kwargs))[0]
     skipped = sampled(guide(model, nag("b1")), 1.0, **once)
     del block.forward
     expected = s + 2 * (s - skipped)

@@ -14,6 +14,7 @@ from .family import ComfyFamily
 from .transformers import ComfyChroma, ComfyFlux, ComfyNextDiT, ComfyQwenImage, ComfyWan
 from .unet import ComfyUNet
 from .units import prediction_kind
+from .more_transformers import ComfyHiDream, ComfyHunyuanVideo, ComfyLTX, ComfySD3
 
 #: All families, each with its classes of networks.
 FAMILIES: tuple[ComfyFamily, ...] = (
@@ -23,6 +24,10 @@ FAMILIES: tuple[ComfyFamily, ...] = (
     ComfyQwenImage(),
     ComfyWan(),
     ComfyNextDiT(),
+    ComfySD3(),
+    ComfyHiDream(),
+    ComfyHunyuanVideo(),
+    ComfyLTX(),
 )
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "ComfyQwenImage",
     "ComfyTransformer",
     "ComfyWan",
+    "patches_of",
 ]
 
 import math
@@ -28,7 +29,7 @@ class ComfyTransformer(ComfyFamily):
     """A network that is stacks of transformer blocks over patches of the latents.
 
     Attention has the text's tokens first, if it has any, then those of the picture or video, and
-    last those of pictures that it refers to.
+    then those of pictures that it refers to.
 
     Attributes:
         stacks: A letter for each list of blocks, in the order in which they run.
@@ -36,6 +37,7 @@ class ComfyTransformer(ComfyFamily):
             attend themselves.
         returns: For each stack, the inputs that a block returns, in this order.
         has_text: Whether the text attends beside the picture.
+        text_is_first: Whether it comes before the picture there, and not last.
         cross: The attention of a block to the text alone; None: it has none that is known.
     """
 
@@ -43,6 +45,7 @@ class ComfyTransformer(ComfyFamily):
     attention: ClassVar[Mapping[str, str]]
     returns: ClassVar[Mapping[str, tuple[str, ...]]]
     has_text: ClassVar[bool] = True
+    text_is_first: ClassVar[bool] = True
     cross: ClassVar[str | None] = None
 
     def patch(self, network: Any) -> tuple[int, ...]:
@@ -59,7 +62,7 @@ class ComfyTransformer(ComfyFamily):
         found: list[SelfAttentionLayer] = []
         for place, (letter, number, block) in enumerate(blocks):
             name = self.attention[letter]
-            module: Any = getattr(block, name) if name else block
+            module: Any = block.get_submodule(name)
             heads, width = self.heads_and_width(module)
             found.append(
                 SelfAttentionLayer(
@@ -87,8 +90,8 @@ class ComfyTransformer(ComfyFamily):
         patch = self.patch(network.diffusion_model)
         text = int(arguments["context"].shape[1]) if self.has_text else 0
         others = arguments.get("ref_latents") or ()
-        references = sum(math.prod(_patches(one.shape, patch)) for one in others)
-        return _patches(arguments["x"].shape, patch), text, references
+        references = sum(math.prod(patches_of(one.shape, patch)) for one in others)
+        return patches_of(arguments["x"].shape, patch), text, references
 
     @override
     def tokens(
@@ -99,7 +102,7 @@ class ComfyTransformer(ComfyFamily):
         if count == own:
             return ImageTokens(grid)
         if text and count == text + own:
-            return ImageTokens(grid, text)
+            return ImageTokens(grid, text if self.text_is_first else 0)
         size = "x".join(map(str, grid))
         made = f"there are {text} of the text, {size} of the picture and {references} of others"
         if not self.has_text:
@@ -136,7 +139,7 @@ class ComfyTransformer(ComfyFamily):
     def layer_grid(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
-        return _patches(latents, self.patch(network_of(denoiser).diffusion_model))
+        return patches_of(latents, self.patch(network_of(denoiser).diffusion_model))
 
     @override
     def multiple(self, denoiser: nn.Module) -> int:
@@ -267,7 +270,7 @@ class ComfyNextDiT(ComfyTransformer):
         return grid, text + -text % multiple, -math.prod(grid) % multiple
 
 
-def _patches(shape: Sequence[int], patch: tuple[int, ...]) -> tuple[int, ...]:
+def patches_of(shape: Sequence[int], patch: tuple[int, ...]) -> tuple[int, ...]:
     """The number of patches along the last axes of latents; ComfyUI fills up what is no patch."""
     sizes = shape[-len(patch) :]
     return tuple(-(-int(size) // part) for size, part in zip(sizes, patch, strict=True))
