@@ -101,14 +101,24 @@ class ComfyRun:
         units = Units(model.model_sampling, sigma)
         self._predicted = _Predicted(step, context, units, x, has_cfg)
         conds: list[Conditioning] = [(branch, given[branch]) for branch in branches]
+        for member in step.scales:
+            branch = _branch_of(member.formulation, has_cfg=has_cfg)
+            _check_active(member.participant.guidance, branch, given[branch], sigma)
         # What is looked at or changed in layers must be of one branch at a time: first with the
         # prompt. ComfyUI runs branches together or apart as memory and texts allow.
-        probes = any(member.participant in self._probing for member in step.scales)
+        probed = [
+            _branch_of(member.formulation, has_cfg=has_cfg)
+            for member in step.scales
+            if member.participant in self._probing
+        ]
         altering = [member.participant.guidance for member in step.altering]
         within = [one for one in altering if isinstance(one, NegativeGuidance)]
-        apart = probes or any(one.is_within for one in within)
+        apart = bool(probed) or any(one.is_within for one in within)
         parts = [[one] for one in reversed(conds)] if apart else [conds]
-        found = [self._call(runner, part, asked, probes=probes) for part in parts]
+        found = [
+            self._call(runner, part, asked, probes=part[0][0] in probed and len(part) == 1)
+            for part in parts
+        ]
         denoised = dict(pair for outcome in found for pair in outcome)
         # Without CFG its sum is to be c, whatever the scale.
         c = denoised[CONDITIONAL]
@@ -244,6 +254,39 @@ class ComfyRun:
             return float(sampling.timestep(sigma.flatten()[:1].float())[0])
 
         return ComfyStep(self._schedule, level, functools.cache(timestep), kind)
+
+
+def _branch_of(formulation: Formulation, *, has_cfg: bool) -> int:
+    """The branch that is perturbed: without CFG there is one, and both formulations mean it."""
+    return UNCONDITIONAL if has_cfg and formulation == "unconditional" else CONDITIONAL
+
+
+def _check_active(
+    guidance: Guidance, branch: int, cond: Sequence[Mapping[str, Any]], sigma: Tensor
+) -> None:
+    """Check that a branch is predicted at a noise level.
+
+    Args:
+        guidance: Who perturbs it.
+        branch: The branch.
+        cond: Its conditioning.
+        sigma: ComfyUI's noise level.
+
+    Raises:
+        RuntimeError: If none of its prompts holds there (ConditioningSetTimestepRange): ComfyUI then
+            predicts 0, and there is nothing to perturb.
+    """
+    level = float(sigma.flatten()[0])
+    for entry in cond:
+        first, last = entry.get("timestep_start"), entry.get("timestep_end")
+        if (first is None or level <= first) and (last is None or level >= last):
+            return
+    name = "negative prompt" if branch == UNCONDITIONAL else "prompt"
+    raise RuntimeError(
+        f"{guidance.method} perturbs the prediction for the {name}, and no {name} holds at the noise "
+        f"level {level:.4g}, which is outside of their time ranges; expected steps within these, or "
+        "the other formulation"
+    )
 
 
 def _check_reached(outcome: Outcome) -> None:
