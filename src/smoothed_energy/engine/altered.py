@@ -192,6 +192,7 @@ def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> Non
     Raises:
         RuntimeError: If it calls none of its modules.
     """
+
     def made() -> ModuleCall:
         named = call.named()
         text = _fitted(family, one, named, one.rows)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 __all__ = ["ComfyRunner"]
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +24,7 @@ from ...engine.altered import Acting, AlteredPass, told_by
 from ...engine.one_pass import PassSite
 from ...engine.passes import PASS, PassRunner
 from ...guidance.perturbation import LayerSite
+from ...intercept.attention import Attention, seeing
 from ...intercept.module_call import ModuleCall, Rows
 from .denoiser import CONDITIONAL, UNCONDITIONAL, ComfyDenoiser, InnerCall
 from .family import ComfyFamily
@@ -80,9 +83,7 @@ class _ComfyAlteredPass(AlteredPass):
             return call
         assert isinstance(site, PassSite)
         rows = self._inner.rows
-        own = PassSite(
-            site.denoiser, site.family, site.layers, site.arguments, rows, site.context
-        )
+        own = PassSite(site.denoiser, site.family, site.layers, site.arguments, rows, site.context)
         return self._inner.altered(call, own)
 
     @override
@@ -94,13 +95,13 @@ class _ComfyAlteredPass(AlteredPass):
         # Hooks change weights, and so the keys of a text.
         conds = call.argument("conds")
         self._keeps_keys = not any(entry.get("hooks") for _, cond in conds for entry in cond)
-        self._denoiser.through = self._run
+        self._denoiser.through = self._network_run
         try:
             return call()
         finally:
             self._denoiser.through, self._inner = None, None
 
-    def _run(self, call: ModuleCall, branches: tuple[int, ...]) -> Tensor:
+    def _network_run(self, call: ModuleCall, branches: tuple[int, ...]) -> Tensor:
         """One run of the network."""
         batch = len(call.argument("x"))
         acting = list(self._in(branches, batch))
@@ -117,11 +118,17 @@ class _ComfyAlteredPass(AlteredPass):
                 told_by(one, lambda one=one: self._with_text(call, one), PASS)  # type: ignore[misc]
         inner = AlteredPass(self._comfy, acting, Rows(0, batch, batch))
         inner.reached = self.reached
+        looking: AbstractContextManager[Any] = nullcontext()
         if adding:
+            texts = call.argument("context").shape[1]
             call = self._with_added(call, adding[0], branches)
+            found = [call.argument(name) for name in self._comfy.masks.values()]
+            if any(mask is not None for mask in found):
+                looking = seeing(functools.partial(_check_masked, texts))
         self._denoiser.inner.append(InnerCall(call.named(), branches, has_added=bool(adding)))
         self._inner = inner
-        output: Tensor = call()
+        with looking:
+            output: Tensor = call()
         return inner.without_added(output)
 
     def _in(self, branches: tuple[int, ...], batch: int) -> Iterator[Acting]:
@@ -142,9 +149,7 @@ class _ComfyAlteredPass(AlteredPass):
         taken: dict[str, Any] = take_rows(named, one.rows, _OF_RUN)
         return call.with_named({**taken, **self._text(one, named)})
 
-    def _with_added(
-        self, call: ModuleCall, one: Acting, branches: tuple[int, ...]
-    ) -> ModuleCall:
+    def _with_added(self, call: ModuleCall, one: Acting, branches: tuple[int, ...]) -> ModuleCall:
         """The run with the rows of an alteration once more after themselves, with its text."""
         named, rows = call.named(), one.rows
         named, text = pad_texts(self._comfy.masks, named, self._text(one, named))
@@ -167,9 +172,20 @@ class _ComfyAlteredPass(AlteredPass):
         return call.with_named(found | {"transformer_options": options})
 
 
-def _stretches(
-    branch: Formulation | None, branches: tuple[int, ...]
-) -> Iterator[tuple[int, int]]:
+def _check_masked(tokens: int, attention: Attention) -> None:
+    """Check that attention masks texts that are filled up.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    if attention.options.get("attn_mask") is None:
+        raise RuntimeError(
+            f"this version of ComfyUI masks no text of this model, and the prompt has {tokens} "
+            "tokens; expected a negative of NAG with as many, or a newer ComfyUI"
+        )
+
+
+def _stretches(branch: Formulation | None, branches: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """Where parts of a batch that follow each other are of a branch: the first, and past the last.
 
     Args:

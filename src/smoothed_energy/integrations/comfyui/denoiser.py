@@ -120,9 +120,9 @@ class ComfyDenoiser(nn.Module):
             lists: list[Any] = [None] * max(2, *[branch + 1 for branch, _ in part])
             for branch, cond in part:
                 lists[branch] = cond
-            with patched(() if tells else [self.diffusion_model], _NETWORK):
-                with holding(_NETWORK.current, self._noted):
-                    denoised = _calc_cond_batch()(model, lists, latents, sigma, with_options)
+            noted = patched(() if tells else [self.diffusion_model], _NETWORK)
+            with noted, holding(_NETWORK.current, self._noted):
+                denoised = _calc_cond_batch()(model, lists, latents, sigma, with_options)
             predictions.extend(
                 [units.to_prediction(denoised[branch], latents) for branch, _ in part]
             )

@@ -11,10 +11,10 @@ from torch import nn
 
 from .denoiser import ComfyDenoiser
 from .family import ComfyFamily
+from .more_transformers import ComfyHiDream, ComfyHunyuanVideo, ComfyLTX, ComfySD3
 from .transformers import ComfyChroma, ComfyFlux, ComfyNextDiT, ComfyQwenImage, ComfyWan
 from .unet import ComfyUNet
 from .units import prediction_kind
-from .more_transformers import ComfyHiDream, ComfyHunyuanVideo, ComfyLTX, ComfySD3
 
 #: All families, each with its classes of networks.
 FAMILIES: tuple[ComfyFamily, ...] = (

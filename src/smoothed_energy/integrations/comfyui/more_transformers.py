@@ -132,8 +132,8 @@ class ComfyHunyuanVideo(ComfyFlux):
         blocks: Any = network_of(denoiser).diffusion_model
         # Until 2025 text came last.
         flipped = getattr(blocks.double_blocks[0], "flipped_img_txt", False)
-        start = found.start - (text if flipped and count > text + first else 0)
-        return ImageTokens(found.grid, max(0, start) + first)
+        before = text if not flipped and count > math.prod(found.grid) + first else 0
+        return ImageTokens(found.grid, before + first)
 
     @override
     def attends_beside_text(self, denoiser: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""A negative text inside of attention: a CONDITIONING of ComfyUI, and what a network is given of it."""
+"""A negative text inside of attention: a CONDITIONING, and what a network is given of it."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def check_text(text: Mapping[str, Any] | None) -> None:
     """
     if not isinstance(text, NegativeText):
         raise RuntimeError(
-            "nag needs a CONDITIONING, since nothing in a MODEL encodes a negative prompt; expected "
-            "the node of NAG, or negative_embeds=NegativeText(conditioning)"
+            "nag needs a CONDITIONING, since nothing in a MODEL encodes a negative prompt; "
+            "expected the node of NAG, or negative_embeds=NegativeText(conditioning)"
         )
 
 

@@ -273,8 +273,8 @@ def _check_active(
         sigma: ComfyUI's noise level.
 
     Raises:
-        RuntimeError: If none of its prompts holds there (ConditioningSetTimestepRange): ComfyUI then
-            predicts 0, and there is nothing to perturb.
+        RuntimeError: If none of its prompts holds there (ConditioningSetTimestepRange): ComfyUI
+            then predicts 0, and there is nothing to perturb.
     """
     level = float(sigma.flatten()[0])
     for entry in cond:
@@ -283,9 +283,9 @@ def _check_active(
             return
     name = "negative prompt" if branch == UNCONDITIONAL else "prompt"
     raise RuntimeError(
-        f"{guidance.method} perturbs the prediction for the {name}, and no {name} holds at the noise "
-        f"level {level:.4g}, which is outside of their time ranges; expected steps within these, or "
-        "the other formulation"
+        f"{guidance.method} perturbs the prediction for the {name}, and no {name} holds at the "
+        f"noise level {level:.4g}, which is outside of their time ranges; expected steps within "
+        "these, or the other formulation"
     )
 
 
