@@ -116,6 +116,14 @@ class AlteredPass:
         made = ModuleCall(call.module, call.forward, args, kwargs)
         return one.alteration.run(LayerCall(layer, made, site), part)
 
+    def around(self, call: ModuleCall) -> ModuleCall:
+        """The same call of the denoiser, made with the rows that are added."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self.made(ModuleCall(call.module, call.forward, args, kwargs))
+
+        return call.with_forward(forward)
+
     def made(self, call: ModuleCall) -> Any:
         """What the denoiser gives for a call of the rows of the pass, made with those added."""
         if self._twice is None:

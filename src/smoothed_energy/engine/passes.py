@@ -179,7 +179,7 @@ class PassRunner:
         if acting:
             altered = self.altered_pass(acting, whole)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
-            call = call.with_forward(functools.partial(_made, altered, call))
+            call = altered.around(call)
         features = FeatureMaps(*map(self._entered, [*watching, *plans]))
         everything = self._site(arguments.in_pass(features.sizes), seen, context)
         clean_pass = Pass(
@@ -397,8 +397,3 @@ class PassRunner:
         with patches, eager, states, holding(PASS.current, decide):
             call.show_to_pre_hooks(self.denoiser)
             return call() if altered is None else altered.made(call)
-
-
-def _made(altered: AlteredPass, call: ModuleCall, *args: Any, **kwargs: Any) -> Any:
-    """What a denoiser gives with the rows that alterations add."""
-    return altered.made(ModuleCall(call.module, call.forward, args, kwargs))
