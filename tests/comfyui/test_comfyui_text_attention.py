@@ -238,6 +238,71 @@ def test_a_shorter_negative_text_is_masked_where_a_model_masks():
     assert torch.allclose(*found, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not of_this_version("ZImage"), reason="needs a ComfyUI with Z-Image")
+def test_a_shorter_negative_text_is_filled_up_as_z_image_does():
+    """By hand: a text of as many tokens, whose last are embedded as what fills up."""
+    model, latents, conds, _ = of("ZImage")
+    network = model.model.diffusion_model
+    settings = {"sigmas": levels("CONST"), "latents": latents, **conds}
+    short, long = prompt(5, 3), prompt(5, TEXT)
+    long[0][0][:, :3], long[0][0][:, 3:] = short[0][0], 99.0
+    found = sampled(guide(model, nag("b1", short)), 1.0, **settings)
+
+    def fill(module, given, output):
+        is_mark = (given[0] == 99).all(-1, keepdim=True)
+        return torch.where(is_mark, network.cap_pad_token[0], output)
+
+    handle = network.cap_embedder.register_forward_hook(fill)
+    expected = sampled(guide(model, nag("b1", long)), 1.0, **settings)
+    handle.remove()
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, sampled(model, 1.0, **settings))
+    with pytest.raises(ValueError, match="the negative text has 7 tokens"):
+        sampled(guide(model, nag("b1", prompt(5, 7))), 1.0, **settings)
+
+
+@pytest.mark.skipif(not IS_REAL, reason="the stand-in has no LTX-Video")
+def test_nag_and_pladis_in_the_masked_cross_attention_of_ltx():
+    model, latents, conds, _ = of("LTXV")
+    network, mask = model.model.diffusion_model, torch.tensor([[1, 1, 1, 0, 0]])
+    conds["positive"][0][1]["attention_mask"] = mask
+    settings = {"sigmas": levels("CONST"), "latents": latents, **conds}
+    attention = network.transformer_blocks[1].attn2
+
+    def by_hand(weighted):
+        def attend(x, context, **others):
+            def heads(value):
+                return value.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+
+            q = heads(attention.q_norm(attention.to_q(x)))
+            return attention.to_out(weighted(q, heads, context).transpose(1, 2).flatten(2))
+
+        def step(predict, x, sigma):
+            attention.forward = attend
+            c = predict("positive", x)
+            del attention.forward
+            return c
+
+        return loop(model, conds, latents, levels("CONST"), step)
+
+    def attended(q, heads, text):
+        k, v = heads(attention.k_norm(attention.to_k(text))), heads(attention.to_v(text))
+        return softmax_attention(q, k, v)
+
+    def both(q, heads, context):
+        negative = network.caption_projection(NEGATIVE[0][0]).view(1, TEXT, -1)
+        return turned_away(attended(q, heads, context[:, :3]), attended(q, heads, negative))
+
+    def sparse(q, heads, context):
+        text = context[:, :3]
+        k, v = heads(attention.k_norm(attention.to_k(text))), heads(attention.to_v(text))
+        weights = q @ k.mT / q.shape[-1] ** 0.5
+        return (2 * entmax15(weights) - weights.softmax(-1)) @ v
+
+    assert_as_by_hand(model, nag("b1"), by_hand(both), **settings)
+    assert_as_by_hand(model, "pladis; layers=b1", by_hand(sparse), **settings)
+
+
 def test_texts_of_two_lengths_where_a_model_masks_none():
     model, latents, conds, _ = of("Flux")
     settings = {"sigmas": levels("CONST"), "latents": latents, **conds}

@@ -10,12 +10,12 @@ __all__ = ["ComfyRunner"]
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ...denoisers.cfg_batch import Formulation, repeat_rows, take_rows
@@ -120,11 +120,7 @@ class _ComfyAlteredPass(AlteredPass):
         inner.reached = self.reached
         looking: AbstractContextManager[Any] = nullcontext()
         if adding:
-            texts = call.argument("context").shape[1]
-            call = self._with_added(call, adding[0], branches)
-            found = [call.argument(name) for name in self._comfy.masks.values()]
-            if any(mask is not None for mask in found):
-                looking = seeing(functools.partial(_check_masked, texts))
+            call, looking = self._with_added(call, adding[0], branches)
         self._denoiser.inner.append(InnerCall(call.named(), branches, has_added=bool(adding)))
         self._inner = inner
         with looking:
@@ -149,10 +145,24 @@ class _ComfyAlteredPass(AlteredPass):
         taken: dict[str, Any] = take_rows(named, one.rows, _OF_RUN)
         return call.with_named({**taken, **self._text(one, named)})
 
-    def _with_added(self, call: ModuleCall, one: Acting, branches: tuple[int, ...]) -> ModuleCall:
-        """The run with the rows of an alteration once more after themselves, with its text."""
+    def _with_added(
+        self, call: ModuleCall, one: Acting, branches: tuple[int, ...]
+    ) -> tuple[ModuleCall, AbstractContextManager[Any]]:
+        """The run with the rows of an alteration once more after themselves, with its text.
+
+        Returns:
+            The run, and the block in which it is to be made.
+        """
         named, rows = call.named(), one.rows
-        named, text = pad_texts(self._comfy.masks, named, self._text(one, named))
+        tokens, text = int(named["context"].shape[1]), self._text(one, named)
+        block: AbstractContextManager[Any] = nullcontext()
+        filling = self._comfy.filling(self._denoiser.diffusion_model)
+        if filling is not None and (length := text["context"].shape[1]) < tokens:
+            text["context"] = nn.functional.pad(text["context"], (0, 0, 0, tokens - length))
+            block = _filled(*filling, rows, length)
+        named, text = pad_texts(self._comfy.masks, named, text)
+        if any(named.get(mask) is not None for mask in self._comfy.masks.values()):
+            block = seeing(functools.partial(_check_masked, tokens))
         for mask in self._comfy.masks.values():
             for found in (named, text):
                 if isinstance(found.get(mask), Tensor) and found[mask].dtype == torch.bool:
@@ -169,7 +179,31 @@ class _ComfyAlteredPass(AlteredPass):
             told = list(options.get(name, ()))
             if told:
                 options[name] = [*told[: parts.stop], *told[parts], *told[parts.stop :]]
-        return call.with_named(found | {"transformer_options": options})
+        return call.with_named(found | {"transformer_options": options}), block
+
+
+@contextmanager
+def _filled(embedder: nn.Module, token: Tensor, rows: Rows, length: int) -> Iterator[None]:
+    """A block in which rows that are added have a token of the network's own past their text.
+
+    Args:
+        embedder: What embeds texts, `(B, L, C)`.
+        token: The token, `(C,)`.
+        rows: The rows that others were added for, which follow them.
+        length: The tokens of their text.
+    """
+    count = rows.stop - rows.start
+
+    def fill(module: nn.Module, given: Any, output: Tensor) -> Tensor:
+        filled = output.clone()
+        filled[rows.stop : rows.stop + count, length:] = token.to(output)
+        return filled
+
+    handle = embedder.register_forward_hook(fill)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_masked(tokens: int, attention: Attention) -> None:

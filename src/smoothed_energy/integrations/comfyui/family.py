@@ -48,6 +48,10 @@ class ComfyFamily(Family):
         """Why a network of these classes can't be guided; empty if it can."""
         return ""
 
+    def filling(self, network: nn.Module) -> tuple[nn.Module, Tensor] | None:
+        """What embeds the text, and the token by which a network fills up texts; None: none."""
+        return None
+
     @abstractmethod
     def layers_in(self, network: nn.Module) -> Sequence[SelfAttentionLayer]:
         """The self-attention layers of a network, in the order in which they run."""

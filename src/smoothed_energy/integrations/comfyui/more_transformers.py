@@ -152,6 +152,7 @@ class ComfyLTX(ComfyTransformer):
         "c_crossattn": "context",
         "attention_mask": "attention_mask",
     }
+    masks: ClassVar[Mapping[str, str]] = {"context": "attention_mask"}
     has_text: ClassVar[bool] = False
     cross: ClassVar[str | None] = "attn2"
 

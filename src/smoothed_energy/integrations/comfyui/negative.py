@@ -140,6 +140,11 @@ class TextOfRun:
                         "texts of the same encoders"
                     )
                 continue
+            if like is None and argument not in family.masks.values():
+                raise ValueError(
+                    f"the negative of NAG has {argument}, and the prompt has not; expected texts "
+                    "of the same encoders"
+                )
             tensor: Tensor = value.process_cond(batch_size=count, area=None).cond
             if isinstance(like, Tensor):
                 if argument in family.masks.values() and like.is_floating_point():
@@ -150,6 +155,10 @@ class TextOfRun:
                 dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
                 tensor = tensor.to(like.device, dtype)
             found[argument] = tensor
+        for argument, mask in family.masks.items():
+            if mask not in found and isinstance(named.get(mask), Tensor):
+                tokens = found[argument]
+                found[mask] = tokens.new_ones(tokens.shape[:2], dtype=torch.int64)
         return found
 
     def _encoded(self, text: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ...denoisers.attention_layer import PARTS, SelfAttentionLayer
@@ -250,6 +250,12 @@ class ComfyNextDiT(ComfyTransformer):
         if hasattr(network, "pad_tokens_multiple"):
             return ""
         return "this ComfyUI lets rows have text of different lengths; expected 0.3.75 or newer"
+
+    @override
+    def filling(self, network: Any) -> tuple[nn.Module, Tensor] | None:
+        if not network.pad_tokens_multiple:
+            return None
+        return network.cap_embedder, network.cap_pad_token[0]
 
     @override
     def heads_and_width(self, module: Any) -> tuple[int, int]:
