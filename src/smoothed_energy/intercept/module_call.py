@@ -44,8 +44,10 @@ def name_inputs(kind: type[nn.Module], names: Sequence[str], tokens: str) -> Non
         names: The names of its inputs, in order.
         tokens: The one of them that holds the tokens of the image.
     """
-    _TOLD[kind.forward] = tuple(names), names.index(tokens)
-    _names.cache_clear()
+    told = tuple(names), names.index(tokens)
+    if _TOLD.get(kind.forward) != told:
+        _TOLD[kind.forward] = told
+        _names.cache_clear()
 
 
 @functools.lru_cache(maxsize=256)

@@ -32,12 +32,16 @@ class ComfySD3(ComfyTransformer):
 
     @override
     def refuse(self, network: nn.Module) -> str:
-        blocks: Any = network.joint_blocks
-        # They take whatever they are given, and hand it on.
-        name_inputs(type(blocks[0]), ("context", "x"), tokens="x")
         if getattr(network, "register_length", 0):
             return "it has tokens that are neither text nor picture (registers)"
         return ""
+
+    @override
+    def layers_in(self, network: nn.Module) -> tuple[SelfAttentionLayer, ...]:
+        blocks: Any = network.joint_blocks
+        # They take whatever they are given, and hand it on.
+        name_inputs(type(blocks[0]), ("context", "x"), tokens="x")
+        return super().layers_in(network)
 
     @override
     def heads_and_width(self, module: Any) -> tuple[int, int]:

@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ...denoisers.attention_layer import PARTS, SelfAttentionLayer
+from ...denoisers.attention_layer import SelfAttentionLayer
 from ...denoisers.image_tokens import GridError, ImageTokens, unknown_grid
 from ...families import Arguments
+from ...families.transformer import stacked_layers
 from .family import ComfyFamily, network_of
 
 
@@ -55,29 +56,15 @@ class ComfyTransformer(ComfyFamily):
     @override
     def layers_in(self, network: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         blocks = [
-            (letter, number, block)
+            (letter, number, f"diffusion_model.{name}.{number}", block)
             for letter, name in self.stacks.items()
             for number, block in enumerate(getattr(network, name))
         ]
-        found: list[SelfAttentionLayer] = []
-        for place, (letter, number, block) in enumerate(blocks):
-            name = self.attention[letter]
-            module: Any = block.get_submodule(name)
-            heads, width = self.heads_and_width(module)
-            found.append(
-                SelfAttentionLayer(
-                    name=f"diffusion_model.{self.stacks[letter]}.{number}.{name or 'attention'}",
-                    part=PARTS[place * len(PARTS) // len(blocks)],
-                    letter=letter,
-                    index=number,
-                    block=number,
-                    position=0,
-                    heads=heads,
-                    width=width,
-                    module=module,
-                )
-            )
-        return tuple(found)
+        return stacked_layers(
+            blocks,
+            lambda letter: (self.attention[letter],),
+            lambda module, name: self.heads_and_width(module),
+        )
 
     def heads_and_width(self, module: Any) -> tuple[int, int]:
         """The number of heads of what attends, and the channels of its queries."""
