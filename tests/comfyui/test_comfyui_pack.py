@@ -163,6 +163,20 @@ def test_the_example_workflows_have_these_nodes():
             assert len(node["widgets_values"]) == len(widgets)
 
 
+def test_workflows_give_these_nodes_all_their_inputs():
+    ids = {schema.node_id: schema for schema in SCHEMAS.values()}
+    found = list((PACK / "workflows").glob("*.json"))
+    assert found
+    page = (PACK / "README.md").read_text()
+    for path in found:
+        graph = json.loads(path.read_text())
+        own = [one for one in graph.values() if one["class_type"].startswith("SmoothedEnergy")]
+        assert own
+        for one in own:
+            assert {*one["inputs"]} == {given.id for given in ids[one["class_type"]].inputs}
+        assert f"`{path.name}`" in page
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="needs tomllib")
 def test_what_the_registry_reads():
     told = tomllib.loads((PACK / "pyproject.toml").read_text())
