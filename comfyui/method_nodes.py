@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from smoothed_energy.integrations.comfyui.guide import guide
+from smoothed_energy.integrations.comfyui.negative import NegativeText
 
 from .settings import (
     CATEGORY,
@@ -53,6 +54,8 @@ def settings_of(method: str, values: dict[str, Any]) -> dict[str, Any]:
         values: The values of the inputs.
     """
     settings = {"method": method, **values}
+    if "negative" in settings:
+        settings["negative_embeds"] = NegativeText(settings.pop("negative"))
     schedule = str(settings.pop("scale_schedule", "")).strip()
     if schedule:
         settings["scale"] = schedule
@@ -87,6 +90,7 @@ def _node(told: _Method) -> type[io.ComfyNode]:
 
 
 _PERTURBED, _RULES, _HISTORY = "perturbed pass", "CFG rules", "result"
+_TEXT = "attention to the text"
 
 METHOD_NODES: list[type[io.ComfyNode]] = [
     _node(one)
@@ -224,6 +228,41 @@ METHOD_NODES: list[type[io.ComfyNode]] = [
                     tooltip="Whether only places that several windows see are corrected.",
                 ),
                 *negative_settings(),
+            ],
+        ),
+        _Method(
+            "nag",
+            "NAG",
+            "Normalized Attention Guidance (NAG)",
+            _TEXT,
+            "A negative prompt inside of attention, for models that run without CFG, and beside "
+            "it. NeurIPS 2025, arXiv 2505.21179.",
+            lambda: [
+                io.Conditioning.Input("negative", tooltip="What is not to be drawn: one text."),
+                number(
+                    "scale",
+                    4.0,
+                    0,
+                    100,
+                    "How strongly it acts. 0 is off. Other packs call this plus 1 the scale.",
+                ),
+                number("tau", 2.5, 0.01, 100, "The most that attention may grow."),
+                number("alpha", 0.25, 0, 1, "How much of it is taken: 0.5 for SDXL."),
+                layers("all"),
+                steps(),
+            ],
+        ),
+        _Method(
+            "pladis",
+            "PLADIS",
+            "Sparse Attention to the Text (PLADIS)",
+            _TEXT,
+            "Attention to the text, extrapolated towards sparse attention. ICCV 2025, arXiv "
+            "2503.07677.",
+            lambda: [
+                number("scale", 2.0, 0, 100, "0 is off, 1 sparse attention, 2 the authors'."),
+                layers("all"),
+                steps(),
             ],
         ),
         _Method(

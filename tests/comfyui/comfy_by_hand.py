@@ -71,7 +71,7 @@ def with_blocks(modules, attend):
         if not running:
             return function(q, k, v, heads, *args, skip_reshape=skip_reshape, **kwargs)
         if not skip_reshape:
-            q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
         return attend(q, k, v).transpose(1, 2).flatten(2)
 
     def noted(forward, *args, **kwargs):
@@ -102,18 +102,10 @@ def softmax_attention(q, k, v):
 
 def held(model, conds, latents):
     """Conditionings as a run of ComfyUI has them."""
-    if hasattr(samplers, "process_conds"):
-        import comfy.sampler_helpers
+    import comfy.sampler_helpers
 
-        both = {name: comfy.sampler_helpers.convert_cond(cond) for name, cond in conds.items()}
-        return samplers.process_conds(model, latents, both, latents.device, latents, None, 3)
-    return {
-        name: [
-            {**extra, "uuid": (name, place), "model_conds": {"c_crossattn": samplers.Held(text)}}
-            for place, (text, extra) in enumerate(cond)
-        ]
-        for name, cond in conds.items()
-    }
+    both = {name: comfy.sampler_helpers.convert_cond(cond) for name, cond in conds.items()}
+    return samplers.process_conds(model, latents, both, latents.device, latents, None, 3)
 
 
 def loop(patcher, conds, x, sigmas, step):

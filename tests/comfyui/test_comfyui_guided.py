@@ -3,9 +3,11 @@
 import pytest
 import torch
 from comfy_by_hand import attention_modules, blurred_2d, loop, softmax_attention, with_attention
-from tiny_comfy import levels, noise, prompt, sampled, unet
+from tiny_comfy import IS_REAL, levels, noise, prompt, sampled, unet, video_unet
 
+from smoothed_energy.families import LayerError
 from smoothed_energy.integrations.comfyui.guide import guidances_of, guide
+from smoothed_energy.integrations.comfyui.negative import NegativeText
 
 CONDS = {"positive": prompt(1), "negative": prompt(2)}
 # Of the middle: latents are 12 x 8, and halved once.
@@ -313,3 +315,31 @@ def test_within_is_right_where_comfyui_runs_branches_apart():
 def test_self_guidance_is_refused():
     with pytest.raises(RuntimeError, match="the timestep that the network is told"):
         guide(unet(), "sg")
+
+
+@pytest.mark.skipif(not IS_REAL, reason="the stand-in has no U-Net for videos")
+def test_the_frames_of_stable_video_diffusion():
+    """Each is blurred by itself: the rows of its latents are the frames."""
+    model = video_unet()
+    text = [[prompt(seed)[0][0][:, :1], {}] for seed in (1, 2)]
+    conds = {"positive": [text[0]], "negative": [text[1]]}
+    found = [
+        module
+        for name, module in model.model.diffusion_model.named_modules()
+        if name.startswith("middle_block") and name.endswith("transformer_blocks.0.attn1")
+    ]
+
+    def step(predict, x, sigma):
+        c, u = predict("positive", x), predict("negative", x)
+        with with_attention(found, blurred(1.0)):
+            perturbed = predict("positive", x)
+        return u + 4 * (c - u) + 3 * (c - perturbed)
+
+    expected = loop(model, conds, noise(3), levels(), step)
+    plain = sampled(model, latents=noise(3), **conds)
+    guided = guide(model, "seg; scale=3; blur=gaussian:1; layers=mid")
+    difference = sampled(guided, latents=noise(3), **conds) - plain
+    assert difference.norm() > 1e-3 * plain.norm()
+    assert (difference - (expected - plain)).norm() < 1e-2 * difference.norm()
+    with pytest.raises(LayerError, match="attends to its text is not known"):
+        guide(model, {"method": "nag", "negative_embeds": NegativeText(prompt(1))})

@@ -8,7 +8,7 @@ import sys
 from dataclasses import fields
 
 import pytest
-from tiny_comfy import PACK, sampled, unet
+from tiny_comfy import PACK, prompt, sampled, unet
 
 from smoothed_energy.integrations.comfyui.guide import guidances_of
 from smoothed_energy.methods import METHODS
@@ -35,14 +35,14 @@ OF_METHODS = [node for node in NODES if hasattr(node, "METHOD")]
 
 
 def defaults(node):
-    inputs = [one for one in SCHEMAS[node].inputs if one.id != "model"]
-    return {one.id: one.default for one in inputs}
+    inputs = [one for one in SCHEMAS[node].inputs if one.id not in ("model", "negative")]
+    found = {one.id: one.default for one in inputs}
+    return found | ({"negative": prompt(5)} if getattr(node, "METHOD", "") == "nag" else {})
 
 
 def test_every_method_has_a_node():
-    # Autoguidance needs a second model, sg and tsg the timestep that a network is told, nag and
-    # pladis another pass.
-    without = {"autoguidance", "sg", "tsg", "nag", "pladis"}
+    # Autoguidance needs a second model, sg and tsg the timestep that a network is told.
+    without = {"autoguidance", "sg", "tsg"}
     assert [node.METHOD for node in OF_METHODS] == [name for name in METHODS if name not in without]
 
 
@@ -58,6 +58,9 @@ def test_ids_and_names_are_unique():
 def test_nodes_have_all_settings_of_their_methods(node):
     settings = {field.name for field in fields(METHODS[node.METHOD])}
     own = set(defaults(node))
+    if node.METHOD == "nag":  # a conditioning says both
+        own |= {"negative_prompt", "negative_embeds"}
+        own -= {"negative"}
     # `refresh` says what `every` does; two inputs write another one.
     assert own - {"scale_schedule", "blur_sigma"} == settings - {"every"}
 
@@ -67,6 +70,8 @@ def test_defaults_are_those_of_the_methods(node):
     guided = node.execute(unet(), **defaults(node)).args[0]
     expected = METHODS[node.METHOD]()
     (found,) = guidances_of(guided)
+    if node.METHOD == "nag":
+        expected = METHODS["nag"](negative_embeds=found.negative_embeds)
     if node.METHOD == "apg":  # ComfyUI's own, and the paper's, are of pictures
         expected = METHODS["apg"](space="picture")
     if node.METHOD == "interval":  # that of all steps does nothing
@@ -156,6 +161,20 @@ def test_the_example_workflows_have_these_nodes():
         for node in own:
             widgets = [one for one in ids[node["type"]].inputs if one.id != "model"]
             assert len(node["widgets_values"]) == len(widgets)
+
+
+def test_workflows_give_these_nodes_all_their_inputs():
+    ids = {schema.node_id: schema for schema in SCHEMAS.values()}
+    found = list((PACK / "workflows").glob("*.json"))
+    assert found
+    page = (PACK / "README.md").read_text()
+    for path in found:
+        graph = json.loads(path.read_text())
+        own = [one for one in graph.values() if one["class_type"].startswith("SmoothedEnergy")]
+        assert own
+        for one in own:
+            assert {*one["inputs"]} == {given.id for given in ids[one["class_type"]].inputs}
+        assert f"`{path.name}`" in page
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="needs tomllib")

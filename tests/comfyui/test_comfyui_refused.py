@@ -145,8 +145,15 @@ def test_predictions_outside_of_a_run():
 
 
 def test_attention_guidance_for_several_prompts():
-    with pytest.raises(RuntimeError, match=r"looks at one prompt for each branch, .* 2"):
-        sampled(guide(unet(), "sag; steps=0.1:1"), positive=[*prompt(1), *prompt(3)])
+    both = [*prompt(1), *prompt(3)]
+    for text, conds in (
+        ("sag; steps=0.1:1", {"negative": both}),
+        ("sag; steps=0.1:1; formulation=conditional", {"positive": both}),
+    ):
+        with pytest.raises(RuntimeError, match=r"looks at one prompt for each branch, .* 2"):
+            sampled(guide(unet(), text), **conds)
+    # The other branch may have as many as it likes.
+    assert sampled(guide(unet(), "sag; steps=0.1:1"), positive=both).isfinite().all()
 
 
 def test_windows_of_what_is_tied_to_its_size():

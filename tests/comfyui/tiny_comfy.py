@@ -32,13 +32,14 @@ def _weights(model):
         weight.data = std * torch.randn(weight.shape, generator=generator)
         if weight.ndim == 1 and name.endswith("weight"):  # of a norm
             weight.data += 1
+    for name, places in model.named_buffers():
+        if name.endswith("pos_embed"):
+            places.copy_(torch.randn(places.shape, generator=generator))
     return model.eval()
 
 
-def _real_unet(kind):
-    from comfy import model_base, supported_models
-
-    config = {
+def _unet_settings():
+    return {
         "image_size": 32,
         "in_channels": 4,
         "out_channels": 4,
@@ -55,11 +56,43 @@ def _real_unet(kind):
         "use_temporal_attention": False,
         "dtype": torch.float32,
     }
-    known = supported_models.SD15(dict(config))
-    known.unet_config = config
+
+
+def _real_unet(kind):
+    from comfy import model_base, supported_models
+
+    known = supported_models.SD15(_unet_settings())
+    known.unet_config = _unet_settings()
     known.set_inference_dtype(torch.float32, None)
     kinds = {"EPS": "EPS", "V_PREDICTION": "V_PREDICTION", "CONST": "FLOW"}
     return model_base.BaseModel(known, model_type=model_base.ModelType[kinds[kind]], device="cpu")
+
+
+_OF_VIDEO = {
+    "in_channels": 8,
+    "adm_in_channels": 768,
+    "num_classes": "sequential",
+    "use_linear_in_transformer": True,
+    "use_temporal_attention": True,
+    "use_temporal_resblock": True,
+    "extra_ff_mix_layer": True,
+    "use_spatial_context": True,
+    "merge_strategy": "learned_with_images",
+    "video_kernel_size": [3, 1, 1],
+}
+
+
+@functools.cache
+def video_unet():
+    """A MODEL: a tiny Stable Video Diffusion, whose frames are the rows of its latents."""
+    from comfy import model_base, supported_models
+
+    known = supported_models.SVD_img2vid(_unet_settings() | _OF_VIDEO)
+    known.unet_config = _unet_settings() | _OF_VIDEO
+    known.set_inference_dtype(torch.float32, None)
+    device = torch.device("cpu")
+    model = _weights(model_base.SVD_img2vid(known, device="cpu"))
+    return model_patcher.ModelPatcher(model, device, device)
 
 
 def _stand_in_unet(kind):
@@ -131,6 +164,67 @@ _TRANSFORMERS["ZImage"] = {
     "time_scale": 1000.0,
     "pad_tokens_multiple": 16,
 }
+_TRANSFORMERS["SD3"] = {
+    "input_size": None,
+    "in_channels": 16,
+    "depth": 2,  # and as many heads of 64
+    "num_blocks": 3,
+    "mlp_ratio": 2.0,
+    "adm_in_channels": 16,
+    "context_size": 16,
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": 16, "out_features": 128},
+    },
+    "qk_norm": "rms",
+    "x_block_self_attn_layers": [0],
+    "num_patches": 256,
+    "pos_embed_max_size": 16,
+}
+_TRANSFORMERS["HiDream"] = {
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "caption_channels": [16, 16],
+    "text_emb_dim": 16,
+    "num_routed_experts": 0,
+    "axes_dims_rope": (4, 6, 6),
+    "max_resolution": (16, 16),
+    "llama_layers": [0, 1, 1, 0],
+}
+_TRANSFORMERS["HunyuanVideo"] = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 16,
+    "context_in_dim": 16,
+    "hidden_size": 32,
+    "mlp_ratio": 2.0,
+    "num_heads": 2,
+    "depth": 2,
+    "depth_single_blocks": 2,
+    "axes_dim": [4, 6, 6],
+    "theta": 256,
+    "patch_size": [1, 2, 2],
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "byt5": False,
+    "meanflow": False,
+    "meanflow_sum": False,
+    "use_cond_type_embedding": False,
+    "vision_in_dim": None,
+}
+_TRANSFORMERS["LTXV"] = {
+    "in_channels": 16,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "caption_channels": 16,
+    "num_layers": 3,
+}
 _TRANSFORMERS["Chroma"] = {
     **_TRANSFORMERS["Flux"],
     "in_channels": 64,
@@ -160,8 +254,9 @@ _TRANSFORMERS["Flux2"] = {
 def _known(name):
     """Those settings of a transformer that this version of ComfyUI has."""
     settings = dict(_TRANSFORMERS[name])
-    if name in ("Flux", "Chroma"):
-        module = importlib.import_module(f"comfy.ldm.{name.lower()}.model")
+    if name in ("Flux", "Chroma", "HunyuanVideo"):
+        folder = "hunyuan_video" if name == "HunyuanVideo" else name.lower()
+        module = importlib.import_module(f"comfy.ldm.{folder}.model")
         fields = getattr(module, f"{name}Params").__dataclass_fields__
         settings = {key: value for key, value in settings.items() if key in fields}
     return settings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Acting", "AlteredPass", "check_altered", "refuse_hidden", "told"]
+__all__ = ["Acting", "AlteredPass", "check_altered", "refuse_hidden", "told", "told_by"]
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,14 @@ class AlteredPass:
         made = ModuleCall(call.module, call.forward, args, kwargs)
         return one.alteration.run(LayerCall(layer, made, site), part)
 
+    def around(self, call: ModuleCall) -> ModuleCall:
+        """The same call of the denoiser, made with the rows that are added."""
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return self.made(ModuleCall(call.module, call.forward, args, kwargs))
+
+        return call.with_forward(forward)
+
     def made(self, call: ModuleCall) -> Any:
         """What the denoiser gives for a call of the rows of the pass, made with those added."""
         if self._twice is None:
@@ -129,14 +137,6 @@ class AlteredPass:
         output = self.with_added(call)()
         self.added = self._added.of(self._family.prediction_of(output))
         return self._family.without_rows(output, self._added)
-
-    def forward_of(self, call: ModuleCall) -> Callable[..., Any]:
-        """What takes the place of the denoiser's forward function in a call."""
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return self.made(ModuleCall(call.module, call.forward, args, kwargs))
-
-        return forward
 
     def with_added(self, call: ModuleCall) -> ModuleCall:
         """A call of the rows of the pass with those that are added."""
@@ -239,20 +239,39 @@ def told(family: Family, one: Acting, call: ModuleCall, routers: Routers) -> Non
     Raises:
         RuntimeError: If it calls none of its modules.
     """
+
+    def made() -> ModuleCall:
+        named = call.named()
+        text = _fitted(family, one, named, one.rows)
+        return call.with_named({**family.take_rows(named, one.rows), **text})
+
+    told_by(one, made, routers)
+
+
+def told_by(one: Acting, made: Callable[[], ModuleCall], routers: Routers) -> None:
+    """Find out how the first module of an alteration is called, once.
+
+    Args:
+        one: The alteration, in whose memory the call is kept.
+        made: The call of the denoiser for its rows, with the other text.
+        routers: Who decides about the calls of the denoiser's modules.
+
+    Raises:
+        RuntimeError: If the denoiser calls none of its modules.
+    """
     key = _told_name(one.rows)
     if not one.alteration.reads_text or key in one.memory:
         return
-    named = call.named()
-    text = _fitted(family, one, named, one.rows)
-    taken = call.with_named({**family.take_rows(named, one.rows), **text}).copied()
+    taken = made().copied()
+    stop = functools.partial(_stop, one.plan.edits)
     try:
-        with patched(one.plan.edits, routers), holding(routers.current, _stop):
+        with patched(one.plan.edits, routers), holding(routers.current, stop):
             taken()
     except _FoundError as found:
         one.memory[key] = found.call
         return
     raise RuntimeError(
-        f"the {type(call.module).__name__} called none of {', '.join(one.plan.edits.values())}, "
+        f"the {type(taken.module).__name__} called none of {', '.join(one.plan.edits.values())}, "
         "which are to be changed"
     )
 
@@ -265,7 +284,9 @@ class _FoundError(Exception):
         self.call = call
 
 
-def _stop(call: ModuleCall) -> Any:
+def _stop(modules: Container[nn.Module], call: ModuleCall) -> Any:
+    if call.module not in modules:
+        return call()  # Somebody else is asked about it.
     raise _FoundError(call)
 
 

@@ -9,14 +9,13 @@ __all__ = [
     "Pass",
     "PassSite",
     "PerturbedPrediction",
-    "ReachedLayers",
+    "check_reached",
 ]
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -202,7 +201,7 @@ class PassSite:
         rows: Rows,
         context: StepContext,
     ) -> None:
-        self.denoiser, self.family, self._layers = denoiser, family, layers
+        self.denoiser, self.family, self.layers = denoiser, family, layers
         self.arguments, self.rows, self.context = arguments, rows, context
 
     @property
@@ -229,13 +228,17 @@ class PassSite:
             return (start,) * (self.rows.stop - self.rows.start), length
         return start[self.rows.start : self.rows.stop], length
 
+    def modulates(self, layer: str) -> bool:
+        """Whether a layer's module does more than attend, which follows from the text."""
+        return self.family.modulates(self.layers()[layer])
+
     def position(self) -> StepPosition:
         """Where the step is in its schedule."""
         return self.context.position()
 
     def outputs(self, layer: str, module: nn.Module) -> tuple[str, ...]:
         """The names of the inputs that a module returns changed, in the order of its outputs."""
-        return self.family.outputs(self.denoiser, self._layers()[layer], module)
+        return self.family.outputs(self.denoiser, self.layers()[layer], module)
 
 
 class PerturbedPrediction(NegativeContext):
@@ -362,36 +365,27 @@ class CleanPass:
     acting: Sequence[Acting]
 
 
-class ReachedLayers:
-    """Which layers the perturbed passes of a denoiser reach, for each plan.
+def check_reached(
+    plan: Plan, reachable: set[str], called: Collection[nn.Module], reached: set[str]
+) -> None:
+    """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
 
     Args:
-        denoiser: The name of the denoiser's class, for errors.
+        plan: The plan.
+        reachable: The layers that earlier passes of it reached; those of this one are added.
+        called: The modules that were called in the clean pass.
+        reached: The layers that the perturbed pass reached.
+
+    Raises:
+        RuntimeError: If it did not.
     """
-
-    def __init__(self, denoiser: str) -> None:
-        self._denoiser = denoiser
-        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
-
-    def check(self, plan: Plan, called: Collection[nn.Module], reached: set[str]) -> None:
-        """Check that a perturbed pass reached what the clean pass, or an earlier one, reached.
-
-        Args:
-            plan: The plan.
-            called: The modules that were called in the clean pass.
-            reached: The names of the layers that the perturbed pass reached.
-
-        Raises:
-            RuntimeError: If it did not.
-        """
-        reachable = self._reachable.setdefault(plan, set())
-        reachable |= reached
-        if len(reachable) < len(plan.edits):
-            reachable.update(name for module, name in plan.edits.items() if module in called)
-        missing = sorted(reachable - reached)
-        if missing:
-            raise RuntimeError(
-                f"{', '.join(missing)} of this {self._denoiser} was not reached in the "
-                "second pass, but in a pass before: something gives the results of one pass to "
-                "another, a cache for instance; expected a denoiser without it"
-            )
+    reachable |= reached
+    if len(reachable) < len(plan.edits):
+        reachable.update(name for module, name in plan.edits.items() if module in called)
+    missing = sorted(reachable - reached)
+    if missing:
+        raise RuntimeError(
+            f"{', '.join(missing)} was not reached in the second pass, but in a pass before: "
+            "something gives the results of one pass to another, a cache for instance; expected a "
+            "denoiser without it"
+        )

@@ -56,9 +56,7 @@ class Participant:
             raise ValueError(f"rows={rows!r}: expected {' or '.join(get_args(RowChoice))}")
         if joined:
             check_joins(guidance, rows)
-        self.guidance = guidance
-        self.joined = joined
-        self.replay = replay
+        self.guidance, self.replay, self.joined = guidance, replay, joined
         self.rows = rows
         self.guide_unknown = guide_unknown
         #: What the denoiser is given for its own prompt, by the names of arguments, in this run.
@@ -105,8 +103,7 @@ class Participant:
         if plan is None or modules != made_for:
             guidance = cast("NegativeGuidance | PassGuidance", self.guidance)
             plan = guidance.plan(denoiser, replay=self.replay)
-            if self.joined:
-                plan = join_plan(guidance, plan, denoiser)
+            plan = join_plan(guidance, plan, denoiser) if self.joined else plan
             self._plans[denoiser] = plan, modules
         return plan
 

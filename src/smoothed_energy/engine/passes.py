@@ -7,7 +7,7 @@ these runs are one kind of pass: what a module does in it is edited, observed, r
 
 from __future__ import annotations
 
-__all__ = ["PassRunner"]
+__all__ = ["PASS", "PassRunner"]
 
 import functools
 from collections.abc import Callable, Collection, Sequence
@@ -38,12 +38,12 @@ from .one_pass import (
     Pass,
     PassSite,
     PerturbedPrediction,
-    ReachedLayers,
+    check_reached,
 )
 from .other_caches import OtherCaches
 
 #: Who decides about the calls of a denoiser's modules: the pass that is running.
-_PASS = Routers("smoothed_energy_pass")
+PASS = Routers("smoothed_energy_pass")
 
 
 class PassRunner:
@@ -71,7 +71,7 @@ class PassRunner:
         self.look_for_other_caches()
         self._stems: dict[Plan, Stem] = {}
         self._entered_by: WeakKeyDictionary[Plan, dict[nn.Module, list[str]]] = WeakKeyDictionary()
-        self._reached = ReachedLayers(type(self.model).__name__)
+        self._reachable: WeakKeyDictionary[Plan, set[str]] = WeakKeyDictionary()
 
     def look_for_other_caches(self) -> None:
         """Look for caches of other packages, as they are before anything is computed."""
@@ -183,7 +183,7 @@ class PassRunner:
         if acting or joined is not None:
             altered = self._altered(kept, plans, acting, joined)
             arguments, seen = Arguments(altered.with_added(kept).argument), altered.rows
-            call = call.with_forward(altered.forward_of(call))
+            call = altered.around(call)
         altering = [one.plan for one in acting] if acting else []
         features = FeatureMaps(*map(self._entered, [*watching, *plans, *altering]))
         everything = self._site(arguments.in_pass(features.sizes), seen, context)
@@ -199,8 +199,8 @@ class PassRunner:
             decide = self._opened(self.regions, joined.plan, decide, has_all_rows=False)
         patched_for = [*watching, *plans, *altering]
         patches = () if self.sealed else self._patched_by(patched_for, stems.values())
-        with patched(patches, _PASS):
-            with holding(_PASS.current, decide):
+        with patched(patches, PASS):
+            with holding(PASS.current, decide):
                 output = call()
             if plans and self.other_caches is not None:
                 # What was empty before has something now.
@@ -212,7 +212,9 @@ class PassRunner:
                 outcome.reached.update(altered.reached)
             if joined is not None:
                 joined.note(outcome, altered, self.take_rows(kept, joined.acting.rows))
-                self._reached.check(joined.plan, clean_pass.called, outcome.reached[joined.plan])
+                reachable = self._reachable.setdefault(joined.plan, set())
+                reached = outcome.reached[joined.plan]
+                check_reached(joined.plan, reachable, clean_pass.called, reached)
                 own = Arguments(kept.argument).in_pass(features.sizes)
                 everything = self._site(own, whole, context)  # of passes without its rows
             clean = CleanPass(
@@ -227,47 +229,50 @@ class PassRunner:
             recorder.learn()
         return outcome
 
+    def altered_pass(self, acting: Sequence[Acting], rows: Rows) -> AlteredPass:
+        """What alterations do in a pass of some rows."""
+        return AlteredPass(self.family, acting, rows)
+
+    def tell(self, one: Acting, call: ModuleCall) -> None:
+        """Find out what an alteration asks for, before a call is made."""
+        told(self.family, one, call, PASS)
+
     def _opened(
         self, regions: Regions, plan: Plan, decide: Router, *, has_all_rows: bool
     ) -> Router:
         """Who decides about calls, those in blocks that are compiled one by one included."""
         edited = {*plan.edits, *self._entered(plan)}
-        return regions.router(edited, _PASS, decide, has_all_rows=has_all_rows)
+        return regions.router(edited, PASS, decide, has_all_rows=has_all_rows)
 
     def _arranged(
         self, plans: Sequence[Plan], acting: Sequence[Acting], layout: BatchLayout, batch: int
     ) -> tuple[JoinedRows | None, Sequence[Plan], dict[Plan, Stem]]:
         """The rows that join the clean pass; the other plans, and what their passes take over."""
+        stems: dict[Plan, Stem] = {}
+        replays = not self.sealed and (self.regions is None or not self.regions.overwrites)
         for plan in plans:
             # Rows are added once. Others have passes of their own, which give the same.
             if plan.joined and not any(one.alteration.adds_rows for one in acting):
                 return JoinedRows(plan, layout, batch), [p for p in plans if p is not plan], {}
-        if self.sealed or (self.regions is not None and self.regions.overwrites):
-            return None, plans, {}
-        return None, plans, {plan: self._stem(plan) for plan in plans if plan.replay}
+            if plan.replay and replays:
+                stems[plan] = self._stem(plan)
+        return None, plans, stems
 
     def _site(self, arguments: Arguments, rows: Rows, context: StepContext) -> PassSite:
         return PassSite(self.model, self.family, lambda: self.layers, arguments, rows, context)
 
     def _perturb(self, plan: Plan, needed: Rows, clean: CleanPass, *, is_last: bool) -> None:
-        """Make the negative prediction of a plan, and note it in the outcome.
-
-        Args:
-            plan: The plan.
-            needed: The rows that it perturbs.
-            clean: The clean pass of the step.
-            is_last: Whether no other pass follows.
-        """
+        """Make the negative prediction of a plan for some rows, and note it in the outcome."""
         outcome, before = clean.outcome, clean.site
         whole = plan.rows == "all" or bool(self.related_rows)
         rows = Rows(0, needed.batch, needed.batch) if whole else needed
         altered, seen = None, rows
         if clean.acting:
-            altered = AlteredPass(self.family, clean.acting, rows)
+            altered = self.altered_pass(clean.acting, rows)
             seen = altered.rows
         # A probe's layers entered the clean pass; edited ones enter theirs before they run.
-        entered = [plan, *[one.plan for one in clean.acting]]
-        features = FeatureMaps(*map(self._entered, entered))
+        altering = [one.plan for one in clean.acting] if clean.acting else []
+        features = FeatureMaps(*map(self._entered, [plan, *altering]))
         features.sizes |= {name: before.arguments.features[name] for name in features.sizes}
         site = self._site(before.arguments.in_pass(features.sizes), seen, before.context)
         otherwise: Router = ModuleCall.__call__
@@ -291,7 +296,8 @@ class PassRunner:
         if plan.negative is None:
             predicted = negative.predict(negative.call)
             if self.caches is None:
-                self._reached.check(plan, clean.called, perturbed_pass.reached)
+                reachable = self._reachable.setdefault(plan, set())
+                check_reached(plan, reachable, clean.called, perturbed_pass.reached)
         else:
             predicted = plan.negative(negative)
         difference = negative.clean - predicted[:, : outcome.channels]
@@ -331,9 +337,9 @@ class PassRunner:
         cached, related = self.caches is not None, bool(self.related_rows)
         check_altered(inside, hidden=hidden, cached=cached, related=related, keeps=keeps)
         for one in inside:
-            told(self.family, one, call, _PASS)
+            self.tell(one, call)
         batch = len(self.sample(call))
-        return AlteredPass(self.family, inside, Rows(0, batch, batch))
+        return self.altered_pass(inside, Rows(0, batch, batch))
 
     def _hides(self, module: nn.Module) -> bool:
         """Whether what a module computes in the clean pass is inside of compiled code."""
@@ -382,27 +388,14 @@ class PassRunner:
         return modules
 
     def _perturbed(
-        self,
-        plan: Plan,
-        decide: Router,
-        altered: AlteredPass | None,
-        call: ModuleCall,
-        number: int,
+        self, plan: Plan, decide: Router, altered: AlteredPass | None, call: ModuleCall, number: int
     ) -> Any:
-        """One call of the denoiser with the modules of a plan edited.
-
-        Args:
-            plan: The plan.
-            decide: What is done with the calls of its modules.
-            altered: What else is changed in the pass.
-            call: The call.
-            number: Which of the plan's calls at this step it is.
-        """
+        """One call of the denoiser with the modules of a plan edited, the `number`-th of a step."""
         # A compiled first pass must not trace the patches, so they are there only now.
         modules = {*plan.edits, *self._entered(plan)} if self.sealed else ()
-        patches = patched(modules, _PASS)
+        patches = patched(modules, PASS)
         eager = eagerly() if self.sealed else nullcontext()
         states = nullcontext() if self.caches is None else self.caches.of((plan, number))
-        with patches, eager, states, holding(_PASS.current, decide):
+        with patches, eager, states, holding(PASS.current, decide):
             call.show_to_pre_hooks(self.denoiser)
             return call() if altered is None else altered.made(call)

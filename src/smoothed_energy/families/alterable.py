@@ -54,7 +54,7 @@ class Alterable(ABC):
     tells_timesteps: ClassVar[bool] = True
     text_arguments: ClassVar[tuple[str, ...]] = ()
     text_masks: ClassVar[Mapping[str, str]] = {}
-    cross_inputs: ClassVar[tuple[str, str]] = ("encoder_hidden_states", "attention_mask")
+    cross_inputs: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "attention_mask")
     text_runs_along: ClassVar[bool] = False
     why_no_text: ClassVar[str] = ""
 
@@ -143,6 +143,10 @@ class Alterable(ABC):
     def no_text(self, denoiser: nn.Module) -> str:
         """Why no other text can be given to a denoiser; by default `why_no_text`."""
         return self.why_no_text
+
+    def modulates(self, layer: SelfAttentionLayer) -> bool:
+        """Whether what stands for a layer's attention does more, which follows from the text."""
+        return False
 
     def attends_beside_text(self, denoiser: nn.Module) -> bool:
         """Whether its layers attend with the tokens of the image and of the text together."""

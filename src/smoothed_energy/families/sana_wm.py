@@ -29,7 +29,7 @@ class SanaWM(Transformer):
     stacks: ClassVar[Mapping[str, str]] = {"b": "blocks"}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("x",), "r": ("x",)}
     cross: ClassVar[str | None] = "cross_attn"
-    cross_inputs: ClassVar[tuple[str, str]] = ("cond", "mask")
+    cross_inputs: ClassVar[tuple[str, ...]] = ("cond", "mask")
     text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "mask")
     tied_to_size: ClassVar[tuple[str, ...]] = ("camera_conditions", "chunk_plucker")
 

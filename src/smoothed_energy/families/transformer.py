@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["FramesFirstTransformer", "Transformer", "block_of", "heads_and_width", "submodule"]
+__all__ = [
+    "FramesFirstTransformer",
+    "Transformer",
+    "block_of",
+    "heads_and_width",
+    "stacked_layers",
+    "submodule",
+]
 
+import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -75,29 +83,8 @@ class Transformer(Family):
             for letter, name in self.stacks.items()
             for number, block in enumerate(_stack(denoiser, name))
         ]
-        found: list[SelfAttentionLayer] = []
-        for place, (letter, number, name, block) in enumerate(blocks):
-            position = 0
-            for attention in self.attention:
-                module = submodule(block, attention)
-                if module is None:
-                    continue
-                heads, width = heads_and_width(denoiser, module, f"{name}.{attention}")
-                found.append(
-                    SelfAttentionLayer(
-                        name=f"{name}.{attention}",
-                        part=PARTS[place * len(PARTS) // len(blocks)],
-                        letter=letter,
-                        index=sum(layer.letter == letter for layer in found),
-                        block=number,
-                        position=position,
-                        heads=heads,
-                        width=width,
-                        module=module,
-                    )
-                )
-                position += 1
-        return tuple(found)
+        measure = functools.partial(heads_and_width, denoiser)
+        return stacked_layers(blocks, lambda letter: self.attention, measure)
 
     @override
     def tokens(
@@ -190,6 +177,45 @@ def _stack(denoiser: nn.Module, path: str) -> Iterable[nn.Module]:
     """The blocks of a stack; none if there is no such stack."""
     found: Any = submodule(denoiser, path)
     return () if found is None else found
+
+
+def stacked_layers(
+    blocks: Sequence[tuple[str, int, str, nn.Module]],
+    attention: Callable[[str], Sequence[str]],
+    measure: Callable[[nn.Module, str], tuple[int, int]],
+) -> tuple[SelfAttentionLayer, ...]:
+    """The self-attention layers of blocks, in the order in which they run.
+
+    Args:
+        blocks: For each block the letter of its stack, its number there, its name, and itself.
+        attention: The paths of attention modules in blocks of a stack, which need not be there; an
+            empty one is the block itself.
+        measure: The number of heads and the channels of queries of a module with a name.
+    """
+    found: list[SelfAttentionLayer] = []
+    for place, (letter, number, name, block) in enumerate(blocks):
+        position = 0
+        for path in attention(letter):
+            module = submodule(block, path) if path else block
+            if module is None:
+                continue
+            full = f"{name}.{path or 'attention'}"
+            heads, width = measure(module, full)
+            found.append(
+                SelfAttentionLayer(
+                    name=full,
+                    part=PARTS[place * len(PARTS) // len(blocks)],
+                    letter=letter,
+                    index=sum(layer.letter == letter for layer in found),
+                    block=number,
+                    position=position,
+                    heads=heads,
+                    width=width,
+                    module=module,
+                )
+            )
+            position += 1
+    return tuple(found)
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -48,6 +48,10 @@ class LayerSite(Protocol):
         """Where the tokens begin that are not of the text, in each row, and how many there are."""
         ...
 
+    def modulates(self, layer: str) -> bool:
+        """Whether a layer's module does more than attend, which follows from the text."""
+        ...
+
     def position(self) -> StepPosition:
         """Where the step is in its schedule."""
         ...
@@ -100,7 +104,7 @@ class LayerCall:
         return self.site.position()
 
     def input(self, name: str | None = None) -> Any:
-        """One of the module's inputs, by default the first; None if it is not given.
+        """One of the module's inputs, by default its tokens; None if it is not given.
 
         Raises:
             ValueError: If it has no input of this name.
@@ -108,7 +112,7 @@ class LayerCall:
         return self.call.argument(self._known(name))
 
     def with_input(self, value: Any, name: str | None = None) -> LayerCall:
-        """The same call with another value of one input, by default of the first.
+        """The same call with another value of one input, by default of its tokens.
 
         Raises:
             ValueError: If it has no input of this name.
@@ -138,9 +142,9 @@ class LayerCall:
         return found if len(found) > 1 else found[0]
 
     def _known(self, name: str | None) -> str:
-        names = self.call.parameters
         if name is None:
-            return names[0]
+            return self.call.tokens
+        names = self.call.parameters
         if name not in names and name not in self.call.kwargs:
             raise ValueError(
                 f"{type(self.module).__name__} of {self.name} has no input {name!r}; it has "

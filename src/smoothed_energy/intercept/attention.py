@@ -116,7 +116,7 @@ class LayerAttention:
     def __init__(self, call: ModuleCall, name: str, *, own_keys: bool) -> None:
         self._call, self._name, self._needs_own_keys = call, name, own_keys
         #: The rows of the module's batch; 0 if they are not known.
-        self.rows, image = _size(call.argument(call.parameters[0]))
+        self.rows, image = _size(call.argument(call.tokens))
         _, text = _size(call.argument("encoder_hidden_states"))
         self.image, self._text = image, 0 if text == image else text
         #: The numbers of queries that the layer may have: beside a text's, or not.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["ModuleCall", "Rows", "modules_of", "parameter_names", "unwrap"]
+__all__ = ["ModuleCall", "Rows", "modules_of", "name_inputs", "parameter_names", "unwrap"]
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +32,28 @@ def modules_of(denoiser: nn.Module) -> list[nn.Module]:
     return found
 
 
+#: The inputs of forward functions that don't tell them, and the place of their tokens.
+_TOLD: dict[Callable[..., Any], tuple[tuple[str, ...], int]] = {}
+
+
+def name_inputs(kind: type[nn.Module], names: Sequence[str], tokens: str) -> None:
+    """Say what a class of modules is given whose forward function takes `*args`.
+
+    Args:
+        kind: The class.
+        names: The names of its inputs, in order.
+        tokens: The one of them that holds the tokens of the image.
+    """
+    told = tuple(names), names.index(tokens)
+    if _TOLD.get(kind.forward) != told:
+        _TOLD[kind.forward] = told
+        _names.cache_clear()
+
+
 @functools.lru_cache(maxsize=256)
 def _names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    if forward in _TOLD:
+        return _TOLD[forward][0]
     return tuple(inspect.signature(forward).parameters)[1:]
 
 
@@ -62,6 +82,15 @@ class ModuleCall:
     def parameters(self) -> tuple[str, ...]:
         """The names of the forward function's parameters, in order."""
         return parameter_names(self.module)
+
+    @property
+    def tokens(self) -> str:
+        """The name of the input that holds the tokens: the first, unless it is told otherwise."""
+        names = self.parameters
+        if not _TOLD:
+            return names[0]
+        _, place = _TOLD.get(type(unwrap(self.module)).forward, ((), 0))
+        return names[place]
 
     def argument(self, name: str) -> Any:
         """An argument by its name, however it was passed; None if it was not given."""

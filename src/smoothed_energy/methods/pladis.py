@@ -178,7 +178,7 @@ class SparseTextAttention(PassGuidance):
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
         edits = self._edits(denoiser, super().select(denoiser))
-        text, _ = family_of(denoiser).cross_inputs
+        text = family_of(denoiser).cross_inputs[0]
         return Plan(alteration=_TowardsSparse(self.scale, text), edits=edits)
 
     def _edits(

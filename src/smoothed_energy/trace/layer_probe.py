@@ -133,7 +133,7 @@ def _image_stream(call: LayerCall, output: Any) -> Tensor:
     """The stream of what a module returns that the image's tokens are in."""
     if isinstance(output, (tuple, list)):
         names = call.site.outputs(call.name, call.module)
-        first = call.call.parameters[0]
+        first = call.call.tokens
         output = output[names.index(first) if first in names else 0]
     assert isinstance(output, Tensor)
     return output

@@ -7,10 +7,9 @@ are edited in each of them.
 
 from __future__ import annotations
 
-__all__ = ["ComfyDenoiser", "Denoised", "InnerCall"]
+__all__ = ["ComfyDenoiser", "Denoised", "InnerCall", "Through"]
 
 import importlib
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,6 +17,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ...families import family_of
+from ...intercept.module_call import ModuleCall
+from ...intercept.patching import Routers, holding, patched
 from .attention import natively_where_intercepted
 from .units import Units
 
@@ -28,6 +30,7 @@ CONDITIONAL, UNCONDITIONAL = 0, 1
 Conditioning: TypeAlias = tuple[int, Sequence[Any]]
 
 _KEY = "smoothed_energy"
+_NETWORK = Routers("smoothed_energy_network")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +54,16 @@ class InnerCall:
     Args:
         arguments: Its arguments by their names.
         branches: The branch of each of the equal parts of its batch.
+        has_added: Whether more rows follow some of them, with another text.
     """
 
     arguments: Mapping[str, Any]
     branches: tuple[int, ...]
+    has_added: bool = False
+
+
+#: Makes a run of the network with other rows, or its layers changed; it notes what it runs.
+Through: TypeAlias = Callable[[ModuleCall, tuple[int, ...]], Tensor]
 
 
 class ComfyDenoiser(nn.Module):
@@ -65,6 +74,7 @@ class ComfyDenoiser(nn.Module):
 
     Attributes:
         inner: The runs of the network in the call that is made or was made last.
+        through: Who makes the runs of the network; None: they are made as they are.
         keeps_rows: Whether the first call since this was None was one run of the network, with the
             branches in the order of the call.
     """
@@ -75,6 +85,7 @@ class ComfyDenoiser(nn.Module):
         # Not as a module inside: it has this one's.
         self.__dict__["_model"] = model
         self.inner: list[InnerCall] = []
+        self.through: Through | None = None
         self.keeps_rows: bool | None = None
 
     def forward(
@@ -98,7 +109,8 @@ class ComfyDenoiser(nn.Module):
         self.inner = []
         model = self.__dict__["_model"]
         units = Units(model.model_sampling, sigma)
-        with_options = self._watched(options)
+        tells = family_of(self).tells_runs  # type: ignore[attr-defined]  # a ComfyFamily
+        with_options = self._watched(options, note=tells)
         groups = sample.chunk(len(conds))
         parts = [[one] for one in conds] if x is None else [list(conds)]
         predictions: list[Tensor] = []
@@ -108,36 +120,49 @@ class ComfyDenoiser(nn.Module):
             lists: list[Any] = [None] * max(2, *[branch + 1 for branch, _ in part])
             for branch, cond in part:
                 lists[branch] = cond
-            denoised = _calc_cond_batch()(model, lists, latents, sigma, with_options)
+            noted = patched(() if tells else [self.diffusion_model], _NETWORK)
+            with noted, holding(_NETWORK.current, self._noted):
+                denoised = _calc_cond_batch()(model, lists, latents, sigma, with_options)
             predictions.extend(
                 [units.to_prediction(denoised[branch], latents) for branch, _ in part]
             )
         if self.keeps_rows is None:
             order = tuple([branch for branch, _ in conds])
-            self.keeps_rows = [inner.branches for inner in self.inner] == [order]
+            found = [inner.branches for inner in self.inner if not inner.has_added]
+            self.keeps_rows = found == [order]
         return Denoised(torch.cat(predictions), () if x is None else denoised)
 
-    def _watched(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def _watched(self, options: Mapping[str, Any], *, note: bool) -> dict[str, Any]:
         """The options of a call in which layers find attention, and runs of the network are noted.
 
         Nothing in the given ones is changed: they are everybody's.
+
+        Args:
+            options: The given ones.
+            note: Whether the network asks them who wraps its runs.
         """
         given = dict(options.get("transformer_options", {}))
         previous = given.get("optimized_attention_override")
         given["optimized_attention_override"] = natively_where_intercepted(previous)
-        wrappers = dict(given.get("wrappers", {}))
-        of_network = dict(wrappers.get("diffusion_model", {}))
-        of_network[_KEY] = [self._note]
-        given["wrappers"] = wrappers | {"diffusion_model": of_network}
+        if note:
+            wrappers = dict(given.get("wrappers", {}))
+            of_network = dict(wrappers.get("diffusion_model", {}))
+            of_network[_KEY] = [self._note]
+            given["wrappers"] = wrappers | {"diffusion_model": of_network}
         return {**options, "transformer_options": given}
 
     def _note(self, executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One run of the network, as it asks for who wraps it."""
+        return self._noted(ModuleCall(self.diffusion_model, executor, args, kwargs))
+
+    def _noted(self, call: ModuleCall) -> Any:
         """One run of the network, noted."""
-        parameters = inspect.signature(type(self.diffusion_model).forward).parameters
-        arguments = dict(zip([*parameters][1:], args, strict=False)) | kwargs
-        told = arguments.get("transformer_options") or {}
-        self.inner.append(InnerCall(arguments, tuple(told.get("cond_or_uncond", ()))))
-        return executor(*args, **kwargs)
+        told = call.argument("transformer_options") or {}
+        branches = tuple(told.get("cond_or_uncond", ()))
+        if self.through is not None:
+            return self.through(call, branches)
+        self.inner.append(InnerCall(call.named(), branches))
+        return call()
 
 
 def _calc_cond_batch() -> Callable[..., Any]:

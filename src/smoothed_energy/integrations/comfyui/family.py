@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["ComfyFamily", "network_of"]
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -25,6 +25,10 @@ class ComfyFamily(Family):
 
     Attributes:
         networks: The names of ComfyUI's classes.
+        tells_runs: Whether a network asks for those who wrap its runs (`diffusion_model`).
+        texts: What of a conditioning is of its text, and the network's argument that it becomes.
+        changes_text: Names of ComfyUI's patches that change what attention to the text alone gets.
+        masks: The argument that tells which tokens count in another one, by the name of that.
     """
 
     networks: ClassVar[tuple[str, ...]]
@@ -33,10 +37,20 @@ class ComfyFamily(Family):
     time: ClassVar[str] = "sigma"
     tells_timesteps: ClassVar[bool] = False
     unbatched: ClassVar[frozenset[str]] = frozenset({"sigma", "conds", "options", "x"})
+    text_arguments: ClassVar[tuple[str, ...]] = ("conds",)
+    cross_inputs: ClassVar[tuple[str, ...]] = ("context", "value", "mask")
+    tells_runs: ClassVar[bool] = True
+    texts: ClassVar[Mapping[str, str]] = {"c_crossattn": "context"}
+    changes_text: ClassVar[tuple[str, ...]] = ()
+    masks: ClassVar[Mapping[str, str]] = {}
 
     def refuse(self, network: nn.Module) -> str:
         """Why a network of these classes can't be guided; empty if it can."""
         return ""
+
+    def filling(self, network: nn.Module) -> tuple[nn.Module, Tensor] | None:
+        """What embeds the text, and the token by which a network fills up texts; None: none."""
+        return None
 
     @abstractmethod
     def layers_in(self, network: nn.Module) -> Sequence[SelfAttentionLayer]:

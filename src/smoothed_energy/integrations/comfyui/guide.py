@@ -22,6 +22,7 @@ from ...guidance.result_guidance import ResultGuidance
 from ...methods import as_guidances
 from .conflicts import check_sum, why_not_beside
 from .known import denoiser_of
+from .negative import check_text
 from .run import ComfyRun
 from .step import Schedule
 
@@ -35,8 +36,6 @@ _UNKNOWN = {
     "autoguidance": "a second model, which is not known in ComfyUI yet",
     "sg": "the timestep that the network is told, which ComfyUI makes of the noise level",
     "tsg": "the embedding of the timestep, which is not known in ComfyUI yet",
-    "nag": "a negative text in attention, which is not known in ComfyUI yet",
-    "pladis": "the attention to the text, which is not known in ComfyUI yet",
 }
 
 
@@ -68,6 +67,8 @@ def guide(patcher: Any, guidance: str | Mapping[str, Any] | Guidance | Sequence[
             raise RuntimeError(
                 f"{item!r} acts on this model already; expected other settings, or a higher scale"
             )
+        if item.method == "nag" and not item.is_off:
+            check_text(getattr(item, "negative_embeds", None))
         Participant(item).check(denoiser)
         _check_parts(item, denoiser)
     check_beside([*before, *added])

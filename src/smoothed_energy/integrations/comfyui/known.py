@@ -11,6 +11,7 @@ from torch import nn
 
 from .denoiser import ComfyDenoiser
 from .family import ComfyFamily
+from .more_transformers import ComfyHiDream, ComfyHunyuanVideo, ComfyLTX, ComfySD3
 from .transformers import ComfyChroma, ComfyFlux, ComfyNextDiT, ComfyQwenImage, ComfyWan
 from .unet import ComfyUNet
 from .units import prediction_kind
@@ -23,6 +24,10 @@ FAMILIES: tuple[ComfyFamily, ...] = (
     ComfyQwenImage(),
     ComfyWan(),
     ComfyNextDiT(),
+    ComfySD3(),
+    ComfyHiDream(),
+    ComfyHunyuanVideo(),
+    ComfyLTX(),
 )
 
 

@@ -21,14 +21,15 @@ from ...denoisers.prediction import Predictions
 from ...engine.finite import check_finite
 from ...engine.one_pass import Outcome
 from ...engine.participant import Participant, note_call
-from ...engine.passes import PassRunner
 from ...engine.step import GuidedStep, Members
 from ...engine.summary import warn_if_idle
 from ...guidance import Guidance
 from ...guidance.negative_guidance import NegativeGuidance
 from ...intercept.module_call import ModuleCall
+from .altered import ComfyRunner
 from .denoiser import CONDITIONAL, UNCONDITIONAL, ComfyDenoiser, Conditioning, Denoised
 from .known import denoiser_of
+from .negative import TextOfRun
 from .step import ComfyStep, Schedule
 from .units import Units, prediction_kind
 
@@ -71,7 +72,7 @@ class ComfyRun:
         self._schedule = schedule
         self._members = Members()
         self._denoiser: ComfyDenoiser | None = None
-        self._runner: PassRunner | None = None
+        self._runner: ComfyRunner | None = None
         self._predicted: _Predicted | None = None
         self._probing: set[Participant] = set()
 
@@ -88,7 +89,7 @@ class ComfyRun:
                 f"{len(given)} branches of conditionings with {sum(c is None for c in given)} of "
                 "them empty are not known; expected a prompt, and perhaps a negative prompt"
             )
-        runner = self._runner_for(model)
+        runner = self._runner_for(model, x)
         context = self._context(model, sigma)
         has_cfg = given[UNCONDITIONAL] is not None
         limiting = self._members.without_cfg(self.participants, context) if has_cfg else []
@@ -100,14 +101,24 @@ class ComfyRun:
         units = Units(model.model_sampling, sigma)
         self._predicted = _Predicted(step, context, units, x, has_cfg)
         conds: list[Conditioning] = [(branch, given[branch]) for branch in branches]
+        for member in step.scales:
+            branch = _branch_of(member.formulation, has_cfg=has_cfg)
+            _check_active(member.participant.guidance, branch, given[branch], sigma)
         # What is looked at or changed in layers must be of one branch at a time: first with the
         # prompt. ComfyUI runs branches together or apart as memory and texts allow.
-        probes = any(member.participant in self._probing for member in step.scales)
+        probed = [
+            _branch_of(member.formulation, has_cfg=has_cfg)
+            for member in step.scales
+            if member.participant in self._probing
+        ]
         altering = [member.participant.guidance for member in step.altering]
         within = [one for one in altering if isinstance(one, NegativeGuidance)]
-        apart = probes or any(one.is_within for one in within)
+        apart = bool(probed) or any(one.is_within for one in within)
         parts = [[one] for one in reversed(conds)] if apart else [conds]
-        found = [self._call(runner, part, asked, probes=probes) for part in parts]
+        found = [
+            self._call(runner, part, asked, probes=part[0][0] in probed and len(part) == 1)
+            for part in parts
+        ]
         denoised = dict(pair for outcome in found for pair in outcome)
         # Without CFG its sum is to be c, whatever the scale.
         c = denoised[CONDITIONAL]
@@ -116,7 +127,7 @@ class ComfyRun:
 
     def _call(
         self,
-        runner: PassRunner,
+        runner: ComfyRunner,
         conds: list[Conditioning],
         asked: Mapping[str, Any],
         *,
@@ -221,11 +232,11 @@ class ComfyRun:
         for participant, state in zip(self.participants, states, strict=True):
             warn_if_idle(participant.guidance, state.summary())
 
-    def _runner_for(self, model: Any) -> PassRunner:
+    def _runner_for(self, model: Any, latents: Tensor) -> ComfyRunner:
         """What runs the passes of a model: found once in a run."""
         if self._runner is None:
             self._denoiser = denoiser_of(model)
-            self._runner = PassRunner(self._denoiser)
+            self._runner = ComfyRunner(self._denoiser, TextOfRun(model, latents))
             for participant in self.participants:
                 if isinstance(participant.guidance, NegativeGuidance):
                     plan = participant.plan_for(self._denoiser)
@@ -243,6 +254,39 @@ class ComfyRun:
             return float(sampling.timestep(sigma.flatten()[:1].float())[0])
 
         return ComfyStep(self._schedule, level, functools.cache(timestep), kind)
+
+
+def _branch_of(formulation: Formulation, *, has_cfg: bool) -> int:
+    """The branch that is perturbed: without CFG there is one, and both formulations mean it."""
+    return UNCONDITIONAL if has_cfg and formulation == "unconditional" else CONDITIONAL
+
+
+def _check_active(
+    guidance: Guidance, branch: int, cond: Sequence[Mapping[str, Any]], sigma: Tensor
+) -> None:
+    """Check that a branch is predicted at a noise level.
+
+    Args:
+        guidance: Who perturbs it.
+        branch: The branch.
+        cond: Its conditioning.
+        sigma: ComfyUI's noise level.
+
+    Raises:
+        RuntimeError: If none of its prompts holds there (ConditioningSetTimestepRange): ComfyUI
+            then predicts 0, and there is nothing to perturb.
+    """
+    level = float(sigma.flatten()[0])
+    for entry in cond:
+        first, last = entry.get("timestep_start"), entry.get("timestep_end")
+        if (first is None or level <= first) and (last is None or level >= last):
+            return
+    name = "negative prompt" if branch == UNCONDITIONAL else "prompt"
+    raise RuntimeError(
+        f"{guidance.method} perturbs the prediction for the {name}, and no {name} holds at the "
+        f"noise level {level:.4g}, which is outside of their time ranges; expected steps within "
+        "these, or the other formulation"
+    )
 
 
 def _check_reached(outcome: Outcome) -> None:

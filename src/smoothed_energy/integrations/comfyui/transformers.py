@@ -9,18 +9,20 @@ __all__ = [
     "ComfyQwenImage",
     "ComfyTransformer",
     "ComfyWan",
+    "patches_of",
 ]
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
-from ...denoisers.attention_layer import PARTS, SelfAttentionLayer
+from ...denoisers.attention_layer import SelfAttentionLayer
 from ...denoisers.image_tokens import GridError, ImageTokens, unknown_grid
 from ...families import Arguments
+from ...families.transformer import stacked_layers
 from .family import ComfyFamily, network_of
 
 
@@ -28,7 +30,7 @@ class ComfyTransformer(ComfyFamily):
     """A network that is stacks of transformer blocks over patches of the latents.
 
     Attention has the text's tokens first, if it has any, then those of the picture or video, and
-    last those of pictures that it refers to.
+    then those of pictures that it refers to.
 
     Attributes:
         stacks: A letter for each list of blocks, in the order in which they run.
@@ -36,12 +38,16 @@ class ComfyTransformer(ComfyFamily):
             attend themselves.
         returns: For each stack, the inputs that a block returns, in this order.
         has_text: Whether the text attends beside the picture.
+        text_is_first: Whether it comes before the picture there, and not last.
+        cross: The attention of a block to the text alone; None: it has none that is known.
     """
 
     stacks: ClassVar[Mapping[str, str]]
     attention: ClassVar[Mapping[str, str]]
     returns: ClassVar[Mapping[str, tuple[str, ...]]]
     has_text: ClassVar[bool] = True
+    text_is_first: ClassVar[bool] = True
+    cross: ClassVar[str | None] = None
 
     def patch(self, network: Any) -> tuple[int, ...]:
         """The size of a token in latents, along their last axes."""
@@ -50,29 +56,15 @@ class ComfyTransformer(ComfyFamily):
     @override
     def layers_in(self, network: nn.Module) -> tuple[SelfAttentionLayer, ...]:
         blocks = [
-            (letter, number, block)
+            (letter, number, f"diffusion_model.{name}.{number}", block)
             for letter, name in self.stacks.items()
             for number, block in enumerate(getattr(network, name))
         ]
-        found: list[SelfAttentionLayer] = []
-        for place, (letter, number, block) in enumerate(blocks):
-            name = self.attention[letter]
-            module: Any = getattr(block, name) if name else block
-            heads, width = self.heads_and_width(module)
-            found.append(
-                SelfAttentionLayer(
-                    name=f"diffusion_model.{self.stacks[letter]}.{number}.{name or 'attention'}",
-                    part=PARTS[place * len(PARTS) // len(blocks)],
-                    letter=letter,
-                    index=number,
-                    block=number,
-                    position=0,
-                    heads=heads,
-                    width=width,
-                    module=module,
-                )
-            )
-        return tuple(found)
+        return stacked_layers(
+            blocks,
+            lambda letter: (self.attention[letter],),
+            lambda module, name: self.heads_and_width(module),
+        )
 
     def heads_and_width(self, module: Any) -> tuple[int, int]:
         """The number of heads of what attends, and the channels of its queries."""
@@ -85,8 +77,8 @@ class ComfyTransformer(ComfyFamily):
         patch = self.patch(network.diffusion_model)
         text = int(arguments["context"].shape[1]) if self.has_text else 0
         others = arguments.get("ref_latents") or ()
-        references = sum(math.prod(_patches(one.shape, patch)) for one in others)
-        return _patches(arguments["x"].shape, patch), text, references
+        references = sum(math.prod(patches_of(one.shape, patch)) for one in others)
+        return patches_of(arguments["x"].shape, patch), text, references
 
     @override
     def tokens(
@@ -97,7 +89,7 @@ class ComfyTransformer(ComfyFamily):
         if count == own:
             return ImageTokens(grid)
         if text and count == text + own:
-            return ImageTokens(grid, text)
+            return ImageTokens(grid, text if self.text_is_first else 0)
         size = "x".join(map(str, grid))
         made = f"there are {text} of the text, {size} of the picture and {references} of others"
         if not self.has_text:
@@ -108,10 +100,33 @@ class ComfyTransformer(ComfyFamily):
         )
 
     @override
+    def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
+        if self.cross is None:
+            return None
+        block = denoiser.get_submodule(layer.name.rpartition(".")[0])
+        return getattr(block, self.cross, None)
+
+    @override
+    def modulates(self, layer: SelfAttentionLayer) -> bool:
+        return not self.attention[layer.letter]
+
+    @override
+    def attends_beside_text(self, denoiser: nn.Module) -> bool:
+        return self.has_text
+
+    @override
+    def beside_text(
+        self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
+    ) -> tuple[int | tuple[int, ...], int]:
+        grid, _, references = self.counts(denoiser)
+        start = self.tokens(denoiser, argument, layer, count).start
+        return start, math.prod(grid) + references
+
+    @override
     def layer_grid(
         self, denoiser: nn.Module, layer: SelfAttentionLayer, latents: tuple[int, ...]
     ) -> tuple[int, ...]:
-        return _patches(latents, self.patch(network_of(denoiser).diffusion_model))
+        return patches_of(latents, self.patch(network_of(denoiser).diffusion_model))
 
     @override
     def multiple(self, denoiser: nn.Module) -> int:
@@ -134,6 +149,11 @@ class ComfyFlux(ComfyTransformer):
     stacks: ClassVar[Mapping[str, str]] = {"b": "double_blocks", "s": "single_blocks"}
     attention: ClassVar[Mapping[str, str]] = {"b": "", "s": ""}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("img", "txt"), "s": ("x",)}
+    texts: ClassVar[Mapping[str, str]] = {
+        "c_crossattn": "context",
+        "y": "y",
+        "attention_mask": "attention_mask",
+    }
 
 
 class ComfyChroma(ComfyFlux):
@@ -153,6 +173,11 @@ class ComfyQwenImage(ComfyTransformer):
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("encoder_hidden_states", "hidden_states")
     }
+    texts: ClassVar[Mapping[str, str]] = {
+        "c_crossattn": "context",
+        "attention_mask": "attention_mask",
+    }
+    masks: ClassVar[Mapping[str, str]] = {"context": "attention_mask"}
 
     @override
     def heads_and_width(self, module: Any) -> tuple[int, int]:
@@ -176,6 +201,7 @@ class ComfyWan(ComfyTransformer):
     attention: ClassVar[Mapping[str, str]] = {"b": "self_attn"}
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("x",)}
     has_text: ClassVar[bool] = False
+    cross: ClassVar[str | None] = "cross_attn"
 
     @override
     def patch(self, network: Any) -> tuple[int, ...]:
@@ -213,6 +239,12 @@ class ComfyNextDiT(ComfyTransformer):
         return "this ComfyUI lets rows have text of different lengths; expected 0.3.75 or newer"
 
     @override
+    def filling(self, network: Any) -> tuple[nn.Module, Tensor] | None:
+        if not network.pad_tokens_multiple:
+            return None
+        return network.cap_embedder, network.cap_pad_token[0]
+
+    @override
     def heads_and_width(self, module: Any) -> tuple[int, int]:
         heads = int(module.n_local_heads)
         return heads, heads * int(module.head_dim)
@@ -231,7 +263,7 @@ class ComfyNextDiT(ComfyTransformer):
         return grid, text + -text % multiple, -math.prod(grid) % multiple
 
 
-def _patches(shape: Sequence[int], patch: tuple[int, ...]) -> tuple[int, ...]:
+def patches_of(shape: Sequence[int], patch: tuple[int, ...]) -> tuple[int, ...]:
     """The number of patches along the last axes of latents; ComfyUI fills up what is no patch."""
     sizes = shape[-len(patch) :]
     return tuple(-(-int(size) // part) for size, part in zip(sizes, patch, strict=True))

@@ -1,4 +1,4 @@
-"""U-Nets in ComfyUI: Stable Diffusion 1 and 2, SDXL and what was trained from them."""
+"""U-Nets in ComfyUI: Stable Diffusion 1 and 2, SDXL, Stable Video Diffusion and their kin."""
 
 from __future__ import annotations
 
@@ -23,19 +23,13 @@ class ComfyUNet(ComfyFamily):
     """A path down, a middle and a path up of convolutions and transformers.
 
     Layers are called as in `diffusers`: blocks there run in the same order, and have the same
-    transformers.
+    transformers. Of Stable Video Diffusion they are those within frames.
     """
 
     name: ClassVar[str] = "ComfyUI U-Net"
     networks: ClassVar[tuple[str, ...]] = ("UNetModel",)
+    changes_text: ClassVar[tuple[str, ...]] = ("attn2_patch",)
     module_lists: ClassVar[tuple[str, ...]] = ("TimestepEmbedSequential",)
-
-    @override
-    def refuse(self, network: nn.Module) -> str:
-        for name, module in network.named_modules():
-            if "VideoTransformer" in type(module).__name__:
-                return f"{name} attends over frames, and how these lie is not known here"
-        return ""
 
     @override
     def layers_in(self, network: nn.Module) -> tuple[SelfAttentionLayer, ...]:
@@ -45,6 +39,15 @@ class ComfyUNet(ComfyFamily):
             if inside is not None:
                 found.extend(_of_part(part, f"diffusion_model.{name}", inside))
         return tuple(found)
+
+    @override
+    def cross_attention(self, denoiser: nn.Module, layer: SelfAttentionLayer) -> nn.Module | None:
+        path = layer.name.rpartition(".")[0]
+        around: Any = denoiser.get_submodule(path.rpartition(".transformer_blocks.")[0])
+        # What a video's frames attend to is a picture.
+        if hasattr(around, "time_stack"):
+            return None
+        return getattr(denoiser.get_submodule(path), "attn2", None)
 
     @override
     def tokens(

@@ -6,6 +6,7 @@ import math
 import torch
 
 from .patcher_extension import WrapperExecutor, copied, wrappers_of
+from .sampler_helpers import convert_cond
 
 #: How many rows the network may have at a time; a test makes it small.
 MOST_ROWS = 64
@@ -87,6 +88,19 @@ class Held:
     def __init__(self, cond):
         self.cond = cond
 
+    def process_cond(self, batch_size, area):
+        return Held(self.cond.expand(batch_size, *self.cond.shape[1:]))
+
+
+def process_conds(model, noise, conds, device, latent_image=None, denoise_mask=None, seed=None):
+    return {
+        name: [
+            entry | {"uuid": (name, place), "model_conds": {"c_crossattn": Held(entry["text"])}}
+            for place, entry in enumerate(cond)
+        ]
+        for name, cond in conds.items()
+    }
+
 
 class CFGGuider:
     def __init__(self, patcher):
@@ -121,13 +135,8 @@ class CFGGuider:
 
     def outer_sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
         self.inner_model = self.model_patcher.model
-        self.conds = {
-            name: [
-                {**extra, "uuid": (name, place), "model_conds": {"c_crossattn": Held(text)}}
-                for place, (text, extra) in enumerate(conds)
-            ]
-            for name, conds in self.original.items()
-        }
+        conds = {name: convert_cond(cond) for name, cond in self.original.items()}
+        self.conds = process_conds(self.inner_model, noise, conds, noise.device)
         # As ComfyUI does: what a step gets are copies of the options as they are now.
         options = copied(self.model_options)
         options["transformer_options"]["sample_sigmas"] = sigmas

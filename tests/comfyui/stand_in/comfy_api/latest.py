@@ -41,6 +41,6 @@ io = SimpleNamespace(
     Schema=Schema,
     **{
         name: SimpleNamespace(Input=type(f"{name}Input", (_Input,), {}), Output=_Output)
-        for name in ("Model", "Float", "Int", "String", "Combo", "Boolean")
+        for name in ("Model", "Float", "Int", "String", "Combo", "Boolean", "Conditioning")
     },
 )
