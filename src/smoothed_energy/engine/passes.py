@@ -212,11 +212,10 @@ class PassRunner:
                 outcome.reached.update(altered.reached)
             if joined is not None:
                 joined.note(outcome, altered, self.take_rows(kept, joined.acting.rows))
-                reachable = self._reachable.setdefault(joined.plan, set())
-                reached = outcome.reached[joined.plan]
-                check_reached(joined.plan, reachable, clean_pass.called, reached)
-                own = Arguments(kept.argument).in_pass(features.sizes)
-                everything = self._site(own, whole, context)  # of passes without its rows
+                known = self._reachable.setdefault(joined.plan, set())
+                check_reached(joined.plan, known, clean_pass.called, outcome.reached[joined.plan])
+                own = Arguments(kept.argument).in_pass(features.sizes)  # of passes without its rows
+                everything = self._site(own, whole, context)
             clean = CleanPass(
                 kept, layout, everything, clean_pass.called, outcome, recorder, stems, acting
             )
