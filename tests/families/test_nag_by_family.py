@@ -205,3 +205,41 @@ def test_refusals_say_why(module, number, reason):
     guidance = NormalizedAttentionGuidance(negative_embeds={TEXT: torch.zeros(1, 1, 1)})
     with pytest.raises(LayerError, match=reason):
         guidance.attach(case.pipeline())
+
+
+def guided(case, given, *, cfg):
+    """The result with a negative text, taken in full."""
+    pipe = case.pipeline()
+    run = run_of(pipe, case, cfg=cfg)
+    scale, tau, _ = SETTINGS
+    with NormalizedAttentionGuidance(scale=scale, tau=tau, alpha=0.5, negative_embeds=given).attach(
+        pipe
+    ):
+        return run()
+
+
+@pytest.mark.parametrize(("name", "length"), [("LongCat-Audio", 7), ("JoyImage-Edit", 7)])
+def test_texts_that_can_not_be_filled_up_must_be_of_one_length(name, length):
+    case, given = {**CROSS, **JOINT}[name][:2]
+    if MASK in given:
+        given = {**given, MASK: words(length, 3, most=length, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"7 tokens .*encoded to one length"):
+        guided(case, {**given, TEXT: noise(2, length, 16, seed=9)}, cfg=case.cfg is not None)
+
+
+def test_words_that_do_not_count_change_nothing_of_ernie_image():
+    case, given, _ = JOINT["ERNIE-Image"]
+    longer = torch.nn.functional.pad(given["text_bth"], (0, 0, 0, 3), value=7.0)
+    expected = guided(case, given, cfg=False)
+    assert difference(guided(case, {**given, "text_bth": longer}, cfg=False), expected) < TOLERANCE
+
+
+def test_a_text_of_allegro_needs_no_mask():
+    case = case_of("allegro")
+    pipe = case.pipeline()
+    width = pipe.transformer.config.caption_channels
+    alike = noise(1, 1, 6, width, seed=9)
+    found = guided(case, {TEXT: alike}, cfg=False)
+    masked = guided(case, {TEXT: alike, MASK: torch.ones(1, 6)}, cfg=False)
+    assert difference(found, masked) < TOLERANCE
+    assert difference(found, run_of(pipe, case)()) > MARGIN * TOLERANCE

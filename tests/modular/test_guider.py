@@ -8,7 +8,7 @@ import torch
 from brute_force_attention import brute_force as brute_force_of_transformer
 from brute_force_guidance import Term, brute_force
 from comparison import run_of
-from diffusers import HeunDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
 from diffusers.guiders import ClassifierFreeGuidance
 from modular_pipelines import modular_sd3, modular_xl, run_sd3, run_xl, xl_arguments
 from tiny_pipelines import (
@@ -25,7 +25,11 @@ from tiny_pipelines import (
 )
 from tiny_sd3 import CASES, sd3
 
-from smoothed_energy import GuidanceInterval, guidance_from_text
+from smoothed_energy import (
+    GuidanceInterval,
+    NormalizedAttentionGuidance,
+    guidance_from_text,
+)
 from smoothed_energy.engine.summary import GuidanceWarning
 from smoothed_energy.modular import SmoothedEnergyGuider
 
@@ -168,6 +172,38 @@ def test_schedulers_with_more_timesteps_than_steps_need_to_be_known():
     guider.scheduler = heun
     expected = attached([text], steps=3, scheduler=heun)
     assert_same(run_xl(pipe, steps=3), expected, attached([], steps=3, scheduler=heun))
+
+
+@pytest.mark.parametrize("text", ["cfgpp; scale=0.6", "sag; layers=mid; scale=0.7"])
+def test_a_scheduler_that_is_replaced_later_is_the_one_that_counts(text):
+    other = EulerDiscreteScheduler.from_config(
+        xl().scheduler.config, timestep_spacing="trailing", use_karras_sigmas=True
+    )
+    found = []
+    for first in (False, True):
+        guider = SmoothedEnergyGuider(text, guidance_scale=SCALE)
+        pipe = modular_xl(ClassifierFreeGuidance(guidance_scale=SCALE))
+        if first:
+            guider.put_into(pipe)
+        pipe.update_components(scheduler=other)
+        if not first:
+            guider.put_into(pipe)
+        assert guider.scheduler is other
+        found.append(run_xl(pipe, steps=3))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    "nag",
+    [
+        {"negative_prompt": "blurry"},
+        {"negative_embeds": {"encoder_hidden_states": torch.zeros(1, 5, 8)}},
+    ],
+    ids=["a prompt", "embeddings"],
+)
+def test_a_guidance_with_a_text_of_its_own_is_refused(nag):
+    with pytest.raises(RuntimeError, match="nag can't be used in a guider"):
+        SmoothedEnergyGuider(NormalizedAttentionGuidance(**nag))
 
 
 def test_cfg_lasts_to_the_end_of_a_second_order_schedule():

@@ -11,7 +11,11 @@ from tiny_sd3 import CASES as SD3
 from tiny_unet import CASES as UNETS
 from tiny_wan import CASES as WAN
 
-from smoothed_energy import SmoothedEnergyGuidance, guidance_from_text
+from smoothed_energy import (
+    NormalizedAttentionGuidance,
+    SmoothedEnergyGuidance,
+    guidance_from_text,
+)
 from smoothed_energy.denoisers.attention_layer import LayerError
 from smoothed_energy.intercept.attention import AttentionBackendError
 from smoothed_energy.trace import Trace
@@ -124,6 +128,38 @@ def test_other_guidance_may_go_beside_it(other):
     assert difference(results[0], alone) > MARGIN * TOLERANCE
 
 
+@pytest.mark.parametrize("method", ["erg", "seg; blur=gaussian:1", "seg; on=key", "tpg"])
+def test_who_looks_at_its_layers_sees_them_as_they_are(method):
+    pipe = SD.pipeline()
+    run = run_of(pipe, SD, cfg=True, num_inference_steps=3)
+    layers = ",".join(SD.images)
+    one = guidance_from_text(f"{method}; layers={layers}; scale=2")
+    sag = guidance_from_text(f"sag; layers={next(iter(SD.images))}; scale=2")
+    found = []
+    for joined in (False, True):
+        with one.attach(pipe, joined=joined), sag.attach(pipe):
+            found.append(run())
+    assert difference(*found) < TOLERANCE
+    with one.attach(pipe, joined=True), Trace(pipe, metrics=["energy"], layers=layers) as trace:
+        run()
+    assert len(trace.layers)
+
+
+def test_nag_beside_it_asks_the_negative_prompt_of_every_picture():
+    pipe = SD.pipeline()
+    text = SD.arguments["prompt_embeds"]
+    run = run_of(pipe, SD, cfg=True)
+    other = torch.randn(text[:1].shape, generator=torch.Generator().manual_seed(3))
+    nag = NormalizedAttentionGuidance(negative_embeds={"encoder_hidden_states": other})
+    seg, found = of_layers("seg; blur=gaussian:1", SD), []
+    for joined in (False, True):
+        with seg.attach(pipe, joined=joined), nag.attach(pipe):
+            found.append(run())
+    assert difference(*found) < TOLERANCE
+    with seg.attach(pipe):
+        assert difference(found[0], run()) > MARGIN * TOLERANCE
+
+
 def test_only_one_of_two_is_joined():
     pipe = SD.pipeline()
     run = run_of(pipe, SD)
@@ -164,7 +200,15 @@ def test_flux_packs_its_rows_alike():
         assert difference(run(), expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("case", methods_by_family.cases(), ids=lambda case: case.family)
+def cases():
+    """All tiny pipelines that guidance is attached to: others have a guider."""
+    found = methods_by_family.cases()
+    return [
+        case for case in found if "guider" not in getattr(case.pipeline(), "_component_specs", ())
+    ]
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.family)
 def test_every_family_has_rows_that_join(case):
     pipe = case.pipeline()
     run = run_of(pipe, case, cfg=bool(case.cfg))
@@ -174,6 +218,10 @@ def test_every_family_has_rows_that_join(case):
             expected = run()
     except LayerError:
         pytest.skip("no softmax attention")
+    if case.family == "Cosmos 3":
+        with pytest.raises(LayerError, match="one sample and no rows"):
+            guidance.attach(pipe, joined=True)
+        return
     with guidance.attach(pipe, joined=True):
         if case.family == "Qwen-Image 2.1":
             with pytest.raises(RuntimeError, match="keeps keys from call to call"):

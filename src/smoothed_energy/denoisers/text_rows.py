@@ -49,7 +49,7 @@ def fit_texts(
             found[mask] = _fitted(mask, given, tokens)
         elif mask in there:
             like: Tensor = arguments[mask]
-            found[mask] = like.new_ones(tokens.shape[:2])
+            found[mask] = like.new_ones(_of_tokens(tokens))
     return found
 
 
@@ -95,20 +95,20 @@ def pad_texts(
         value = arguments[name]
         if not isinstance(value, Tensor) or value.ndim < 3:
             continue
-        lengths = value.shape[1], other.shape[1]
+        lengths = value.shape[-2], other.shape[-2]
         if lengths[0] == lengths[1]:
             continue
         if name not in masks:
             raise ValueError(
                 f"the negative text has {lengths[1]} tokens ({name}), and the prompt {lengths[0]}; "
-                "expected texts encoded to one length, since this denoiser masks none of them"
+                "expected texts encoded to one length, since they can't be filled up here"
             )
         mask = masks[name]
         for found in (arguments, text):
             tokens, given = found[name], found.get(mask)
             if given is None:
-                given = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-            more = max(lengths) - tokens.shape[1]
+                given = torch.ones(_of_tokens(tokens), dtype=torch.bool, device=tokens.device)
+            more = max(lengths) - tokens.shape[-2]
             found[name] = torch.nn.functional.pad(tokens, (0, 0, 0, more))
             found[mask] = torch.nn.functional.pad(given.to(torch.bool), (0, more))
     for name in masks.values():
@@ -122,3 +122,8 @@ def pad_texts(
 def _rows(found: Mapping[str, Any], masks: Mapping[str, str], mask: str) -> int:
     (name,) = [name for name, other in masks.items() if other == mask]
     return len(found[name])
+
+
+def _of_tokens(text: Tensor) -> tuple[int, int]:
+    """The rows and the tokens of a text, `(B, L, C)` or `(B, 1, L, C)`."""
+    return text.shape[0], text.shape[-2]

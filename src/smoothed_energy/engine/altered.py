@@ -187,7 +187,7 @@ def check_altered(
     if keeps:
         raise RuntimeError(
             "a guidance that changes passes in place can't act here, since the denoiser keeps keys "
-            "from call to call, which would be changed for good; expected a second pass "
+            "from call to call, which might be changed for good; expected a second pass "
             "(formulation=conditional or unconditional, joined=False), or a pipeline without such "
             "a cache"
         )

@@ -7,8 +7,9 @@ to the other.
 
 from __future__ import annotations
 
-__all__ = ["JoinedRows", "check_joins", "join_plan"]
+__all__ = ["JoinedRows", "check_joins", "join_plan", "may_join"]
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -66,6 +67,20 @@ class JoinedRows:
         outcome.runs[plan] = 1
 
 
+def may_join(plan: Plan, acting: Sequence[Acting], probing: Sequence[Plan]) -> bool:
+    """Whether the rows of a plan may join this call; else they have a pass, which gives the same.
+
+    Args:
+        plan: The plan.
+        acting: Alterations of all passes: rows are added once, and another text is known for the
+            call's own rows.
+        probing: Plans that look at modules: a module that is perturbed for some rows runs twice.
+    """
+    texts = [one for one in acting if one.alteration.adds_rows or one.alteration.reads_text]
+    looked_at = [module for one in probing for module in one.probed if module in plan.edits]
+    return not texts and not looked_at
+
+
 def check_joins(guidance: Guidance, rows: RowChoice) -> None:
     """Check that what a guidance perturbs may run in the call of the clean pass.
 
@@ -96,6 +111,11 @@ def join_plan(guidance: Guidance, plan: Plan, denoiser: nn.Module) -> Plan:
     if plan.negative is not None or plan.alteration is not None or plan.perturbation is None:
         raise ValueError(_NO_PASS.format(guidance))
     family = family_or_unknown(denoiser)
+    if not family.has_rows:
+        raise LayerError(
+            f"a call of a {type(unwrap(denoiser)).__name__} has one sample and no rows, so none "
+            "can be added to it; expected joined=False"
+        )
     if not family.rows_first:
         attention = {layer.module for layer in family.layers(unwrap(denoiser))}
         if not attention.issuperset(plan.edits):

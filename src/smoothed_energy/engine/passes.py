@@ -30,7 +30,7 @@ from ..intercept.replay import Recorder, Stem
 from .altered import Acting, AlteredPass, check_altered, refuse_hidden, told
 from .caches import CacheStates
 from .context import StepContext
-from .joined import JoinedRows
+from .joined import JoinedRows, may_join
 from .one_pass import (
     CleanPass,
     FeatureMaps,
@@ -176,7 +176,8 @@ class PassRunner:
             return outcome
         self._check(call, plans, probing)
         batch = len(self.sample(kept))
-        joined, apart, stems = self._arranged(plans, acting, layout, batch)
+        joins, apart, stems = self._arranged(plans, acting, probing)
+        joined = None if joins is None else JoinedRows(joins, layout, batch)
         recorder = Recorder(list(stems.values())) if stems else None
         whole = seen = Rows(0, batch, batch)
         arguments, altered = Arguments(kept.argument), None
@@ -244,15 +245,14 @@ class PassRunner:
         return regions.router(edited, PASS, decide, has_all_rows=has_all_rows)
 
     def _arranged(
-        self, plans: Sequence[Plan], acting: Sequence[Acting], layout: BatchLayout, batch: int
-    ) -> tuple[JoinedRows | None, Sequence[Plan], dict[Plan, Stem]]:
-        """The rows that join the clean pass; the other plans, and what their passes take over."""
+        self, plans: Sequence[Plan], acting: Sequence[Acting], probing: Sequence[Plan]
+    ) -> tuple[Plan | None, Sequence[Plan], dict[Plan, Stem]]:
+        """Whose rows join the clean pass; the other plans, and what their passes take over."""
         stems: dict[Plan, Stem] = {}
         replays = not self.sealed and (self.regions is None or not self.regions.overwrites)
         for plan in plans:
-            # Rows are added once. Others have passes of their own, which give the same.
-            if plan.joined and not any(one.alteration.adds_rows for one in acting):
-                return JoinedRows(plan, layout, batch), [p for p in plans if p is not plan], {}
+            if plan.joined and may_join(plan, acting, probing):
+                return plan, [one for one in plans if one is not plan], {}
             if plan.replay and replays:
                 stems[plan] = self._stem(plan)
         return None, plans, stems

@@ -96,6 +96,7 @@ class Family(Alterable):
         reversed_flow: Whether a flow is predicted from noise to image, and not from image to noise.
         rows_first: Whether blocks have the rows of a batch in the first dimension of their tokens;
             attention has in any case.
+        has_rows: Whether a call has a row for each sample, and not one sample alone.
         returns_none: Whether a block returns what a call leaves out as None.
         attends_in_blocks: Whether a layer may attend in several blocks of queries, of which one
             sees all tokens, and has the image's.
@@ -118,6 +119,7 @@ class Family(Alterable):
     time_factor: ClassVar[float] = 1
     reversed_flow: ClassVar[bool] = False
     rows_first: ClassVar[bool] = True
+    has_rows: ClassVar[bool] = True
     returns_none: ClassVar[bool] = False
     attends_in_blocks: ClassVar[bool] = False
     is_unknown: ClassVar[bool] = False

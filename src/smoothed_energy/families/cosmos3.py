@@ -34,6 +34,7 @@ class Cosmos3(Transformer):
     time: ClassVar[str] = "vision_timesteps"
     tells_timesteps: ClassVar[bool] = False
     rows_first: ClassVar[bool] = False
+    has_rows: ClassVar[bool] = False
     stacks: ClassVar[Mapping[str, str]] = {"b": "layers"}
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": _BOTH}

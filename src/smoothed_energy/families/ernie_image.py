@@ -7,10 +7,11 @@ __all__ = ["ErnieImage"]
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from ..denoisers.image_tokens import GridError, ImageTokens
+from ..intercept.module_call import Rows
 from .base import Arguments
 from .transformer import Transformer
 
@@ -32,6 +33,21 @@ class ErnieImage(Transformer):
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {"b": ("x",)}
 
     @override
+    def repeat_rows(
+        self, arguments: dict[str, Any], rows: Rows, text: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Texts are filled up to one length: their own are told."""
+        name = "text_bth"
+        if name not in text:
+            return super().repeat_rows(arguments, rows, text)
+        length = max(arguments[name].shape[1], text[name].shape[1])
+        return super().repeat_rows(
+            {**arguments, name: _filled(arguments[name], length)},
+            rows,
+            {**text, name: _filled(text[name], length)},
+        )
+
+    @override
     def tokens(
         self, denoiser: nn.Module, argument: Arguments, layer: str, count: int
     ) -> ImageTokens:
@@ -48,3 +64,8 @@ class ErnieImage(Transformer):
     def feed_forward(self, block: nn.Module) -> nn.Module | None:
         found: nn.Module = block.get_submodule("mlp")
         return found
+
+
+def _filled(text: Tensor, length: int) -> Tensor:
+    """A text `(B, L, C)` with zeros after its tokens."""
+    return nn.functional.pad(text, (0, 0, 0, length - text.shape[1]))

@@ -31,13 +31,7 @@ class JoyImage(Transformer):
     denoisers: ClassVar[tuple[str, ...]] = ("JoyImageEditTransformer3DModel",)
     stacks: ClassVar[Mapping[str, str]] = {"b": "double_blocks"}
     text: ClassVar[Any] = "after"
-    text_arguments: ClassVar[tuple[str, ...]] = (
-        "encoder_hidden_states",
-        "encoder_hidden_states_mask",
-    )
-    text_masks: ClassVar[Mapping[str, str]] = {
-        "encoder_hidden_states": "encoder_hidden_states_mask"
-    }
+    text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states",)
     returns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "b": ("hidden_states", "encoder_hidden_states")
     }
@@ -86,6 +80,13 @@ class JoyImageEditPlus(JoyImage):
 
     name: ClassVar[str] = "JoyImage-Edit Plus"
     denoisers: ClassVar[tuple[str, ...]] = ("JoyImageEditPlusTransformer3DModel",)
+    text_arguments: ClassVar[tuple[str, ...]] = (
+        "encoder_hidden_states",
+        "encoder_hidden_states_mask",
+    )
+    text_masks: ClassVar[Mapping[str, str]] = {
+        "encoder_hidden_states": "encoder_hidden_states_mask"
+    }
     listed: ClassVar[frozenset[str]] = frozenset({"shape_list"})
     tied_to_size: ClassVar[tuple[str, ...]] = ("shape_list",)
 

@@ -28,7 +28,7 @@ class LongCatAudio(Audio):
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
     cross: ClassVar[str | None] = "cross_attn"
     text_arguments: ClassVar[tuple[str, ...]] = ("encoder_hidden_states", "encoder_attention_mask")
-    text_masks: ClassVar[Mapping[str, str]] = {"encoder_hidden_states": "encoder_attention_mask"}
+    # No `text_masks`: convolutions over the text see what fills it up.
     text_runs_along: ClassVar[bool] = True
 
     @override

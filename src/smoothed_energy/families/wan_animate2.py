@@ -26,8 +26,8 @@ class WanAnimate2(Wan):
     denoisers: ClassVar[tuple[str, ...]] = ("WanAnimate2Transformer3DModel",)
     attention: ClassVar[tuple[str, ...]] = ("self_attn",)
     cross: ClassVar[str | None] = "cross_attn"
-    # Kept keys have no second row for another text.
     text_arguments: ClassVar[tuple[str, ...]] = ()
+    why_no_text: ClassVar[str] = "the keys that it keeps have no row for another text"
     listed: ClassVar[frozenset[str]] = frozenset(
         {"hidden_states", "encoder_hidden_states", "condition_latents"}
     )

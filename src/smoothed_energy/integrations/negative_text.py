@@ -46,6 +46,8 @@ def refuse_prompt(guidance: Guidance, pipeline: Any = None) -> None:
         return
     if pipeline is None:
         why = "a bare denoiser or a guider has no text encoders"
+    elif "ModularPipeline" in [cls.__name__ for cls in type(pipeline).__mro__]:
+        why = f"the blocks of a {type(pipeline).__name__} can't be called with another prompt"
     elif "prompt" not in inspect.signature(type(pipeline).__call__).parameters:
         why = f"a {type(pipeline).__name__} takes no prompt"
     elif not _encodes(pipeline):

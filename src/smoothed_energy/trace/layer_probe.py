@@ -21,7 +21,7 @@ from ..guidance.attention_perturbation import (
     of_image,
 )
 from ..guidance.perturbation import LayerCall, Probe
-from ..intercept.attention import Attention, LayerAttention, watch_attention
+from ..intercept.attention import Attention, AttentionBackendError, LayerAttention, watch_attention
 from .metric import AttentionMetric, MapMetric
 
 
@@ -75,6 +75,11 @@ class LayerProbe(Probe):
         hidden = _image_stream(call, output)
         if hidden.ndim == 4:  # Attention of U-Nets without text keeps (B, C, H, W).
             return self._measured(hidden)
+        if hidden.ndim == 2:
+            raise AttentionBackendError(
+                f"layer {call.name!r} gives tokens of one sample, without an axis for rows, and "
+                "can't be measured; expected no layers (layers=())"
+            )
         image = call.image_tokens(call.name, hidden.shape[1])
         if isinstance(image.start, int):
             return self._measured(_maps(hidden, image))

@@ -139,9 +139,9 @@ class ComfyHunyuanVideo(ComfyFlux):
         before = text if not flipped and count > math.prod(found.grid) + first else 0
         return ImageTokens(found.grid, before + first)
 
-    @override
-    def attends_beside_text(self, denoiser: nn.Module) -> bool:
-        return False  # One mask holds for all rows of a batch, so no other text can be among them.
+    why_no_text: ClassVar[str] = (
+        "one mask of its text holds for all rows of a batch, so no other text can be among them"
+    )
 
 
 class ComfyLTX(ComfyTransformer):

@@ -103,7 +103,12 @@ class ComfyRun:
         conds: list[Conditioning] = [(branch, given[branch]) for branch in branches]
         for member in step.scales:
             branch = _branch_of(member.formulation, has_cfg=has_cfg)
-            _check_active(member.participant.guidance, branch, given[branch], sigma)
+            _check_active(member.participant.guidance, [branch], given, sigma)
+        for member in step.altering:
+            plan = member.plan if member.planned_for is runner else member.plan_in(runner)
+            of = plan.alteration.branch if plan.alteration is not None else None
+            asked_of = branches if of is None else [_branch_of(of, has_cfg=has_cfg)]
+            _check_active(member.participant.guidance, asked_of, given, sigma)
         # What is looked at or changed in layers must be of one branch at a time: first with the
         # prompt. ComfyUI runs branches together or apart as memory and texts allow.
         probed = [
@@ -262,14 +267,17 @@ def _branch_of(formulation: Formulation, *, has_cfg: bool) -> int:
 
 
 def _check_active(
-    guidance: Guidance, branch: int, cond: Sequence[Mapping[str, Any]], sigma: Tensor
+    guidance: Guidance,
+    branches: Sequence[int],
+    given: Sequence[Sequence[Mapping[str, Any]]],
+    sigma: Tensor,
 ) -> None:
-    """Check that a branch is predicted at a noise level.
+    """Check that one of some branches is predicted at a noise level.
 
     Args:
-        guidance: Who perturbs it.
-        branch: The branch.
-        cond: Its conditioning.
+        guidance: Who perturbs or changes them.
+        branches: The branches.
+        given: The conditionings of all.
         sigma: ComfyUI's noise level.
 
     Raises:
@@ -277,13 +285,13 @@ def _check_active(
             then predicts 0, and there is nothing to perturb.
     """
     level = float(sigma.flatten()[0])
-    for entry in cond:
+    for entry in [entry for branch in branches for entry in given[branch]]:
         first, last = entry.get("timestep_start"), entry.get("timestep_end")
         if (first is None or level <= first) and (last is None or level >= last):
             return
-    name = "negative prompt" if branch == UNCONDITIONAL else "prompt"
+    name = "negative prompt" if CONDITIONAL not in branches else "prompt"
     raise RuntimeError(
-        f"{guidance.method} perturbs the prediction for the {name}, and no {name} holds at the "
+        f"{guidance.method} changes the prediction for the {name}, and no {name} holds at the "
         f"noise level {level:.4g}, which is outside of their time ranges; expected steps within "
         "these, or the other formulation"
     )

@@ -23,7 +23,6 @@ from typing_extensions import Self, override
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from ..attach import warn_if_it_changes_nothing
-from ..negative_text import refuse_prompt
 from ..refused import guider_slots
 from .guider_session import GuiderSession
 from .guider_step import GuiderStep
@@ -88,9 +87,10 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self.guidance_rescale = guidance_rescale
         self.use_original_formulation = use_original_formulation
         self.guidances = as_guidances(guidance)
-        self.scheduler: Any = None
+        self._scheduler: Any = None
+        self._pipeline: Callable[[], Any] = _nothing
         for item in self.guidances:
-            refuse_prompt(item)
+            _refuse_text(item)
         texts = list(map(guidance_to_text, self.guidances))
         for item in self.guidances:
             warn_if_it_changes_nothing(item)
@@ -127,8 +127,22 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
             name = "spatio_temporal_guidance_blocks"
             self.spatio_temporal_guidance_blocks = getattr(pipeline.guider, name, None)
         pipeline.update_components(**dict.fromkeys(slots, self))
-        self.scheduler = pipeline.scheduler
+        self._pipeline = weakref.ref(pipeline)
         return self
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler: one that was set, or the one that the pipeline has now; None if neither.
+
+        A pipeline's may be replaced, or not be loaded yet, when the guider is put into it.
+        """
+        if self._scheduler is not None:
+            return self._scheduler
+        return getattr(self._pipeline(), "scheduler", None)
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         """Where the next batches are in the schedule; another run begins where `step` falls."""
@@ -251,3 +265,22 @@ def _refuse_zero_steps(guidances: Sequence[Guidance]) -> None:
                 "combine estimates of clean latents, of which 0 is another thing; expected "
                 "zero_steps=0"
             )
+
+
+def _nothing() -> None:
+    return None
+
+
+def _refuse_text(guidance: Guidance) -> None:
+    """Refuse a guidance with a negative text of its own.
+
+    Raises:
+        RuntimeError: If it has one.
+    """
+    if guidance.prompt_to_encode is None and getattr(guidance, "negative_embeds", None) is None:
+        return
+    raise RuntimeError(
+        f"{guidance.method} can't be used in a guider: blocks encode no other prompt for it, and "
+        "embeddings can't be saved with a guider; expected a negative prompt under "
+        "classifier-free guidance, or a pipeline without a guider, to which it is attached"
+    )
