@@ -74,7 +74,10 @@ def in_places(function, pipe, case):
             return found
 
         return of_others
-    if type(pipe).__name__.startswith("Kandinsky5"):
+    if type(pipe).__name__.startswith("Cosmos3"):
+        # A list of one video.
+        return lambda *both: function(*(one[0] for one in both))[None]
+    if type(pipe).__name__.startswith(("Kandinsky5", "Kandinsky6")):
         return lambda *both: function(*(one.movedim(-1, 1) for one in both)).movedim(1, -1)
     if type(pipe).__name__.startswith(("Sound", "MiniMaxMusic3")):
         return lambda *both: function(*(one.unsqueeze(2) for one in both)).squeeze(2)

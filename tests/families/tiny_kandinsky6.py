@@ -67,7 +67,7 @@ def transformer(points=1):
     )
 
 
-class OfPrompts(Kandinsky6TI2VAPipeline):
+class Kandinsky6OfPrompts(Kandinsky6TI2VAPipeline):
     """Embeddings come with masks, as those of prompts of different lengths do."""
 
     def encode_prompt(self, *args, **kwargs):
@@ -80,7 +80,7 @@ class OfPrompts(Kandinsky6TI2VAPipeline):
 
 
 def kandinsky6(scheduler=None, **changes):
-    return OfPrompts(
+    return Kandinsky6OfPrompts(
         vae=video_vae(),
         transformer=transformer(**changes),
         scheduler=scheduler or FlowMatchEuler(shift=5.0),

@@ -67,7 +67,8 @@ class SaliencyFusion(Combination):
         grid = tuple(guidance.shape[2:])
         tokens = guidance.float().abs().flatten(2).mT
         blurred = GaussianBlur(self.sigma, padding="symmetric").apply(tokens, grid)
-        return blurred.softmax(dim=-2).mT.reshape(guidance.shape)
+        # Its logarithm: of large magnitudes the softmax itself is 0 nearly everywhere.
+        return blurred.log_softmax(dim=-2).mT.reshape(guidance.shape)
 
     def __str__(self) -> str:
         return "fuse" if self.sigma == 1 else f"fuse:{self.sigma!r}"
