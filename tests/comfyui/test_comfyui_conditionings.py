@@ -226,6 +226,13 @@ def test_prompts_that_hold_for_a_part_of_the_run():
     for text in ("pag; formulation=unconditional", "sag; steps=0.1:1"):
         with pytest.raises(RuntimeError, match=r"no negative prompt holds at the noise level 1,"):
             sampled(guide(model, text), **conds)
+    within = guide(model, "pag; formulation=within")
+    with pytest.raises(RuntimeError, match=r"pag changes .* no negative prompt holds"):
+        sampled(within, **conds)
+    half = {"positive": prompt(1, **ranges), "negative": prompt(2)}
+    with pytest.raises(RuntimeError, match=r"nag changes .* no prompt holds"):
+        sampled(guide(model, nag("mid")), **half)
+    sampled(guide(model, "pladis"), **half)  # of the negative prompt, where there is no other
     # Of two that follow each other there is always one.
     later = prompt(3, start_percent=0.5, end_percent=1.0)
     both = {"positive": [*prompt(1, **ranges), *later], "negative": prompt(2)}
