@@ -45,7 +45,7 @@ def refuse_prompt(guidance: Guidance, pipeline: Any = None) -> None:
     if prompt is None:
         return
     if pipeline is None:
-        why = "a bare denoiser or a guider has no text encoders"
+        why = "a bare denoiser has no text encoders"
     elif "ModularPipeline" in [cls.__name__ for cls in type(pipeline).__mro__]:
         why = f"the blocks of a {type(pipeline).__name__} can't be called with another prompt"
     elif "prompt" not in inspect.signature(type(pipeline).__call__).parameters:
