@@ -193,17 +193,23 @@ def test_a_scheduler_that_is_replaced_later_is_the_one_that_counts(text):
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize(
-    "nag",
-    [
-        {"negative_prompt": "blurry"},
-        {"negative_embeds": {"encoder_hidden_states": torch.zeros(1, 5, 8)}},
-    ],
-    ids=["a prompt", "embeddings"],
-)
-def test_a_guidance_with_a_text_of_its_own_is_refused(nag):
-    with pytest.raises(RuntimeError, match="nag can't be used in a guider"):
-        SmoothedEnergyGuider(NormalizedAttentionGuidance(**nag))
+def test_a_negative_prompt_that_nobody_encodes_is_refused():
+    with pytest.raises(RuntimeError, match=r"blocks encode no other prompt.*negative_embeds="):
+        SmoothedEnergyGuider("nag; negative_prompt=blurry")
+
+
+def test_a_negative_text_by_its_embeddings():
+    prompts = xl_prompts(1)
+    text = noise(*prompts["prompt_embeds"].shape, seed=9)
+    nag = NormalizedAttentionGuidance(negative_embeds={"encoder_hidden_states": text})
+    pipe = xl()
+    generate = latents_of(pipe, **prompts, **size(), guidance_scale=SCALE, num_inference_steps=2)
+    plain = generate()
+    with nag.attach(pipe):
+        expected = generate()
+    assert_same(
+        run_xl(modular_xl(SmoothedEnergyGuider(nag, guidance_scale=SCALE))), expected, plain
+    )
 
 
 def test_cfg_lasts_to_the_end_of_a_second_order_schedule():

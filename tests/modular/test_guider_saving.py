@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from diffusers.modular_pipelines import ComponentSpec
 from modular_pipelines import XLBlocks, modular_xl, run_xl
 from tiny_pipelines import difference, quiet
 
 from smoothed_energy import PerturbedAttentionGuidance, SmoothedEnergyGuidance, guidance_from_text
-from smoothed_energy.families.layer_selection import LayerError
 from smoothed_energy.modular import SmoothedEnergyGuider
 
 SEG = SmoothedEnergyGuidance(blur="gaussian:1", scale=2.0, layers="m0", steps="begin+end")
@@ -55,9 +55,18 @@ def test_a_guider_is_saved_and_loaded_with_its_pipeline(tmp_path):
     assert difference(run_xl(loaded), expected) < 1e-5
 
 
-def test_layers_without_a_text_are_refused():
-    with pytest.raises(LayerError, match="predicate"):
-        SmoothedEnergyGuider(SmoothedEnergyGuidance(layers=lambda layer: True))
+def test_layers_without_a_text_are_used_and_not_saved(tmp_path):
+    chosen = SmoothedEnergyGuidance(layers=lambda layer: layer.part == "mid")
+    guider = SmoothedEnergyGuider(chosen, guidance_scale=4.0)
+    expected = run_xl(modular_xl(SmoothedEnergyGuider("seg; layers=mid", guidance_scale=4.0)))
+    assert torch.equal(run_xl(modular_xl(guider)), expected)
+    again = guider.new(guidance_scale=5.0)
+    assert again.guidances == guider.guidances
+    assert again.guidance_scale == 5.0
+    for one in (guider, again):
+        with pytest.raises(ValueError, match=r"this guider can't be saved: seg: .*predicate"):
+            one.save_pretrained(str(tmp_path / "guider"))
+    assert not list(tmp_path.glob("*/*.json"))
 
 
 @pytest.mark.parametrize("given", [3.0, None])

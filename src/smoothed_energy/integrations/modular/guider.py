@@ -60,7 +60,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
     Raises:
         TypeError: If `guidance` is none.
         ValueError: If a setting is outside its set, or a text is not understood.
-        LayerError: If the layers of a guidance are a predicate, which can't be saved.
+        RuntimeError: If a guidance has a prompt that has to be encoded.
 
     Example:
         >>> guider = SmoothedEnergyGuider("seg; scale=3; layers=mid", guidance_scale=5.0)
@@ -89,10 +89,15 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self.guidances = as_guidances(guidance)
         self._scheduler: Any = None
         self._pipeline: Callable[[], Any] = _nothing
+        self._without_text = ""
+        texts = []
         for item in self.guidances:
-            _refuse_text(item)
-        texts = list(map(guidance_to_text, self.guidances))
-        for item in self.guidances:
+            _refuse_prompt(item)
+            try:
+                texts.append(guidance_to_text(item))
+            except ValueError as error:  # It can be used, and not be saved.
+                self._without_text = f"{item.method}: {error}"
+                texts.append(f"{item.method} as it was given")
             warn_if_it_changes_nothing(item)
         # `new` forgets what is listed as a default, and positional arguments are.
         self.register_to_config(
@@ -102,6 +107,24 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._beside_others = False
         self.session = GuiderSession()
         self._begin()
+
+    @override
+    def new(self, **settings: Any) -> Self:
+        if self._without_text:
+            settings.setdefault("guidance", list(self.guidances))
+        made: Self = super().new(**settings)
+        return made
+
+    @override
+    def save_config(self, *args: Any, **settings: Any) -> None:
+        """Save the settings.
+
+        Raises:
+            ValueError: If a guidance has no text.
+        """
+        if self._without_text:
+            raise ValueError(f"this guider can't be saved: {self._without_text}")
+        super().save_config(*args, **settings)
 
     def put_into(self, pipeline: Any) -> Self:
         """Make it the guider of a pipeline, in all its slots, and tell it the scheduler.
@@ -271,16 +294,16 @@ def _nothing() -> None:
     return None
 
 
-def _refuse_text(guidance: Guidance) -> None:
-    """Refuse a guidance with a negative text of its own.
+def _refuse_prompt(guidance: Guidance) -> None:
+    """Refuse a guidance whose prompt has to be encoded.
 
     Raises:
         RuntimeError: If it has one.
     """
-    if guidance.prompt_to_encode is None and getattr(guidance, "negative_embeds", None) is None:
-        return
-    raise RuntimeError(
-        f"{guidance.method} can't be used in a guider: blocks encode no other prompt for it, and "
-        "embeddings can't be saved with a guider; expected a negative prompt under "
-        "classifier-free guidance, or a pipeline without a guider, to which it is attached"
-    )
+    prompt = guidance.prompt_to_encode
+    if prompt is not None:
+        raise RuntimeError(
+            f"the negative prompt {prompt!r} of {guidance.method} has to be encoded, and blocks "
+            "encode no other prompt for a guider; expected negative_embeds=, what the denoiser is "
+            "given for it (docs/methods.md)"
+        )
