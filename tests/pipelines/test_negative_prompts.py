@@ -107,5 +107,5 @@ def test_a_pipeline_without_a_prompt_is_refused():
 def test_a_guider_refuses_them():
     from smoothed_energy.modular import SmoothedEnergyGuider
 
-    with pytest.raises(RuntimeError, match="nag can't be used in a guider"):
+    with pytest.raises(RuntimeError, match="blocks encode no other prompt"):
         SmoothedEnergyGuider("nag; negative_prompt=blurry")
