@@ -1,6 +1,7 @@
 """Tiny Cosmos 3 pipelines."""
 
 import functools
+import inspect
 from types import SimpleNamespace
 
 import torch
@@ -8,6 +9,9 @@ from brute_force_attention import Case, Image
 from comparison import with_sharp_attention
 from diffusers import Cosmos3OmniPipeline, Cosmos3OmniTransformer, UniPCMultistepScheduler
 from tiny_pipelines import noise, picture
+
+if "rope_axes_dim" not in inspect.signature(Cosmos3OmniTransformer.__init__).parameters:
+    raise ImportError("cannot import Cosmos 3 as it is now from 'diffusers'")
 
 CHANNELS = 4
 

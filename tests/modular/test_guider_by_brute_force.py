@@ -19,6 +19,7 @@ from diffusers import (
 )
 from guiders import assert_guider_as_by_brute_force
 from modular_families import blocks_of
+from older_versions import are_older
 from tiny_pipelines import noise
 
 SCALE = 4.0
@@ -192,4 +193,6 @@ CASES = [WAN_FROM_PICTURE, VACE, EDIT, EDIT_PLUS, LAYERED, KLEIN, ANIMA]
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.family)
 def test_as_by_brute_force(case):
+    if are_older() and case in (VACE, ANIMA):
+        pytest.skip("older versions of diffusers have no such blocks, or others")
     assert_guider_as_by_brute_force(case)
