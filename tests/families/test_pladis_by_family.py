@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comparison import run_of
+from sparse_by_hand import sparse_weights
 from test_nag_by_family import CROSS
 from tiny_pipelines import MARGIN, TOLERANCE, difference
 
@@ -14,18 +15,6 @@ from smoothed_energy import SparseTextAttention
 from smoothed_energy.families import family_of
 
 SCALE = 2.0
-
-
-def bisected(logits):
-    """Entmax 1.5, its threshold found by halving an interval."""
-    half = logits / 2
-    high = half.amax(-1, keepdim=True)
-    low = high - 1
-    for _ in range(60):
-        middle = (low + high) / 2
-        is_low = (half - middle).clamp(min=0).square().sum(-1, keepdim=True) > 1
-        low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
-    return (half - low).clamp(min=0).square()
 
 
 def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
@@ -36,7 +25,7 @@ def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, sc
         logits = logits.masked_fill(~attn_mask, -math.inf)
     elif attn_mask is not None:
         logits = logits + attn_mask
-    weights = SCALE * bisected(logits) + (1 - SCALE) * logits.softmax(-1)
+    weights = SCALE * sparse_weights(logits) + (1 - SCALE) * logits.softmax(-1)
     return (weights @ value).to(query.dtype)
 
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from brute_force_fusion import _mirrored, _weights
 from brute_force_guidance import grid_blur_matrix
 from cfg_rules_by_hand import cfg
+from sparse_by_hand import sparse_weights
 from tiny_pipelines import DOWN, MID, TEXT_WIDTH, UP, new_unet, noise
 
 COUNT, ROWS, G = 3, 2, 4.0
@@ -105,9 +106,9 @@ def predict(x, step, branch, changes=(), *, time=None, denoiser=None):
 
 
 @contextlib.contextmanager
-def replaced(names, forward_of):
+def replaced(names, forward_of, of=unet):
     """A block in which modules of the denoiser have other forward functions."""
-    modules = {name: unet().get_submodule(name) for name in names}
+    modules = {name: of().get_submodule(name) for name in names}
     for name, module in modules.items():
         module.forward = forward_of(name, module)
     try:
@@ -151,18 +152,6 @@ def self_attention(layers, *, blur=0.0, temperature=1.0, identity=False, watch=N
         return replaced(layers, forward_of)
 
     return change
-
-
-def sparse_weights(logits):
-    """1.5-entmax, its threshold by halving an interval."""
-    half = logits / 2
-    high = half.amax(-1, keepdim=True)
-    low = high - 1
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = (half - middle).clamp(min=0).square().sum(-1, keepdim=True) > 1
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    return (half - low).clamp(min=0).square()
 
 
 def text_attention(nag=None, pladis=None):

@@ -9,6 +9,7 @@ import copy
 import functools
 import math
 
+import loops_by_hand
 import pytest
 import tiny_sd3
 import torch
@@ -36,16 +37,7 @@ def transformer():
     return copy.deepcopy(tiny_sd3.transformer()).requires_grad_(False)
 
 
-@contextlib.contextmanager
-def replaced(names, forward_of):
-    modules = {name: transformer().get_submodule(name) for name in names}
-    for name, module in modules.items():
-        module.forward = forward_of(name, module)
-    try:
-        yield
-    finally:
-        for module in modules.values():
-            del module.forward
+replaced = functools.partial(loops_by_hand.replaced, of=transformer)
 
 
 def attention(nag, layers=(), how="", grid=GRID, seen=None):

@@ -20,7 +20,7 @@ from ..families import Arguments, family_or_unknown
 from ..guidance.guidance import Guidance
 from ..guidance.negative_guidance import NegativeGuidance
 from ..guidance.plan import Plan
-from ..guidance.within import PerturbedBeside
+from ..guidance.within import PerturbedBeside, check_rows_alone
 from ..intercept.module_call import ModuleCall, unwrap
 from .altered import Acting, AlteredPass
 from .one_pass import Outcome
@@ -116,11 +116,5 @@ def join_plan(guidance: Guidance, plan: Plan, denoiser: nn.Module) -> Plan:
             f"a call of a {type(unwrap(denoiser)).__name__} has one sample and no rows, so none "
             "can be added to it; expected joined=False"
         )
-    if not family.rows_first:
-        attention = {layer.module for layer in family.layers(unwrap(denoiser))}
-        if not attention.issuperset(plan.edits):
-            raise LayerError(
-                f"blocks of a {type(unwrap(denoiser)).__name__} have tokens before rows, so some "
-                "rows alone can't be perturbed there; expected joined=False"
-            )
+    check_rows_alone(denoiser, plan.edits, "joined=False")
     return replace(plan, joined=True)

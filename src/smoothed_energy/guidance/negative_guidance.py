@@ -27,7 +27,6 @@ from typing_extensions import override
 
 from ..denoisers.attention_layer import SelfAttentionLayer
 from ..denoisers.cfg_batch import Formulation
-from ..families import LayerError, family_of
 from ..families.layer_selection import LayerSelection, normalise_selection, select_layers
 from ..intercept.module_call import unwrap
 from ..schedule import (
@@ -49,7 +48,7 @@ from .combine_text import as_combinations
 from .guidance import Guidance
 from .perturbation import Perturbation
 from .plan import Plan
-from .within import PerturbedWithin
+from .within import PerturbedWithin, check_rows_alone
 
 #: Which prediction is perturbed, and whether by a pass of its own; see `NegativeGuidance`.
 Place: TypeAlias = "Formulation | Literal['within']"
@@ -224,16 +223,11 @@ class LayerGuidance(NegativeGuidance):
 
     @override
     def plan(self, denoiser: nn.Module, *, replay: bool = True) -> Plan:
-        layers, perturbation, modules = self._found(denoiser)
+        _, perturbation, modules = self._found(denoiser)
         if self.formulation == "within":
-            family = family_of(denoiser)
-            attention = {layer.module for layer in layers}
-            if not family.rows_first and not attention.issuperset(modules):
-                raise LayerError(
-                    f"blocks of a {type(unwrap(denoiser)).__name__} have tokens before rows, so "
-                    "some rows alone can't be perturbed there; expected formulation=unconditional, "
-                    "or a guidance of attention"
-                )
+            check_rows_alone(
+                denoiser, modules, "formulation=unconditional, or a guidance of attention"
+            )
             return Plan(alteration=PerturbedWithin(perturbation), edits=modules)
         return self._plan(perturbation=perturbation, edits=modules, replay=replay)
 

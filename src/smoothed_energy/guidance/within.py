@@ -9,16 +9,19 @@ $g - 1$, without a second pass. There is no other scale, and nothing without CFG
 
 from __future__ import annotations
 
-__all__ = ["PerturbedBeside", "PerturbedWithin"]
+__all__ = ["PerturbedBeside", "PerturbedWithin", "check_rows_alone"]
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
+from ..denoisers.attention_layer import LayerError
 from ..denoisers.cfg_batch import Formulation
+from ..families import family_or_unknown
 from ..intercept.attention import natively
-from ..intercept.module_call import Rows
+from ..intercept.module_call import Rows, unwrap
 from .alteration import Alteration, AlteredRows
 from .perturbation import LayerCall, Perturbation
 
@@ -41,11 +44,7 @@ class PerturbedWithin(Alteration):
 
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
-        if part.rows.is_all:
-            return self.perturbation.run(call)
-        # First as it is: what second passes of other rows take over is of the first call.
-        output = natively(call.call.copied())()
-        return _put(part.rows, output, self.perturbation.run(call))
+        return _perturbed_in(part.rows, self.perturbation, call)
 
 
 class PerturbedBeside(Alteration):
@@ -66,8 +65,35 @@ class PerturbedBeside(Alteration):
     @override
     def run(self, call: LayerCall, part: AlteredRows) -> Any:
         assert part.added is not None
-        output = natively(call.call.copied())()
-        return _put(part.added, output, self.perturbation.run(call))
+        return _perturbed_in(part.added, self.perturbation, call)
+
+
+def check_rows_alone(denoiser: nn.Module, edits: Mapping[nn.Module, str], expected: str) -> None:
+    """Check that modules of a denoiser can be perturbed for some rows alone.
+
+    Args:
+        denoiser: The denoiser.
+        edits: The modules, and the layer that each belongs to.
+        expected: What to do where they can't.
+
+    Raises:
+        LayerError: If they can't.
+    """
+    family, model = family_or_unknown(denoiser), unwrap(denoiser)
+    if not family.rows_first and not {one.module for one in family.layers(model)}.issuperset(edits):
+        raise LayerError(
+            f"blocks of a {type(model).__name__} have tokens before rows, so some rows alone can't "
+            f"be perturbed there; expected {expected}"
+        )
+
+
+def _perturbed_in(rows: Rows, perturbation: Perturbation, call: LayerCall) -> Any:
+    """What a module gives, perturbed in some rows."""
+    if rows.is_all:
+        return perturbation.run(call)
+    # First as it is: what second passes of other rows take over is of the first call.
+    output = natively(call.call.copied())()
+    return _put(rows, output, perturbation.run(call))
 
 
 def _put(rows: Rows, output: Any, other: Any) -> Any:

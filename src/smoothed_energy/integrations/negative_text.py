@@ -7,7 +7,7 @@ the denoiser, which is not made.
 
 from __future__ import annotations
 
-__all__ = ["encode_prompts", "refuse_prompt"]
+__all__ = ["encode_prompts", "refuse_prompt", "refuse_to_encode"]
 
 import inspect
 import re
@@ -41,8 +41,7 @@ def refuse_prompt(guidance: Guidance, pipeline: Any = None) -> None:
     Raises:
         RuntimeError: If there is no pipeline, or one without a prompt or its encoders.
     """
-    prompt = guidance.prompt_to_encode
-    if prompt is None:
+    if guidance.prompt_to_encode is None:
         return
     if pipeline is None:
         why = "a bare denoiser has no text encoders"
@@ -54,10 +53,21 @@ def refuse_prompt(guidance: Guidance, pipeline: Any = None) -> None:
         why = f"this {type(pipeline).__name__} has no text encoders"
     else:
         return
-    raise RuntimeError(
-        f"the negative prompt {prompt!r} of {guidance.method} has to be encoded, and {why}; "
-        "expected negative_embeds=, what the denoiser is given for it (docs/methods.md)"
-    )
+    refuse_to_encode(guidance, why)
+
+
+def refuse_to_encode(guidance: Guidance, why: str) -> None:
+    """Refuse a guidance with a prompt of its own where nothing can encode it, for a known reason.
+
+    Raises:
+        RuntimeError: If it has one.
+    """
+    prompt = guidance.prompt_to_encode
+    if prompt is not None:
+        raise RuntimeError(
+            f"the negative prompt {prompt!r} of {guidance.method} has to be encoded, and {why}; "
+            "expected negative_embeds=, what the denoiser is given for it (docs/methods.md)"
+        )
 
 
 def _encodes(pipeline: Any) -> bool:

@@ -23,6 +23,7 @@ from typing_extensions import Self, override
 from ...guidance import Guidance
 from ...methods import as_guidances, guidance_to_text
 from ..attach import warn_if_it_changes_nothing
+from ..negative_text import refuse_to_encode
 from ..refused import guider_slots
 from .guider_session import GuiderSession
 from .guider_step import GuiderStep
@@ -92,7 +93,7 @@ class SmoothedEnergyGuider(BaseGuidance):  # type: ignore[misc]  # diffusers has
         self._without_text = ""
         texts = []
         for item in self.guidances:
-            _refuse_prompt(item)
+            refuse_to_encode(item, "blocks encode no other prompt for a guider")
             try:
                 texts.append(guidance_to_text(item))
             except ValueError as error:  # It can be used, and not be saved.
@@ -292,18 +293,3 @@ def _refuse_zero_steps(guidances: Sequence[Guidance]) -> None:
 
 def _nothing() -> None:
     return None
-
-
-def _refuse_prompt(guidance: Guidance) -> None:
-    """Refuse a guidance whose prompt has to be encoded.
-
-    Raises:
-        RuntimeError: If it has one.
-    """
-    prompt = guidance.prompt_to_encode
-    if prompt is not None:
-        raise RuntimeError(
-            f"the negative prompt {prompt!r} of {guidance.method} has to be encoded, and blocks "
-            "encode no other prompt for a guider; expected negative_embeds=, what the denoiser is "
-            "given for it (docs/methods.md)"
-        )
